@@ -1,0 +1,65 @@
+# Every target makes the environment first when it is missing or stale.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= auto
+LOCK    = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help install develop backup restore test check fix bench docs lock clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The interpreter, the packages of the lock file, then this checkout itself.
+$(VENV)/installed: requirements/runtime.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/runtime.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed requirements/development.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/development.txt
+	@touch $@
+
+install: $(VENV)/installed ## make the environment with .venv/bin/repo-backup
+
+develop: $(VENV)/developed ## the same with the tools that check and test
+
+backup: $(VENV)/installed ## back up FROM=<folder> TO=<folder>
+	@$(BIN)/repo-backup run --from "$(FROM)" --to "$(TO)"
+
+restore: $(VENV)/installed ## bring back REPOSITORY=<name> FROM=<vault> TO=<folder>
+	@$(BIN)/repo-backup restore "$(REPOSITORY)" --from "$(FROM)" "$(TO)"
+
+test: $(VENV)/developed ## run every test
+	$(BIN)/python -m pytest -n $(JOBS)
+
+check: $(VENV)/developed ## format, lint, types, dead code, spelling, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/codespell
+	$(BIN)/python -m docs.generate --check
+
+fix: $(VENV)/developed ## format and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/developed ## measure over the repositories of REPOS=<folder>
+	@$(BIN)/python -m benchmarks.folder "$(REPOS)"
+
+docs: $(VENV)/developed ## write the generated parts of the documents again
+	$(BIN)/python -m docs.generate
+
+lock: $(VENV)/developed ## choose the newest versions and write the lock files again
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) --group build -o requirements/runtime.txt
+	$(LOCK) --group build --group dev -c requirements/runtime.txt -o requirements/development.txt
+
+clean: ## remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

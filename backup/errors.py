@@ -1,0 +1,179 @@
+"""The error tree, its exit codes and hints.
+
+Every failure a person can meet is one of these classes. Adapters turn what a library or a program
+raised into one of them with ``raise ... from``; only the doors turn them into exit codes.
+
+The exit codes are an interface (docs/reference/exit-codes.md): 0 done, 1 the run failed,
+2 configuration, 3 partial, 4 stored data is damaged, 5 a bug of ours, 130 interrupted.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process returns."""
+
+    DONE = 0
+    FAILED = 1
+    CONFIGURATION = 2
+    PARTIAL = 3
+    DAMAGED = 4
+    BUG = 5
+    INTERRUPTED = 130
+
+
+class BackupError(Exception):
+    """The root: one line for people, and where we know it what to do next.
+
+    Args:
+        message: one line, starts with what failed, no trailing full stop.
+        hint: what the reader can do about it, or an empty string.
+    """
+
+    exit_code = ExitCode.FAILED
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(BackupError):
+    """An input is missing, unknown or has a value that is not accepted."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
+class NotYetAvailable(ConfigError):
+    """An input or command that is part of the interface and does not work yet."""
+
+
+class Interrupted(BackupError):
+    """Somebody asked us to stop; what was finished is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class DeadlineReached(BackupError):
+    """The time given to the run is used up; the work goes on in the next run."""
+
+    exit_code = ExitCode.PARTIAL
+
+
+class SourceError(BackupError):
+    """The place where repositories come from failed or refused."""
+
+
+class AuthenticationError(SourceError):
+    """The source did not accept who we are."""
+
+
+class RateLimited(SourceError):
+    """The source asks us to wait."""
+
+    retryable = True
+
+
+class HostUnreachable(SourceError):
+    """The source did not answer, or stopped answering."""
+
+    retryable = True
+
+
+class RepositoryUnavailable(SourceError):
+    """One repository cannot be read, for a reason the source states."""
+
+
+class IncompleteRepository(RepositoryUnavailable):
+    """The source's own history lacks objects: shallow, partial clone, broken alternates."""
+
+
+class ProtocolError(BackupError):
+    """The other side of the git wire broke the protocol."""
+
+
+class MalformedPacket(ProtocolError):
+    """Bytes that are no pkt-line, or a pkt-line that does not belong there."""
+
+
+class TruncatedResponse(ProtocolError):
+    """An answer ended before its end was said."""
+
+    retryable = True
+
+
+class TruncatedPack(ProtocolError):
+    """A pack ended before its trailer agreed.
+
+    Args:
+        received_bytes: how much of the pack had come.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, received_bytes: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.received_bytes = received_bytes
+
+
+class MalformedPack(ProtocolError):
+    """A pack that git does not accept."""
+
+
+class RemoteRefused(ProtocolError):
+    """The server said no, in its own words (an ``ERR`` packet or side-band 3)."""
+
+
+class NotOurRef(RemoteRefused):
+    """A wanted object is gone or never was: the refs moved since they were listed."""
+
+
+class DestinationError(BackupError):
+    """The place where backups go failed."""
+
+
+class ObjectNotFound(DestinationError):
+    """No object has that key."""
+
+
+class AccessDenied(DestinationError):
+    """The destination knows us and forbids it; never the same as not found."""
+
+
+class WriteConflict(DestinationError):
+    """Another object, with other content, already has that key."""
+
+
+class IncompleteWrite(DestinationError):
+    """An object could not be stored whole; nothing was published."""
+
+    retryable = True
+
+
+class IntegrityError(BackupError):
+    """Stored data is not what was recorded."""
+
+    exit_code = ExitCode.DAMAGED
+
+
+class ChecksumMismatch(IntegrityError):
+    """An object's bytes differ from those that were recorded."""
+
+
+class BrokenChain(IntegrityError):
+    """A bundle that a chain needs is missing or has another size."""
+
+
+class DamagedDocument(IntegrityError):
+    """A manifest or record that cannot be read."""
+
+
+class UnsupportedFormat(IntegrityError):
+    """A document written by a newer version of this program."""
+
+
+class PartialFailure(BackupError):
+    """The run ended; something selected was not captured."""
+
+    exit_code = ExitCode.PARTIAL

@@ -1,0 +1,364 @@
+"""The core types. They travel between the stages of a run and import nothing of ours but errors.
+
+Ids are lower-case hex, ref names are full (``refs/heads/main``) and carry bytes that are not UTF-8
+as surrogate escapes (PEP 383). Times are aware and in UTC, sizes are bytes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Literal, NewType, Protocol, Self
+
+ObjectId = NewType("ObjectId", str)
+RefName = NewType("RefName", str)
+Key = NewType("Key", str)
+
+ObjectFormat = Literal["sha1", "sha256"]
+Kind = Literal["code", "wiki", "gist", "snippet"]
+BundleKind = Literal["full", "incremental"]
+Check = Literal["trailer", "trailer (disk)", "pack", "connected"]
+Status = Literal["captured", "unchanged", "empty", "skipped", "failed", "gone"]
+Action = Literal["unchanged", "empty", "full", "incremental"]
+ChangeKind = Literal["added", "advanced", "rewritten", "moved", "deleted"]
+
+ID_LENGTH: Mapping[ObjectFormat, int] = {"sha1": 40, "sha256": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository as its source lists it.
+
+    Attributes:
+        host_id: the source's own identity; survives a rename.
+        path: the name under the owner, without the owner; always valid Unicode.
+        clone_url: where git finds it, without credentials; a local path for plain sources.
+    """
+
+    host: str
+    owner: str
+    path: str
+    host_id: str
+    clone_url: str
+    kind: Kind = "code"
+    private: bool = False
+    archived: bool = False
+    fork: bool = False
+    pushed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What a source answers about a repository that its listing no longer has."""
+
+    answer: Literal["not-visible", "transferred", "blocked"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """Where a vault's root comes from; two sources with one root must have equal identities."""
+
+    provider: str
+    host: str
+    owner: str
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of each repository is asked for. A change of it makes every repository changed."""
+
+    pull_refs: bool = False
+    lfs: bool = False
+    metadata: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An advertised ref that cannot be stored, and why."""
+
+    name: RefName
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refs:
+    """The state of a repository: what its refs point at.
+
+    Attributes:
+        tips: full ref name to object id, sorted by the bytes of the name; HEAD excluded.
+        peeled: for annotated tags, the id of what the tag finally points at.
+        head_symref: the ref HEAD names, also when that ref does not exist (unborn); None when
+            HEAD is detached or was not advertised.
+        head_id: what HEAD resolves to; None when unborn or not advertised.
+        left_out: refs that were advertised and cannot be stored.
+        protocol_v2: whether the server spoke protocol version 2.
+    """
+
+    tips: Mapping[RefName, ObjectId]
+    peeled: Mapping[RefName, ObjectId] = field(default_factory=dict)
+    head_symref: RefName | None = None
+    head_id: ObjectId | None = None
+    object_format: ObjectFormat = "sha1"
+    left_out: tuple[LeftOut, ...] = ()
+    protocol_v2: bool = True
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to capture."""
+        return not self.tips and self.head_id is None
+
+    def wanted(self) -> tuple[ObjectId, ...]:
+        """Every id that a capture must hold, each once, HEAD's own included."""
+        ids = dict.fromkeys(self.tips.values())
+        if self.head_id is not None:
+            ids.setdefault(self.head_id)
+        return tuple(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class RefChange:
+    """What happened to one ref since the capture before."""
+
+    name: RefName
+    kind: ChangeKind
+    old: ObjectId | None
+    new: ObjectId | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object in a destination.
+
+    Attributes:
+        version_id: the store's own version, where it has versions.
+    """
+
+    key: Key
+    size_bytes: int
+    version_id: str | None = None
+
+
+class Writer(Protocol):
+    """An object being written. Used by one thread.
+
+    Nothing is visible under the key before ``commit`` returns. Leaving the ``with`` block without
+    a commit aborts, as do an exception and a crash: an object nobody committed does not exist.
+    """
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Append all of data. Raises IncompleteWrite; nothing is then published."""
+
+    def commit(self) -> StoredObject:
+        """Publish what was written, durably.
+
+        Raises:
+            WriteConflict: an object has that key already; it is untouched.
+            IncompleteWrite: the bytes could not be stored.
+        """
+
+    def abort(self) -> None:
+        """Drop what was written. May be called at any time, any number of times; never raises."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+class Reader(Protocol):
+    """An object being read. Used by one thread; closed by whoever opened it."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return exactly size bytes, fewer only at the object's end, all of them for -1.
+
+        Raises:
+            DestinationError: the object broke off; never a short answer instead.
+        """
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+class Destination(Protocol):
+    """Where a vault lies: objects under keys, each written once. Safe to call from many threads.
+
+    Keys are ``/``-joined segments of printable ASCII without empty, ``.`` or ``..`` segments;
+    `backup.vault.layout` makes them. A missing object is ObjectNotFound, a forbidden one
+    AccessDenied, any other trouble a DestinationError.
+
+    Attributes:
+        listing_is_local: whether listing and reading cost no requests, so that a run may look at
+            all of it every time.
+    """
+
+    @property
+    def listing_is_local(self) -> bool: ...
+
+    def uri(self, key: str) -> str:
+        """Name the object for people and other tools; needs no request."""
+
+    def writer(self, key: Key) -> Writer:
+        """Begin an object; a present one makes ``commit`` raise WriteConflict."""
+
+    def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
+        """Store a small object whole; equal content already there is success.
+
+        Raises:
+            WriteConflict: another content has that key; it is untouched.
+        """
+
+    def open(self, key: Key, *, offset: int = 0) -> Reader:
+        """Read an object from offset on."""
+
+    def stat(self, key: Key) -> StoredObject:
+        """Tell an object's size."""
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield every committed object whose key starts with prefix, ordered by key.
+
+        Objects written before the call are all yielded. The prefix ends in ``/`` or is empty.
+        """
+
+    def children(self, prefix: str) -> tuple[str, ...]:
+        """Name the next segments that have objects below prefix (one level, sorted)."""
+
+    def delete(self, keys: Iterable[Key]) -> None:
+        """Remove objects; one that is not there is no error."""
+
+
+class Source(Protocol):
+    """Where repositories come from. Used from one thread."""
+
+    @property
+    def identity(self) -> SourceIdentity: ...
+
+    @property
+    def lists_everything(self) -> bool:
+        """Whether a repository missing from the listing is missing at the source.
+
+        False where the listing is what the user named on the command line.
+        """
+
+    def repositories(self) -> Iterator[Repository]:
+        """Yield every repository of the owner, each once.
+
+        Raises:
+            SourceError: the listing could not be read to its end; never a shorter list instead.
+        """
+
+    def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
+        """Ask for one repository that the listing did not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run did with one repository.
+
+    Attributes:
+        owner: with path, how people name the repository.
+        plan: full or incremental where something was or would be captured.
+        reason: why this was done; for a failure, what failed.
+        bytes_written: stored for this repository, bundle and record together.
+        objects: git objects in the new pack.
+        check: how the pack was checked.
+        changes: refs that differ from the capture before; empty for a first capture.
+        urgent: something an owner must see first, such as all branches being gone.
+        known: a failure or block that the run before had already.
+    """
+
+    host: str
+    owner: str
+    path: str
+    host_id: str
+    kind: Kind
+    status: Status
+    plan: BundleKind | None = None
+    reason: str = ""
+    hint: str = ""
+    bytes_written: int = 0
+    objects: int = 0
+    duration_seconds: float = 0.0
+    check: Check | None = None
+    changes: tuple[RefChange, ...] = ()
+    urgent: str = ""
+    known: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did: the one truth behind exit code, summary, outputs and JSON report.
+
+    Attributes:
+        result: success, partial or failed.
+        exit_code: see `backup.errors.ExitCode`.
+        dry_run: whether plans were made and nothing was stored.
+        manifests: URIs of the manifests written, one an owner.
+        outcomes: every repository of the listing and every one that left it, in the order of
+            owner and path.
+        listed: repositories in the listings.
+        requests: counted by what was asked (``git``, ``list``, ``get``, ``put``).
+        objects_written: objects created in the destination, manifests included.
+        problems: what concerns the run as a whole and made it partial or failed.
+        notes: what people should know and what changed no result.
+    """
+
+    result: Literal["success", "partial", "failed"]
+    exit_code: int
+    snapshot_id: str
+    started_at: datetime
+    finished_at: datetime
+    dry_run: bool
+    manifests: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    listed: int
+    requests: Mapping[str, int]
+    objects_written: int
+    bytes_uploaded: int
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def count(self, status: Status) -> int:
+        """Count the repositories that ended so."""
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+
+class Events(Protocol):
+    """Hears of a run, a restore or a listing while it goes on. Called from many threads.
+
+    Implementations return at once and never raise.
+    """
+
+    def listing(self, identity: SourceIdentity) -> None:
+        """A source's listing begins."""
+
+    def listed(self, identity: SourceIdentity, count: int) -> None:
+        """A source's listing ended with so many selected repositories."""
+
+    def capturing(self, name: str, action: str, reason: str) -> None:
+        """Work on one repository begins; name is ``owner/path``, action what is done to it."""
+
+    def transferred(self, name: str, size_bytes: int) -> None:
+        """So many more bytes of it have gone through."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """One repository is done, whatever its result."""
+
+    def note(self, message: str) -> None:
+        """Something people should know, one line."""
