@@ -19,7 +19,8 @@ Kind = Literal["code", "wiki", "gist", "snippet"]
 BundleKind = Literal["full", "incremental"]
 Check = Literal["trailer", "trailer (disk)", "pack", "connected"]
 Status = Literal["captured", "unchanged", "empty", "skipped", "failed", "gone"]
-Action = Literal["unchanged", "empty", "full", "incremental"]
+Action = Literal["empty", "full", "incremental"]
+RunResult = Literal["success", "partial", "failed"]
 ChangeKind = Literal["added", "advanced", "rewritten", "moved", "deleted"]
 
 ID_LENGTH: Mapping[ObjectFormat, int] = {"sha1": 40, "sha256": 64}
@@ -33,6 +34,7 @@ class Repository:
         host_id: the source's own identity; survives a rename.
         path: the name under the owner, without the owner; always valid Unicode.
         clone_url: where git finds it, without credentials; a local path for plain sources.
+        problem: why it is known by name only and cannot be captured; empty as a rule.
     """
 
     host: str
@@ -45,6 +47,7 @@ class Repository:
     archived: bool = False
     fork: bool = False
     pushed_at: datetime | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +322,7 @@ class RunReport:
         notes: what people should know and what changed no result.
     """
 
-    result: Literal["success", "partial", "failed"]
+    result: RunResult
     exit_code: int
     snapshot_id: str
     started_at: datetime

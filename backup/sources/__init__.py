@@ -1,0 +1,1 @@
+"""Where repositories come from: one host a file, each turning its listing into `Repository`."""

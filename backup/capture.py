@@ -1,0 +1,360 @@
+"""Carries out one plan: streams header and pack into the destination, checks, makes the record.
+
+The bundle is committed only after its check, the record only after its bundle; on any error
+nothing of this capture is visible in the vault, or a bundle that no record names.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import backup
+from backup.errors import IncompleteRepository, IncompleteWrite
+from backup.git.bundle import BundleHeader
+from backup.git.check import Disk, DiskTooSmall, PackCheck
+from backup.git.pack import PackMeter, PackSummary, empty_pack
+from backup.git.upload_pack import Remote, fit_haves
+from backup.model import (
+    Check,
+    Destination,
+    ObjectId,
+    RefChange,
+    RefName,
+    Refs,
+    Repository,
+    Selection,
+)
+from backup.plan import Plan, selection_line
+from backup.stopping import Stop
+from backup.vault.documents import (
+    BundleLine,
+    HeadLine,
+    LeftOutLine,
+    Record,
+    RefChangeLine,
+    RefLine,
+    RepositoryLine,
+    encode,
+    refs_digest,
+    shown,
+)
+from backup.vault.layout import Layout, bundle_key, record_key, repository_folder
+
+CheckMode = Literal["pack", "trailer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What captures work with; the same for all of a run.
+
+    Attributes:
+        check: whether packs are indexed, or only their trailers compared.
+        clock: tells the time in UTC.
+        stop: ends a capture in flight.
+    """
+
+    destination: Destination
+    layout: Layout
+    snapshot_id: str
+    selection: Selection
+    check: CheckMode
+    disk: Disk
+    clock: Callable[[], datetime]
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a capture stored.
+
+    Attributes:
+        record_key: relative to the root.
+        bytes_written: bundle and record together.
+        objects: git objects in the new pack.
+    """
+
+    record: Record
+    record_key: str
+    bytes_written: int
+    objects: int
+    check: Check | None
+    changes: tuple[RefChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A pack that went through."""
+
+    summary: PackSummary
+    check: Check
+    detail: str
+    kinds: dict[ObjectId, str]
+    changes: tuple[RefChange, ...]
+
+
+def capture(
+    plan: Plan, remote: Remote, means: Means, *, transferred: Callable[[int], None]
+) -> Captured:
+    """Store what a plan says and return the record of it.
+
+    Args:
+        plan: a full, an increment, or an empty repository.
+        remote: the repository's upload-pack.
+        means: where to, and how.
+        transferred: hears of every so many bytes that went through.
+
+    Raises:
+        BackupError: nothing was recorded.
+    """
+    folder = repository_folder(path=plan.repository.path, host_id=plan.repository.host_id)
+    if plan.action == "empty":
+        changes = compare_refs(plan, {})
+        return _save_record(plan, means, folder=folder, bundle=None, kinds={}, changes=changes)
+    header = _header(plan)
+    head = header.encode()
+    digest = hashlib.sha256(head)
+    key = bundle_key(folder, means.snapshot_id, plan.action)
+    with means.destination.writer(means.layout.key(key)) as writer:
+        writer.write(head)
+        sinks = (digest.update, writer.write)
+        checked = _pass_through(plan, remote, means, sinks=sinks, transferred=transferred)
+        stored = writer.commit()
+    size_bytes = len(head) + checked.summary.size_bytes
+    if stored.size_bytes != size_bytes:
+        raise IncompleteWrite(
+            f"{means.destination.uri(stored.key)} has {stored.size_bytes} bytes, "
+            f"{size_bytes} were written"
+        )
+    bundle = BundleLine(
+        key=key,
+        kind=plan.action,
+        snapshot_id=means.snapshot_id,
+        size_bytes=size_bytes,
+        sha256=digest.hexdigest(),
+        objects=checked.summary.objects,
+        check=checked.check,
+        check_detail=checked.detail or None,
+        header_bytes=len(head),
+        prerequisites=header.prerequisites,
+        version_id=stored.version_id,
+    )
+    return _save_record(
+        plan, means, folder=folder, bundle=bundle, kinds=checked.kinds, changes=checked.changes
+    )
+
+
+def compare_refs(
+    plan: Plan, proved: dict[tuple[ObjectId, ObjectId], Literal["advanced", "rewritten", "moved"]]
+) -> tuple[RefChange, ...]:
+    """Tell what happened to each ref since the record before; nothing for a first capture.
+
+    Args:
+        plan: holds both sides.
+        proved: for a branch's old and new tip, what the pack proves.
+    """
+    if plan.previous is None:
+        return ()
+    old, new = plan.previous.tips(), plan.refs.tips
+    changes = [
+        *(RefChange(name, "added", None, new[name]) for name in new if name not in old),
+        *(RefChange(name, "deleted", old[name], None) for name in old if name not in new),
+    ]
+    for name, before, after in _moved(old, new):
+        known = proved.get((before, after), "moved") if _is_branch(name) else "moved"
+        changes.append(RefChange(name, known, before, after))
+    return tuple(sorted(changes, key=lambda change: change.name))
+
+
+def _pass_through(
+    plan: Plan,
+    remote: Remote,
+    means: Means,
+    *,
+    sinks: tuple[Callable[[bytes], object], ...],
+    transferred: Callable[[int], None],
+) -> _Checked:
+    """Pour the pack from the remote into the sinks and the check at once."""
+    meter = PackMeter(plan.refs.object_format)
+    if not plan.wants:
+        # Nothing new to hold: refs were deleted, or moved to what the chain holds.
+        pieces: Iterable[bytes] = [empty_pack(plan.refs.object_format)]
+        _pour(pieces, meter.update, *sinks)
+        return _Checked(meter.finish(), "pack", "", {}, compare_refs(plan, {}))
+    pieces = _watched(
+        remote.fetch(plan.wants, fit_haves(plan.wants, plan.haves)), means.stop, transferred
+    )
+    if means.check == "trailer":
+        _pour(pieces, meter.update, *sinks)
+        return _Checked(meter.finish(), "trailer", "", {}, compare_refs(plan, {}))
+    with PackCheck(
+        object_format=plan.refs.object_format,
+        connected=plan.action == "full",
+        disk=means.disk,
+        stop=means.stop,
+    ) as check:
+        _pour(pieces, meter.update, *sinks, check.feed)
+        summary = meter.finish()
+        too_small = check.finish()
+        if too_small is not None:
+            detail = _disk_detail(too_small, summary)
+            return _Checked(summary, "trailer (disk)", detail, {}, compare_refs(plan, {}))
+        kinds = check.kinds(plan.wants)
+        if plan.action == "full":
+            _require_every_tip(plan.refs, kinds)
+        level: Check = "connected" if plan.action == "full" else "pack"
+        return _Checked(summary, level, "", kinds, _proved_changes(plan, check, kinds))
+
+
+def _pour(pieces: Iterable[bytes], *sinks: Callable[[bytes], object]) -> None:
+    for data in pieces:
+        for sink in sinks:
+            sink(data)
+
+
+def _watched(
+    pieces: Iterable[bytes], stop: Stop, transferred: Callable[[int], None]
+) -> Iterator[bytes]:
+    for data in pieces:
+        stop.check()
+        yield data
+        transferred(len(data))
+
+
+def _proved_changes(
+    plan: Plan, check: PackCheck, kinds: dict[ObjectId, str]
+) -> tuple[RefChange, ...]:
+    if plan.previous is None:
+        return ()
+    pairs = [
+        (before, after)
+        for name, before, after in _moved(plan.previous.tips(), plan.refs.tips)
+        if _is_branch(name) and kinds.get(after) == "commit"
+    ]
+    return compare_refs(plan, dict(zip(pairs, check.ancestry(pairs), strict=True)))
+
+
+def _require_every_tip(refs: Refs, kinds: dict[ObjectId, str]) -> None:
+    for name, oid in {**refs.tips, RefName("HEAD"): refs.head_id}.items():
+        if oid is not None and oid not in kinds:
+            raise IncompleteRepository(f"the server left {name} ({oid}) out of the pack")
+
+
+def _disk_detail(too_small: DiskTooSmall, summary: PackSummary) -> str:
+    return (
+        f"the pack has {summary.size_bytes} bytes; after {too_small.needed_bytes} bytes of it "
+        f"{too_small.free_bytes} were free in the temporary folder"
+    )
+
+
+def _moved(
+    old: Mapping[RefName, ObjectId], new: Mapping[RefName, ObjectId]
+) -> list[tuple[RefName, ObjectId, ObjectId]]:
+    return [(name, old[name], new[name]) for name in old if name in new and old[name] != new[name]]
+
+
+def _is_branch(name: RefName) -> bool:
+    return name.startswith("refs/heads/")
+
+
+def _header(plan: Plan) -> BundleHeader:
+    refs = [*plan.refs.tips.items()]
+    if plan.refs.head_id is not None:
+        refs.append((RefName("HEAD"), plan.refs.head_id))
+    prerequisites = plan.prerequisites if plan.action == "incremental" else ()
+    return BundleHeader(tuple(refs), prerequisites, plan.refs.object_format)
+
+
+def _save_record(
+    plan: Plan,
+    means: Means,
+    *,
+    folder: str,
+    bundle: BundleLine | None,
+    kinds: dict[ObjectId, str],
+    changes: tuple[RefChange, ...],
+) -> Captured:
+    record = _record(plan, means, bundle=bundle, kinds=kinds, changes=changes)
+    data = encode(record)
+    key = record_key(folder, means.snapshot_id)
+    means.destination.put_if_absent(means.layout.key(key), data)
+    return Captured(
+        record,
+        key,
+        bytes_written=len(data) + (0 if bundle is None else bundle.size_bytes),
+        objects=0 if bundle is None else bundle.objects,
+        check=None if bundle is None else bundle.check,
+        changes=changes,
+    )
+
+
+def _record(
+    plan: Plan,
+    means: Means,
+    *,
+    bundle: BundleLine | None,
+    kinds: dict[ObjectId, str],
+    changes: tuple[RefChange, ...],
+) -> Record:
+    refs = plan.refs
+    kept = plan.previous.chain if plan.previous and plan.action == "incremental" else ()
+    return Record(
+        format=1,
+        document="record",
+        snapshot_id=means.snapshot_id,
+        version=backup.__version__,
+        repository=_repository_line(plan.repository),
+        captured_at=means.clock(),
+        object_format=refs.object_format,
+        selection=selection_line(means.selection),
+        digest=refs_digest(refs),
+        head=_head_line(refs),
+        refs=_ref_lines(plan, kinds),
+        left_out=tuple(
+            LeftOutLine(**shown(item.name), id=item.id, reason=item.reason)
+            for item in refs.left_out
+        ),
+        chain=kept if bundle is None else (*kept, bundle),
+        changes=tuple(
+            RefChangeLine(**shown(one.name), change=one.kind, old=one.old, new=one.new)
+            for one in changes
+        ),
+        previous=plan.previous_key,
+        fallback=None if refs.protocol_v2 else "mirror: the server has no protocol version 2",
+    )
+
+
+def _repository_line(repository: Repository) -> RepositoryLine:
+    return RepositoryLine(
+        host=repository.host,
+        owner=repository.owner,
+        path=repository.path,
+        host_id=repository.host_id,
+        kind=repository.kind,
+    )
+
+
+def _head_line(refs: Refs) -> HeadLine:
+    if refs.head_symref is None:
+        return HeadLine(id=refs.head_id)
+    names = {f"symref{key.removeprefix('name')}": v for key, v in shown(refs.head_symref).items()}
+    return HeadLine(**names, id=refs.head_id)
+
+
+def _ref_lines(plan: Plan, kinds: dict[ObjectId, str]) -> tuple[RefLine, ...]:
+    odd = {oid: kind for oid, kind in kinds.items() if kind != "commit"}
+    if plan.previous is not None:
+        known = (line for line in plan.previous.refs if line.object_type is not None)
+        odd = {ObjectId(line.id): str(line.object_type) for line in known} | odd
+    return tuple(
+        RefLine.model_validate(
+            {
+                **shown(name),
+                "id": oid,
+                "peeled": plan.refs.peeled.get(name),
+                "object_type": odd.get(oid) if _is_branch(name) else None,
+            }
+        )
+        for name, oid in plan.refs.tips.items()
+    )

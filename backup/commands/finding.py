@@ -1,0 +1,233 @@
+"""Finding what a person means in a vault: a repository by name, a state by time or snapshot."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from backup.errors import ConfigError, DamagedDocument
+from backup.model import Destination
+from backup.vault.documents import Entry, Header
+from backup.vault.layout import SNAPSHOT_ID, DocumentName, Layout, snapshot_time
+from backup.vault.manifest import (
+    Identity,
+    list_documents,
+    load_header,
+    load_manifest,
+    load_state,
+    roots,
+)
+
+_TIME = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d)"
+    r"(?:[T ](?P<minute>\d\d:\d\d)(?P<second>:\d\d(?P<fraction>\.\d{1,6})?)?"
+    r"(?P<zone>Z|[+-]\d\d:\d\d)?)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One repository's entry, and where it was found.
+
+    Attributes:
+        entry: its entry; `carried_from` names the snapshot that made it.
+    """
+
+    layout: Layout
+    host: str
+    owner: str
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        """How people name it."""
+        return f"{self.owner}/{self.entry.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A manifest's name and head."""
+
+    layout: Layout
+    name: DocumentName
+    header: Header
+
+
+def parse_moment(text: str) -> datetime:
+    """Turn a date or time into the last instant that it names: a date is its whole day, UTC.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = _TIME.fullmatch(text)
+    begin = None if found is None else _begin(found)
+    if found is None or begin is None:
+        raise ConfigError(
+            f"--at: {text!r} is not accepted: give a date (2026-11-01), a time "
+            "(2026-11-01T02:30:00Z), a snapshot id, or latest"
+        )
+    if found["fraction"]:
+        return begin
+    if found["second"]:
+        return begin + timedelta(seconds=1, microseconds=-1)
+    if found["minute"]:
+        return begin + timedelta(minutes=1, microseconds=-1)
+    return begin + timedelta(days=1, microseconds=-1)
+
+
+def _begin(found: re.Match[str]) -> datetime | None:
+    zone = (found["zone"] or "Z").replace("Z", "+00:00")
+    minute, second = found["minute"] or "00:00", found["second"] or ":00"
+    try:
+        return datetime.fromisoformat(f"{found['date']}T{minute}{second}{zone}").astimezone(UTC)
+    except ValueError:
+        # A thirteenth month, a leap day in a common year.
+        return None
+
+
+def require_roots(destination: Destination) -> tuple[Layout, ...]:
+    """Find the owners in a vault.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = roots(destination)
+    if not found:
+        raise ConfigError(
+            f"--from: {destination.uri('')} holds no snapshots",
+            hint="name the folder that was given to run --to",
+        )
+    return found
+
+
+def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
+    """Read the heads of all manifests of an owner, ordered by the time they finished."""
+    found = [
+        Snapshot(layout, name, load_header(destination, layout, name))
+        for name in list_documents(destination, layout)
+        if name.checkpoint is None
+    ]
+    return sorted(found, key=lambda one: (one.header.finished_at, one.name.stem))
+
+
+def entries_at(
+    destination: Destination, layout: Layout, at: str | None, *, now: datetime
+) -> list[Found]:
+    """Return the entry of every repository of an owner as of a time or snapshot.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        at: a snapshot id, a date or time, ``latest`` or None; for a time, each repository's last
+            state that was seen at or before it.
+        now: the time.
+    """
+    if at is None or at == "latest":
+        names = list_documents(destination, layout)
+        state = load_state(destination, layout, names, now=now)
+        source = None if state.newest is None else state.newest.source
+        if source is None:
+            return []
+        return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
+    if SNAPSHOT_ID.fullmatch(at):
+        return list(_of_snapshot(destination, layout, at))
+    return list(_of_moment(destination, layout, parse_moment(at)).values())
+
+
+def find_repository(candidates: Iterable[Found], text: str) -> Found:
+    """Find the one repository that a name, an earlier name or an id means.
+
+    A live one is preferred to one that is gone.
+
+    Raises:
+        ConfigError: none is meant, or several are.
+    """
+    everything = list(candidates)
+    matching = [found for found in everything if text in _names(found)]
+    if not matching:
+        matching = [found for found in everything if text in _earlier_names(found)]
+    live = [found for found in matching if found.entry.absence is None]
+    chosen = live or matching
+    if len(chosen) == 1:
+        return chosen[0]
+    if not chosen:
+        raise ConfigError(
+            f"REPOSITORY: {text!r} is not in this vault",
+            hint=f"it holds {_some_names(everything)}; list --from shows all",
+        )
+    meant = ", ".join(sorted(f"{f.host}/{f.name} (id {f.entry.host_id})" for f in chosen))
+    raise ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint="give the id")
+
+
+def _names(found: Found) -> set[str]:
+    return _spellings(found, found.entry.path) | {found.entry.host_id}
+
+
+def _earlier_names(found: Found) -> set[str]:
+    return {name for alias in found.entry.aliases for name in _spellings(found, alias)}
+
+
+def _spellings(found: Found, path: str) -> set[str]:
+    plain = {path, f"{found.owner}/{path}", f"{found.host}/{found.owner}/{path}"}
+    return plain | {f"{name}.git" for name in plain}
+
+
+def _some_names(everything: list[Found]) -> str:
+    names = sorted(found.name for found in everything)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _of_snapshot(destination: Destination, layout: Layout, snapshot_id: str) -> Iterator[Found]:
+    for name in list_documents(destination, layout):
+        if name.checkpoint is None and name.snapshot_id == snapshot_id:
+            manifest = load_manifest(destination, layout, name)
+            source = manifest.source
+            for entry in manifest.entries:
+                maker = entry.carried_from or manifest.snapshot_id
+                stamped = entry.model_copy(update={"carried_from": maker})
+                yield Found(layout, source.host, source.owner, stamped)
+
+
+def _of_moment(destination: Destination, layout: Layout, moment: datetime) -> dict[Identity, Found]:
+    """Take for each repository the newest entry that was checked at or before the moment.
+
+    The newest manifest begun by then has nearly all; for what it saw later, older ones are read.
+    """
+    found: dict[Identity, Found] = {}
+    too_new: set[Identity] | None = None
+    for snapshot in reversed(_begun_by(destination, layout, moment)):
+        manifest = load_manifest(destination, layout, snapshot.name)
+        source = manifest.source
+        seen_later = set()
+        for entry in manifest.entries:
+            if entry.identity in found or (too_new is not None and entry.identity not in too_new):
+                continue
+            if entry.checked_at is not None and entry.checked_at > moment:
+                seen_later.add(entry.identity)
+                continue
+            maker = entry.carried_from or manifest.snapshot_id
+            stamped = entry.model_copy(update={"carried_from": maker})
+            found[entry.identity] = Found(layout, source.host, source.owner, stamped)
+        if snapshot.name.shard is None:
+            # A whole manifest names every repository; a shard's says nothing of the others.
+            too_new = seen_later
+            if not too_new:
+                break
+    return found
+
+
+def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> list[Snapshot]:
+    begun = []
+    for name in list_documents(destination, layout):
+        if name.checkpoint is not None:
+            continue
+        try:
+            header = load_header(destination, layout, name)
+        except DamagedDocument:
+            # Damaged, and chosen against: the caller asks for what was before it.
+            if snapshot_time(name.snapshot_id) > moment:
+                continue
+            raise
+        if header.started_at <= moment:
+            begun.append(Snapshot(layout, name, header))
+    return sorted(begun, key=lambda one: (one.header.finished_at, one.name.stem))

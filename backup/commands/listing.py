@@ -1,0 +1,164 @@
+"""What a vault holds: its snapshots, or one repository's history."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from backup.commands.finding import Found, entries_at, find_repository, require_roots, snapshots
+from backup.errors import ObjectNotFound
+from backup.model import Destination, ObjectId, RefChange, RefName
+from backup.vault.documents import Entry, Record
+from backup.vault.manifest import load_record
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """One run of one owner, in numbers."""
+
+    id: str
+    host: str
+    owner: str
+    started_at: datetime
+    finished_at: datetime
+    complete: bool
+    result: str
+    repositories: int
+    captured: int
+    unchanged: int
+    failed: int
+    bytes_uploaded: int
+    shard: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """One capture of a repository.
+
+    Attributes:
+        head: the ref that HEAD names, or the id of a detached HEAD, or None.
+        chain: URIs of the bundles, in the order to apply.
+    """
+
+    snapshot: str
+    captured_at: datetime
+    head: str | None
+    refs: dict[RefName, ObjectId]
+    chain: tuple[str, ...]
+    changes: tuple[RefChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A repository's captures, oldest first."""
+
+    host: str
+    owner: str
+    path: str
+    host_id: str
+    kind: str
+    state: str
+    checked_at: datetime | None
+    items: tuple[HistoryItem, ...]
+
+
+def list_snapshots(destination: Destination) -> tuple[SnapshotRow, ...]:
+    """List every run of every owner, the newest last.
+
+    Raises:
+        ConfigError: the destination holds no vault.
+    """
+    rows = [
+        SnapshotRow(
+            id=one.header.snapshot_id,
+            host=one.header.source.host,
+            owner=one.header.source.owner,
+            started_at=one.header.started_at,
+            finished_at=one.header.finished_at,
+            complete=one.header.complete,
+            result=one.header.result,
+            repositories=one.header.totals.selected,
+            captured=one.header.totals.captured,
+            unchanged=one.header.totals.unchanged,
+            failed=one.header.totals.failed,
+            bytes_uploaded=one.header.totals.bytes_uploaded,
+            shard=None if one.name.shard is None else "{}/{}".format(*one.name.shard),
+        )
+        for layout in require_roots(destination)
+        for one in snapshots(destination, layout)
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.finished_at, row.id, row.owner)))
+
+
+def list_history(destination: Destination, repository: str) -> History:
+    """List the captures of one repository, the newest last.
+
+    Raises:
+        ConfigError: no repository is meant, or several are.
+    """
+    now = datetime.now(UTC)
+    found = find_repository(
+        (
+            found
+            for layout in require_roots(destination)
+            for found in entries_at(destination, layout, None, now=now)
+        ),
+        repository,
+    )
+    entry = found.entry
+    return History(
+        host=found.host,
+        owner=found.owner,
+        path=entry.path,
+        host_id=entry.host_id,
+        kind=entry.kind,
+        state=state_of(entry),
+        checked_at=entry.checked_at,
+        items=tuple(reversed(_items(destination, found))),
+    )
+
+
+def state_of(entry: Entry) -> str:
+    """Say in one word how it stands with a repository."""
+    if entry.absence is not None:
+        return "not-listed" if entry.absence.answer == "not-visible" else entry.absence.answer
+    if entry.skipped_why is not None:
+        return "blocked"
+    if entry.failing_since is not None or entry.record is None:
+        return "stale"
+    if entry.unfinished or entry.degraded:
+        return "unfinished"
+    return "renamed" if entry.aliases else "ok"
+
+
+def _items(destination: Destination, found: Found) -> list[HistoryItem]:
+    """Follow the records back from the newest."""
+    items: list[HistoryItem] = []
+    key = found.entry.record
+    while key is not None:
+        try:
+            record = load_record(destination, found.layout, key)
+        except ObjectNotFound:
+            # Pruned: the history begins after it. The newest must be there.
+            if not items:
+                raise
+            break
+        items.append(_item(destination, found, record))
+        key = record.previous
+    return items
+
+
+def _item(destination: Destination, found: Found, record: Record) -> HistoryItem:
+    return HistoryItem(
+        snapshot=record.snapshot_id,
+        captured_at=record.captured_at,
+        head=record.head.symref_name or record.head.id,
+        refs=record.tips(),
+        chain=tuple(destination.uri(found.layout.key(line.key)) for line in record.chain),
+        changes=tuple(
+            RefChange(line.ref_name, line.change, _id(line.old), _id(line.new))
+            for line in record.changes
+        ),
+    )
+
+
+def _id(text: str | None) -> ObjectId | None:
+    return None if text is None else ObjectId(text)

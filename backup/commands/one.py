@@ -1,0 +1,417 @@
+"""One repository on its way through a run: ask for its refs, plan, capture, make its entry."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from backup.capture import Captured, Means, capture
+from backup.commands.remotes import open_mirror, open_remote
+from backup.counting import RequestCounts
+from backup.errors import (
+    BackupError,
+    DeadlineReached,
+    IncompleteRepository,
+    IntegrityError,
+    Interrupted,
+    NotOurRef,
+    ObjectNotFound,
+    SourceError,
+)
+from backup.git.upload_pack import Remote
+from backup.model import Events, ObjectId, Outcome, Refs, Repository, Status
+from backup.plan import Plan, Policy, lost_refs, make_plan, selection_line, why_not_unchanged
+from backup.vault.chain import missing, sizes
+from backup.vault.documents import ChangeCounts, Entry, PinLine, Record, refs_digest
+from backup.vault.manifest import load_record
+
+_TRIES = 3
+_SLOT_WAIT_SECONDS = 0.5
+_OF_ONE_RUN = frozenset(
+    {
+        "status",
+        "plan",
+        "reason",
+        "bytes",
+        "objects",
+        "duration_seconds",
+        "changes",
+        "carried_from",
+        "not_selected",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one repository.
+
+    Attributes:
+        entry: its line in the manifest.
+        problem: what makes the run partial though the repository was captured.
+    """
+
+    outcome: Outcome
+    entry: Entry
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What the work on every repository shares. Used from many threads.
+
+    Attributes:
+        slots: how many captures may go on at once; asking for refs needs none.
+        prove_unchanged: look after the chain of a repository that did not change, too.
+        max_drop_percent: losing more of its refs than this is said first.
+    """
+
+    means: Means
+    policy: Policy
+    counts: RequestCounts
+    events: Events
+    slots: threading.Semaphore
+    prove_unchanged: bool
+    max_drop_percent: int
+    accept_drop: bool
+    dry_run: bool
+
+
+def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
+    """Bring one repository's copy up to date.
+
+    Its own trouble is its result, never an exception.
+
+    Raises:
+        Interrupted: the run must stop; nothing of this repository was recorded.
+        DeadlineReached: the same, because its time is up.
+    """
+    started = time.monotonic()
+    try:
+        result = _until_refs_hold_still(repository, entry, shop)
+    except (Interrupted, DeadlineReached):
+        raise
+    except BackupError as error:
+        result = failed(
+            repository, entry, shop.means.clock(), reason=error.message, hint=error.hint
+        )
+    except Exception as error:  # noqa: BLE001  one repository never stops the others
+        reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
+        result = failed(repository, entry, shop.means.clock(), reason=reason)
+    seconds = round(time.monotonic() - started, 3)
+    result = replace(
+        result,
+        outcome=replace(result.outcome, duration_seconds=seconds),
+        entry=result.entry.model_copy(update={"duration_seconds": seconds}),
+    )
+    shop.events.finished(result.outcome)
+    return result
+
+
+def carried(entry: Entry, **marks: object) -> Entry:
+    """Carry an entry forward as it is, without what the run that made it did."""
+    return entry.model_copy(update=_nothing_done() | {"carried_from": entry.carried_from} | marks)
+
+
+def outcome_of(repository: Repository) -> Outcome:
+    """Begin an outcome with what names the repository."""
+    return Outcome(
+        host=repository.host,
+        owner=repository.owner,
+        path=repository.path,
+        host_id=repository.host_id,
+        kind=repository.kind,
+        status="failed",
+    )
+
+
+def failed(
+    repository: Repository, entry: Entry | None, now: datetime, *, reason: str, hint: str = ""
+) -> Result:
+    """Say that a repository could not be captured; what is stored of it stays as it is."""
+    known = entry is not None and entry.failing_since is not None
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    return Result(
+        replace(outcome_of(repository), status="failed", reason=reason, hint=hint, known=known),
+        base.model_copy(
+            update=_nothing_done()
+            | {
+                "status": "failed",
+                "reason": reason,
+                "failing_since": base.failing_since or now,
+            }
+        ),
+    )
+
+
+def chain_problem(entry: Entry, shop: Workshop) -> str:
+    """Look whether everything that gives an entry's repository back is in the vault."""
+    record, problem = _load_record(entry, shop)
+    if record is None:
+        return problem
+    return missing(record, _stored(record, shop))
+
+
+def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
+    """Ask and capture; when a ref moved in between and its object is gone, ask again."""
+    if repository.problem:
+        raise SourceError(repository.problem)
+    refs: Refs | None = None
+    for _ in range(_TRIES):
+        with open_remote(
+            repository,
+            selection=shop.means.selection,
+            count=shop.counts.increment,
+            stop=shop.means.stop,
+        ) as remote:
+            refs = remote.list_refs()
+            try:
+                return _ask_and_capture(repository, entry, shop, remote=remote, refs=refs)
+            except NotOurRef as error:
+                refused = error
+    raise _why_not_there(refused, refs) from refused
+
+
+def _ask_and_capture(
+    repository: Repository, entry: Entry | None, shop: Workshop, *, remote: Remote, refs: Refs
+) -> Result:
+    checked_at = shop.means.clock()
+    digest = refs_digest(refs)
+    why = why_not_unchanged(entry, digest=digest, selection=shop.means.selection)
+    if entry is not None and not why and shop.prove_unchanged:
+        problem = chain_problem(entry, shop)
+        why = f"the chain is broken: {problem}" if problem else ""
+    if entry is not None and not why:
+        return _unchanged(repository, entry, refs, checked_at)
+    with _slot(shop):
+        plan = _plan(repository, entry, shop, refs=refs, why=why)
+        if shop.dry_run:
+            return _planned_only(plan, entry)
+        shop.events.capturing(f"{repository.owner}/{repository.path}", plan.action, plan.reason)
+        if refs.protocol_v2 or plan.action == "empty":
+            captured = _capture(plan, remote, shop)
+        else:
+            plan, captured = _capture_from_mirror(plan, shop)
+    return _captured(plan, captured, entry, shop, checked_at=checked_at)
+
+
+def _plan(
+    repository: Repository, entry: Entry | None, shop: Workshop, *, refs: Refs, why: str
+) -> Plan:
+    record, problem = (None, "") if entry is None else _load_record(entry, shop)
+    return make_plan(
+        repository,
+        refs,
+        why=problem or why,
+        entry=entry,
+        record=record,
+        stored={} if record is None or refs.empty else _stored(record, shop),
+        policy=shop.policy,
+        now=shop.means.clock(),
+    )
+
+
+def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
+    if entry.record is None:
+        return None, ""
+    means = shop.means
+    try:
+        return load_record(means.destination, means.layout, entry.record), ""
+    except ObjectNotFound:
+        return None, f"{entry.record} is missing"
+    except IntegrityError as error:
+        return None, error.message
+
+
+def _stored(record: Record, shop: Workshop) -> dict[str, int]:
+    # A renamed repository's chain lies in more than one folder.
+    means = shop.means
+    stored: dict[str, int] = {}
+    for folder in dict.fromkeys(bundle.key.rpartition("/")[0] for bundle in record.chain):
+        listed = means.destination.list(means.layout.key(f"{folder}/"))
+        stored |= sizes(listed, prefix=means.layout.prefix)
+    return stored
+
+
+def _capture(plan: Plan, remote: Remote, shop: Workshop) -> Captured:
+    name = f"{plan.repository.owner}/{plan.repository.path}"
+    return capture(
+        plan, remote, shop.means, transferred=lambda size: shop.events.transferred(name, size)
+    )
+
+
+def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
+    means = shop.means
+    with open_mirror(
+        plan.repository,
+        selection=means.selection,
+        count=shop.counts.increment,
+        disk=means.disk,
+        stop=means.stop,
+    ) as remote:
+        mirrored = remote.list_refs()
+        if dict(mirrored.tips) != dict(plan.refs.tips) or mirrored.head_id != plan.refs.head_id:
+            # The repository moved on while it was mirrored: what is there now is captured.
+            refs = replace(mirrored, protocol_v2=False)
+            plan = replace(plan, refs=refs, wants=refs.wanted())
+        return plan, _capture(plan, remote, shop)
+
+
+def _unchanged(repository: Repository, entry: Entry, refs: Refs, checked_at: datetime) -> Result:
+    status: Status = "empty" if refs.empty else "unchanged"
+    return Result(
+        replace(outcome_of(repository), status=status),
+        entry.model_copy(
+            update=_nothing_done()
+            | _listed(repository, entry)
+            | {"status": status, "checked_at": checked_at}
+        ),
+    )
+
+
+def _planned_only(plan: Plan, entry: Entry | None) -> Result:
+    repository = plan.repository
+    return Result(
+        replace(
+            outcome_of(repository),
+            status="skipped",
+            plan=plan.bundle_kind,
+            reason=f"dry run: {plan.reason}",
+        ),
+        entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind),
+    )
+
+
+def _captured(
+    plan: Plan, captured: Captured, entry: Entry | None, shop: Workshop, *, checked_at: datetime
+) -> Result:
+    repository, refs = plan.repository, plan.refs
+    status: Status = "empty" if refs.empty else "captured"
+    urgent = _urgent(plan, shop)
+    pins = () if entry is None else entry.pins
+    if urgent and entry is not None and entry.record is not None and plan.previous is not None:
+        pin = PinLine(
+            record=entry.record,
+            snapshot_id=plan.previous.snapshot_id,
+            at=captured.record.captured_at,
+            reason=urgent,
+        )
+        pins = (*pins, pin)
+    outcome = replace(
+        outcome_of(repository),
+        status=status,
+        plan=plan.bundle_kind,
+        reason=plan.reason,
+        bytes_written=captured.bytes_written,
+        objects=captured.objects,
+        check=captured.check,
+        changes=captured.changes,
+        urgent=urgent,
+    )
+    counts = {
+        kind: sum(change.kind == kind for change in captured.changes)
+        for kind in ("added", "advanced", "rewritten", "moved", "deleted")
+    }
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    made = base.model_copy(
+        update=_nothing_done()
+        | _listed(repository, base)
+        | {
+            "digest": captured.record.digest,
+            "record": captured.record_key,
+            "checked_at": checked_at,
+            "captured_at": captured.record.captured_at,
+            "selection": selection_line(shop.means.selection),
+            "empty": refs.empty,
+            "unfinished": (),
+            "degraded": ("refs",) if refs.left_out else (),
+            "pins": pins,
+            "status": status,
+            "plan": plan.bundle_kind,
+            "reason": plan.reason,
+            "bytes": captured.bytes_written,
+            "objects": captured.objects,
+            "changes": ChangeCounts(**counts),
+        }
+    )
+    problem = "" if shop.accept_drop else urgent
+    return Result(outcome, made, problem or _newly_left_out(plan))
+
+
+def _urgent(plan: Plan, shop: Workshop) -> str:
+    if plan.previous is None:
+        return ""
+    old = plan.previous.tips()
+    gone, all_branches = lost_refs(old, plan.refs)
+    if all_branches:
+        return "all its branches are gone"
+    if gone * 100 > len(old) * shop.max_drop_percent:
+        return f"{gone} of its {len(old)} refs are gone"
+    return ""
+
+
+def _newly_left_out(plan: Plan) -> str:
+    before = set()
+    if plan.previous is not None:
+        before = {(line.ref_name, line.id) for line in plan.previous.left_out}
+    new = [item for item in plan.refs.left_out if (item.name, item.id) not in before]
+    if not new:
+        return ""
+    return f"{len(new)} refs cannot be stored, first {new[0].name!r}: {new[0].reason}"
+
+
+def _listed(repository: Repository, entry: Entry) -> dict[str, object]:
+    """Make the fields that the listing decides; a new path keeps the old one as an alias."""
+    aliases = entry.aliases
+    if entry.path != repository.path:
+        aliases = tuple(dict.fromkeys((*aliases, entry.path)))
+    return {
+        "path": repository.path,
+        "aliases": tuple(alias for alias in aliases if alias != repository.path),
+        "private": repository.private,
+        "archived": repository.archived,
+        "fork": repository.fork,
+        "pushed_at": repository.pushed_at,
+        "absence": None,
+        "failing_since": None,
+        "skipped_why": None,
+    }
+
+
+def _nothing_done() -> dict[str, object]:
+    return {
+        name: field.get_default(call_default_factory=True)
+        for name, field in Entry.model_fields.items()
+        if name in _OF_ONE_RUN
+    }
+
+
+@contextmanager
+def _slot(shop: Workshop) -> Iterator[None]:
+    while not shop.slots.acquire(timeout=_SLOT_WAIT_SECONDS):
+        shop.means.stop.check()
+    try:
+        if not shop.means.stop.may_begin:
+            raise DeadlineReached("no time is left to begin a capture")
+        yield
+    finally:
+        shop.slots.release()
+
+
+def _why_not_there(refused: NotOurRef, refs: Refs | None) -> BackupError:
+    found = re.search(r"[0-9a-f]{40,64}", refused.message)
+    if found is None or refs is None:
+        return refused
+    oid = ObjectId(found[0])
+    names = [str(name) for name, tip in refs.tips.items() if tip == oid]
+    if refs.head_id == oid:
+        names.append("HEAD")
+    if not names:
+        return refused
+    return IncompleteRepository(
+        f"{', '.join(names)} points at {oid}, an object that the repository does not have",
+        hint="run git fsck on it; delete the ref or bring the object back",
+    )

@@ -1,0 +1,483 @@
+"""One owner's part of a run: from the newest state in the vault to the next manifest."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import backup
+from backup.capture import CheckMode, Means
+from backup.commands.one import (
+    Result,
+    Workshop,
+    back_up,
+    carried,
+    chain_problem,
+    failed,
+    outcome_of,
+)
+from backup.counting import RequestCounts
+from backup.destinations.counting import CountingDestination
+from backup.errors import (
+    BackupError,
+    ConfigError,
+    DeadlineReached,
+    Interrupted,
+    SourceError,
+)
+from backup.git.check import temporary_disk
+from backup.model import Absence, Events, Outcome, Repository, RunResult, Selection, Source, Status
+from backup.plan import Policy, order_of_work, selection_line
+from backup.stopping import Stop
+from backup.vault.documents import (
+    AbsenceLine,
+    Entry,
+    Manifest,
+    SourceLine,
+    Totals,
+    encode,
+)
+from backup.vault.layout import DocumentName, Layout
+from backup.vault.manifest import (
+    Identity,
+    State,
+    list_documents,
+    load_state,
+    newer,
+    require_same_source,
+)
+
+CHECKPOINT_SECONDS = 240.0
+VAULT_CHECK_EVERY = timedelta(days=7)
+# Asking an unchanged repository for its refs is waiting, mostly; capturing is work.
+_ASKING_PER_CAPTURE = 4
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a run is asked to do, apart from where from and where to."""
+
+    selection: Selection = field(default_factory=Selection)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    concurrency: int = 4
+    check: CheckMode = "pack"
+    full_after_days: int = 90
+    max_chain_length: int = 50
+    max_drop_percent: int = 20
+    accept_drop: bool = False
+    dry_run: bool = False
+    snapshot_id: str | None = None
+    grace_days: int = 7
+
+
+class OwnerRun:
+    """Everything one run does for one owner. Its methods belong to the run's main thread."""
+
+    def __init__(
+        self,
+        source: Source,
+        destination: CountingDestination,
+        options: RunOptions,
+        *,
+        snapshot_id: str,
+        started_at: datetime,
+        counts: RequestCounts,
+        events: Events,
+        stop: Stop,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._options = options
+        self._started_at = started_at
+        self._events = events
+        self._stop = stop
+        self._clock = clock
+        self._counts = counts
+        identity = source.identity
+        self._layout = Layout.of(host=identity.host, owner=identity.owner)
+        self._means = Means(
+            destination=destination,
+            layout=self._layout,
+            snapshot_id=snapshot_id,
+            selection=options.selection,
+            check=options.check,
+            disk=temporary_disk(),
+            clock=clock,
+            stop=stop,
+        )
+        self._state = State()
+        self._seen_documents: tuple[DocumentName, ...] = ()
+        self._results: dict[Identity, Result] = {}
+        self._marks: dict[Identity, Entry] = {}
+        self._others: list[Outcome] = []
+        self._not_reached: list[str] = []
+        self._dropped = False
+        self._failed = False
+        self._accepted: int | None = None
+        self._selected = 0
+        self._vault_check_due = False
+        self._checkpoints = 0
+        self._captures_saved = 0
+        self.listed = 0
+        self.manifest_uri = ""
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+
+    @property
+    def result(self) -> RunResult:
+        """How it went; the truth behind everything that is said of it."""
+        outcomes = self.outcomes()
+        stored = any(one.status in {"captured", "unchanged", "empty"} for one in outcomes)
+        some_failed = any(one.status == "failed" for one in outcomes)
+        if self._failed or self._dropped or self._stop.interrupted:
+            return "failed"
+        if some_failed and not stored:
+            return "failed"
+        return "partial" if some_failed or self.problems else "success"
+
+    def back_up(self) -> None:
+        """Do all of it.
+
+        Raises:
+            BackupError: the vault's state or the listing could not be had, or the manifest could
+                not be written.
+        """
+        self._load_state()
+        listing = self._list()
+        selected = self._select(listing)
+        self._judge_drop()
+        selected += self._ask_for_absent(listing)
+        self._work_off(selected)
+        self._look_after_the_rest()
+        if self._stop.interrupted:
+            self._save_checkpoint()
+            self.problems.append("interrupted; the next run goes on from the last checkpoint")
+        elif not self._options.dry_run:
+            self._publish()
+
+    def give_up(self, error: BackupError) -> None:
+        """Note that this owner could not be backed up at all."""
+        self._failed = True
+        self.problems.append(f"{self._source.identity.owner}: {error.message}")
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what came of each repository, by path."""
+        both = [*(result.outcome for result in self._results.values()), *self._others]
+        return sorted(both, key=lambda outcome: (outcome.path, outcome.host_id))
+
+    def _load_state(self) -> None:
+        now = self._clock()
+        self._seen_documents = list_documents(self._destination, self._layout)
+        self._state = load_state(self._destination, self._layout, self._seen_documents, now=now)
+        require_same_source(self._state, self._source.identity)
+        self._accepted = self._state.accepted
+        checked_at = self._state.vault_checked_at
+        self._vault_check_due = (
+            self._destination.listing_is_local
+            or checked_at is None
+            or now - checked_at >= VAULT_CHECK_EVERY
+        )
+        for stem in self._state.from_future:
+            self._note(f"{stem} is from the future and decides nothing: a clock was wrong")
+        for stem in self._state.damaged_checkpoints:
+            self._note(f"{stem} is damaged and was left aside")
+
+    def _list(self) -> list[Repository]:
+        self._events.listing(self._source.identity)
+        listing = list(self._source.repositories())
+        self.listed = sum(not repository.problem for repository in listing)
+        if not listing and not self._state.entries:
+            identity = self._source.identity
+            raise SourceError(
+                f"no repositories were found in {identity.location or identity.owner}",
+                hint="check the name, and what the credentials may see",
+            )
+        return listing
+
+    def _select(self, listing: Sequence[Repository]) -> list[Repository]:
+        options = self._options
+        selected = []
+        for repository in listing:
+            if _matches(repository.path, options.include, options.exclude):
+                selected.append(repository)
+                continue
+            identity = (repository.kind, repository.host_id)
+            if (entry := self._state.entries.get(identity)) is not None:
+                self._marks[identity] = carried(entry, not_selected=True)
+        if listing and not selected:
+            names = [f"--include {p!r}" for p in options.include]
+            names += [f"--exclude {p!r}" for p in options.exclude]
+            raise ConfigError(f"{', '.join(names)}: leaves none of {len(listing)} repositories")
+        self._selected = len(selected)
+        self._events.listed(self._source.identity, len(selected))
+        return selected
+
+    def _judge_drop(self) -> None:
+        """Compare the listing with the last one that was accepted."""
+        if not self._source.lists_everything:
+            return
+        options, accepted = self._options, self._state.accepted
+        floor = 0.0 if accepted is None else accepted * (1 - options.max_drop_percent / 100)
+        self._dropped = self.listed < floor and not options.accept_drop
+        if self._dropped:
+            self.problems.append(
+                f"{self.listed} repositories are listed, {accepted} were before: "
+                f"more than --max-drop-percent {options.max_drop_percent} are gone; "
+                "nothing was marked as gone (--accept-drop accepts it)"
+            )
+        else:
+            self._accepted = self.listed
+
+    def _ask_for_absent(self, listing: Sequence[Repository]) -> list[Repository]:
+        """Ask one by one for what the listing had before, and note the answers."""
+        if self._dropped or not self._source.lists_everything:
+            return []
+        listed = {(repository.kind, repository.host_id) for repository in listing}
+        found = []
+        for identity, entry in self._state.entries.items():
+            if identity in listed:
+                continue
+            try:
+                answer = self._source.look_up(host_id=entry.host_id, path=entry.path)
+            except SourceError as error:
+                self._results[identity] = failed(
+                    self._gone_repository(entry), entry, self._clock(), reason=error.message
+                )
+                continue
+            if isinstance(answer, Repository):
+                found.append(answer)
+            else:
+                self._mark_absent(identity, entry, answer)
+        return found
+
+    def _mark_absent(self, identity: Identity, entry: Entry, answer: Absence) -> None:
+        now = self._clock()
+        since = now if entry.absence is None else entry.absence.since
+        line = AbsenceLine(since=since, asked_at=now, answer=answer.answer, detail=answer.detail)
+        self._marks[identity] = carried(entry, absence=line, status="gone", reason=answer.detail)
+        self._others.append(
+            replace(
+                outcome_of(self._gone_repository(entry)),
+                status="gone",
+                reason=f"not listed since {since:%Y-%m-%d}: {answer.detail}",
+                known=entry.absence is not None,
+            )
+        )
+
+    def _gone_repository(self, entry: Entry) -> Repository:
+        identity = self._source.identity
+        return Repository(
+            host=identity.host,
+            owner=identity.owner,
+            path=entry.path,
+            host_id=entry.host_id,
+            clone_url="",
+            kind=entry.kind,
+        )
+
+    def _work_off(self, selected: Sequence[Repository]) -> None:
+        """Bring every selected repository up to date, the longest unchecked first."""
+        options, entries = self._options, self._state.entries
+        shop = self._workshop()
+        waiting: dict[Future[Result], Repository] = {}
+        saved_at = time.monotonic()
+        with ThreadPoolExecutor(options.concurrency * (1 + _ASKING_PER_CAPTURE)) as pool:
+            for repository in order_of_work(selected, entries):
+                entry = entries.get((repository.kind, repository.host_id))
+                waiting[pool.submit(_begin, repository, entry, shop)] = repository
+            while waiting:
+                done, _ = wait(waiting, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._collect(future, waiting.pop(future))
+                if self._stop.interrupted:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                    self._save_checkpoint()
+                    saved_at = time.monotonic()
+        if self._not_reached:
+            self._say_what_was_not_reached()
+
+    def _workshop(self) -> Workshop:
+        options = self._options
+        return Workshop(
+            means=self._means,
+            policy=Policy(options.max_chain_length, options.full_after_days),
+            counts=self._counts,
+            events=self._events,
+            slots=threading.Semaphore(options.concurrency),
+            prove_unchanged=self._vault_check_due,
+            max_drop_percent=options.max_drop_percent,
+            accept_drop=options.accept_drop,
+            dry_run=options.dry_run,
+        )
+
+    def _collect(self, future: "Future[Result]", repository: Repository) -> None:
+        identity = (repository.kind, repository.host_id)
+        name = f"{repository.owner}/{repository.path}"
+        if future.cancelled():
+            self._leave(repository, "not reached")
+            return
+        try:
+            result = future.result()
+        except Interrupted:
+            self._leave(repository, "interrupted")
+        except DeadlineReached as error:
+            self._leave(repository, error.message)
+        else:
+            self._results[identity] = result
+            if result.problem:
+                self.problems.append(f"{name}: {result.problem}")
+
+    def _leave(self, repository: Repository, reason: str) -> None:
+        self._not_reached.append(repository.path)
+        identity = (repository.kind, repository.host_id)
+        if (entry := self._state.entries.get(identity)) is not None:
+            self._marks[identity] = carried(entry, reason=reason)
+        self._others.append(replace(outcome_of(repository), status="skipped", reason=reason))
+
+    def _say_what_was_not_reached(self) -> None:
+        if self._stop.interrupted:
+            return
+        first = ", ".join(sorted(self._not_reached)[:5])
+        self.problems.append(
+            f"the time was up before {len(self._not_reached)} repositories were done "
+            f"(first {first}); the next run begins with them"
+        )
+
+    def _look_after_the_rest(self) -> None:
+        """Prove the chains of what was not selected or is gone: nobody else would notice."""
+        if not self._vault_check_due or self._dropped or self._options.dry_run:
+            return
+        shop = self._workshop()
+        for identity, entry in self._state.entries.items():
+            if identity in self._results or entry.record is None or not self._stop.may_begin:
+                continue
+            if problem := chain_problem(entry, shop):
+                self.problems.append(
+                    f"{self._source.identity.owner}/{entry.path} cannot be given back whole, "
+                    f"and nothing can be captured in its place now: {problem}"
+                )
+
+    def _entries(self) -> dict[Identity, Entry]:
+        """Combine what this run made, what runs beside it made, and what was there before."""
+        others = self._newest_of_others()
+        entries = {identity: carried(entry) for identity, entry in others.items()}
+        own = self._marks | {identity: r.entry for identity, r in self._results.items()}
+        for identity, entry in own.items():
+            theirs = others.get(identity)
+            if theirs is None or not newer(theirs, entry):
+                entries[identity] = entry
+        return entries
+
+    def _newest_of_others(self) -> dict[Identity, Entry]:
+        documents = [
+            name
+            for name in list_documents(self._destination, self._layout)
+            if name.snapshot_id != self._means.snapshot_id
+        ]
+        if set(documents) != set(self._seen_documents):
+            self._state = load_state(self._destination, self._layout, documents, now=self._clock())
+        return dict(self._state.entries)
+
+    def _publish(self) -> None:
+        age = self._clock() - self._started_at
+        if age > timedelta(days=self._options.grace_days):
+            raise BackupError(
+                f"the run is {age.days} days old, older than --grace-days "
+                f"{self._options.grace_days}: what it stored may be pruned already",
+                hint="run again; a longer grace or a --deadline-minutes avoids this",
+            )
+        entries = self._entries()
+        name = DocumentName(self._means.snapshot_id)
+        manifest = self._document("manifest", entries.values())
+        # Its own PUT is not counted yet when the manifest is encoded; the report counts it.
+        key = self._layout.document(name)
+        self._destination.put_if_absent(key, encode(manifest))
+        self.manifest_uri = self._destination.uri(key)
+
+    def _save_checkpoint(self) -> None:
+        captures = sum(result.outcome.bytes_written > 0 for result in self._results.values())
+        if captures == self._captures_saved or self._options.dry_run:
+            return
+        self._checkpoints += 1
+        name = DocumentName(self._means.snapshot_id, checkpoint=self._checkpoints)
+        entries = [result.entry for result in self._results.values()]
+        document = self._document("checkpoint", entries)
+        self._destination.put_if_absent(self._layout.document(name), encode(document))
+        self._captures_saved = captures
+
+    def _document(
+        self, kind: Literal["manifest", "checkpoint"], entries: Iterable[Entry]
+    ) -> Manifest:
+        options, now, identity = self._options, self._clock(), self._source.identity
+        complete = kind == "manifest" and not self._not_reached
+        checked = self._vault_check_due and complete
+        return Manifest(
+            format=1,
+            document=kind,
+            snapshot_id=self._means.snapshot_id,
+            started_at=self._started_at,
+            finished_at=now,
+            version=backup.__version__,
+            source=SourceLine(
+                provider=identity.provider,
+                host=identity.host,
+                owner=identity.owner,
+                location=identity.location,
+            ),
+            complete=complete,
+            result=self.result,
+            totals=self._totals(),
+            selection=selection_line(options.selection),
+            include=options.include,
+            exclude=options.exclude,
+            accepted=self._accepted,
+            vault_checked_at=now if checked else self._state.vault_checked_at,
+            merged=self._state.merged,
+            problems=tuple(self.problems),
+            entries=tuple(entries),
+        )
+
+    def _totals(self) -> Totals:
+        outcomes = self.outcomes()
+
+        def count(status: Status) -> int:
+            return sum(outcome.status == status for outcome in outcomes)
+
+        return Totals(
+            listed=self.listed,
+            selected=self._selected,
+            captured=count("captured"),
+            unchanged=count("unchanged"),
+            empty=count("empty"),
+            skipped=count("skipped"),
+            failed=count("failed"),
+            gone=count("gone"),
+            bytes_uploaded=self._destination.bytes_uploaded,
+            objects_written=self._destination.objects_written,
+            requests=self._counts.snapshot(),
+        )
+
+    def _note(self, message: str) -> None:
+        self.notes.append(message)
+        self._events.note(message)
+
+
+def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
+    if not shop.means.stop.may_begin:
+        raise DeadlineReached("not reached: the time was up")
+    return back_up(repository, entry, shop)
+
+
+def _matches(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    # A wiki goes with its repository.
+    name = path.removesuffix(".wiki")
+    wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
+    return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)

@@ -1,0 +1,319 @@
+"""Gives repositories back: the chain's packs in order, then the refs, then HEAD, each proved.
+
+A mirror is built under another name and moved into place at the end: a folder that has the name
+asked for is whole.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup.commands.finding import Found, entries_at, find_repository, require_roots
+from backup.errors import (
+    BackupError,
+    BrokenChain,
+    ChecksumMismatch,
+    ConfigError,
+    DestinationError,
+    ExitCode,
+    Interrupted,
+    ObjectNotFound,
+)
+from backup.git.bundle import read_header
+from backup.git.command import require_git
+from backup.git.rebuild import Rebuild
+from backup.model import Destination, Events, ObjectId
+from backup.stopping import Stop
+from backup.vault.documents import BundleLine, Record
+from backup.vault.layout import Layout, escape_segment
+from backup.vault.manifest import load_record
+
+_CHUNK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """What to give back.
+
+    Attributes:
+        repository: a name or id; None with all.
+        all: every repository that was listed then.
+        at: a date, a time, a snapshot id, ``latest`` or None.
+        target: the mirror's folder, or with all the folder for the mirrors; must not exist or be
+            empty.
+    """
+
+    repository: str | None
+    all: bool
+    at: str | None
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One mirror that was made.
+
+    Attributes:
+        snapshot_id: the snapshot whose state it is.
+        state_at: when the source was seen in that state.
+    """
+
+    name: str
+    path: Path
+    snapshot_id: str
+    refs: int
+    objects: int
+    size_bytes: int
+    state_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restore did.
+
+    Attributes:
+        left_out: repositories that were not asked for in the end, with why: gone at that time.
+        failed: repositories that could not be given back, with why.
+        exit_code: 0 when everything asked for is there.
+    """
+
+    restored: tuple[Restored, ...]
+    left_out: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    exit_code: int = ExitCode.DONE
+
+
+def restore(
+    destination: Destination, request: RestoreRequest, *, events: Events, stop: Stop
+) -> RestoreReport:
+    """Give back one repository, or all of them.
+
+    Raises:
+        ConfigError: the request names nothing, too much, or a target that is in use.
+        IntegrityError: stored data is damaged; nothing is left at the target.
+    """
+    require_git()
+    _require_free(request.target)
+    now = datetime.now(UTC)
+    everything = [
+        found
+        for layout in require_roots(destination)
+        for found in entries_at(destination, layout, request.at, now=now)
+    ]
+    if not everything:
+        raise ConfigError(
+            f"--at: no snapshot was made by {request.at!r}", hint="list --from shows the snapshots"
+        )
+    if request.all:
+        return _restore_all(destination, everything, request.target, events=events, stop=stop)
+    found = find_repository(everything, request.repository or "")
+    with _half_made_beside(request.target) as folder:
+        restored = _restore_one(destination, found, folder, events=events, stop=stop)
+        _move_into_place(folder, request.target)
+    return RestoreReport((_at(restored, request.target),))
+
+
+def _restore_all(
+    destination: Destination,
+    everything: list[Found],
+    target: Path,
+    *,
+    events: Events,
+    stop: Stop,
+) -> RestoreReport:
+    live = [found for found in everything if found.entry.absence is None]
+    gone = [found for found in everything if found.entry.absence is not None]
+    restored: list[Restored] = []
+    failed: list[str] = []
+    for found, place in _places(live, target):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _half_made_beside(place) as folder:
+                made = _restore_one(destination, found, folder, events=events, stop=stop)
+                _move_into_place(folder, place)
+        except Interrupted:
+            raise
+        except BackupError as error:
+            failed.append(f"{found.name}: {error.message}")
+            continue
+        restored.append(_at(made, place))
+    return RestoreReport(
+        tuple(restored),
+        left_out=tuple(
+            f"{found.name}: not listed since {found.entry.absence.since:%Y-%m-%d}"
+            for found in gone
+            if found.entry.absence is not None
+        ),
+        failed=tuple(failed),
+        exit_code=ExitCode.PARTIAL if failed else ExitCode.DONE,
+    )
+
+
+def _restore_one(
+    destination: Destination, found: Found, folder: Path, *, events: Events, stop: Stop
+) -> Restored:
+    """Build the mirror in a folder that nobody else knows."""
+    record = _record(destination, found)
+    events.capturing(found.name, "restore", f"{len(record.chain)} bundles")
+    rebuild = Rebuild(folder, object_format=record.object_format, stop=stop)
+    for bundle in record.chain:
+        rebuild.add_pack(
+            _verified_pack(
+                destination,
+                found.layout,
+                bundle,
+                transferred=lambda size: events.transferred(found.name, size),
+            ),
+            # Alone it must hold everything; of a chain only the whole can.
+            connected=len(record.chain) == 1,
+            where=destination.uri(found.layout.key(bundle.key)),
+        )
+    tips = record.tips()
+    wanted = [*dict.fromkeys((*tips.values(), *_detached(record)))]
+    rebuild.prove_present(wanted)
+    if len(record.chain) > 1:
+        rebuild.prove_connected(wanted)
+    rebuild.set_refs(tips)
+    rebuild.set_head(symref=record.head.symref_name, oid=_head_id(record))
+    return Restored(
+        name=found.name,
+        path=folder,
+        snapshot_id=record.snapshot_id,
+        refs=len(tips),
+        objects=sum(bundle.objects for bundle in record.chain),
+        size_bytes=sum(bundle.size_bytes for bundle in record.chain),
+        state_at=found.entry.checked_at or record.captured_at,
+    )
+
+
+def _record(destination: Destination, found: Found) -> Record:
+    if found.entry.record is None:
+        reason = found.entry.reason or "nothing of it was captured yet"
+        raise BackupError(f"{found.name} has no backup: {reason}")
+    try:
+        return load_record(destination, found.layout, found.entry.record)
+    except ObjectNotFound as error:
+        raise BrokenChain(f"{found.name}: its record is missing: {error.message}") from error
+
+
+def _verified_pack(
+    destination: Destination,
+    layout: Layout,
+    bundle: BundleLine,
+    *,
+    transferred: Callable[[int], None],
+) -> Iterator[bytes]:
+    """Yield the pack of a bundle, and at its end prove that the object is the recorded one.
+
+    Raises:
+        BrokenChain: the object is missing.
+        ChecksumMismatch: it is another than was recorded; whatever was yielded is worthless.
+    """
+    key = layout.key(bundle.key)
+    uri = destination.uri(key)
+    digest, size_bytes = hashlib.sha256(), 0
+    try:
+        reader = destination.open(key)
+    except ObjectNotFound as error:
+        raise BrokenChain(f"{uri} is missing, and the chain needs it") from error
+    with reader:
+
+        def read(size: int) -> bytes:
+            nonlocal size_bytes
+            data = reader.read(size)
+            digest.update(data)
+            size_bytes += len(data)
+            transferred(len(data))
+            return data
+
+        _, first = read_header(read)
+        yield first
+        while data := read(_CHUNK_BYTES):
+            yield data
+    if size_bytes != bundle.size_bytes or digest.hexdigest() != bundle.sha256:
+        raise ChecksumMismatch(
+            f"{uri} is damaged: {size_bytes} bytes with SHA-256 {digest.hexdigest()}, "
+            f"recorded were {bundle.size_bytes} with {bundle.sha256}",
+            hint="restore an earlier snapshot with --at; the next run makes a new full",
+        )
+
+
+def _detached(record: Record) -> list[ObjectId]:
+    return [] if record.head.id is None or record.head.symref else [ObjectId(record.head.id)]
+
+
+def _head_id(record: Record) -> ObjectId | None:
+    return None if record.head.id is None else ObjectId(record.head.id)
+
+
+def _places(live: list[Found], target: Path) -> Iterator[tuple[Found, Path]]:
+    """Give every mirror a path of its own below target, on any file system.
+
+    Names that differ in case alone, or of which one would lie inside another, get the id added.
+    """
+    several = len({found.layout for found in live}) > 1
+    taken: set[str] = set()
+    for found in sorted(live, key=lambda one: (one.name, one.entry.host_id)):
+        segments = [escape_segment(segment) for segment in found.entry.path.split("/")]
+        if several:
+            segments = [escape_segment(found.host), escape_segment(found.owner), *segments]
+        place = "/".join(segments)
+        if _collides(f"{place}.git".casefold(), taken):
+            place = f"{place}~{escape_segment(found.entry.host_id)}"
+        taken.add(f"{place}.git".casefold())
+        yield found, target / f"{place}.git"
+
+
+def _collides(name: str, taken: set[str]) -> bool:
+    if name in taken:
+        return True
+    parts = name.split("/")
+    above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+    return not above.isdisjoint(taken) or any(one.startswith(f"{name}/") for one in taken)
+
+
+def _require_free(target: Path) -> None:
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists() or target.is_symlink():
+        raise ConfigError(
+            f"TARGET: {target} exists already", hint="name a folder that does not exist or is empty"
+        )
+
+
+@contextmanager
+def _half_made_beside(target: Path) -> Iterator[Path]:
+    """Make a folder on the target's file system that is removed unless it was moved away."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
+    except OSError as error:
+        raise DestinationError(
+            f"TARGET: {target.parent} cannot be written to: {error.strerror}"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_into_place(folder: Path, target: Path) -> None:
+    # mkdtemp makes folders for their owner alone; a mirror is like any other folder.
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    try:
+        # Succeeds over an empty folder, fails over any other.
+        folder.rename(target)
+    except OSError as error:
+        raise DestinationError(f"TARGET: {target} is in use: {error.strerror}") from error
+
+
+def _at(restored: Restored, place: Path) -> Restored:
+    return replace(restored, path=place)

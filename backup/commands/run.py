@@ -1,0 +1,94 @@
+"""THE MAIN JOB: list, plan, capture, record, report.
+
+For each owner: load what the vault knows, list the repositories, bring each one up to date in a
+pool of threads, note what left the listing, publish the manifest (`owner.py`; one repository:
+`one.py`). Then one report, from which exit code, summary and outputs are made.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from backup.commands.owner import OwnerRun, RunOptions
+from backup.counting import RequestCounts
+from backup.destinations.counting import CountingDestination
+from backup.errors import BackupError, ExitCode
+from backup.git.command import require_git
+from backup.model import Destination, Events, RunReport, RunResult, Source
+from backup.stopping import Stop
+from backup.vault.layout import new_snapshot_id
+
+__all__ = ["RunOptions", "run"]
+
+
+def run(
+    sources: Sequence[Source],
+    destination: Destination,
+    options: RunOptions,
+    *,
+    events: Events,
+    stop: Stop,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> RunReport:
+    """Back up every owner given: one run, one snapshot id, a manifest for each owner.
+
+    Raises:
+        BackupError: nothing could be done for any owner; the vault is as it was.
+    """
+    require_git()
+    counts = RequestCounts()
+    counting = CountingDestination(destination, counts)
+    started_at = clock()
+    snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
+    owners = [
+        OwnerRun(
+            source,
+            counting,
+            options,
+            snapshot_id=snapshot_id,
+            started_at=started_at,
+            counts=counts,
+            events=events,
+            stop=stop,
+            clock=clock,
+        )
+        for source in sources
+    ]
+    errors = []
+    for owner in owners:
+        try:
+            owner.back_up()
+        except BackupError as error:
+            owner.give_up(error)
+            errors.append(error)
+    if errors and len(errors) == len(owners):
+        raise errors[0]
+    result = _worst([owner.result for owner in owners])
+    return RunReport(
+        result=result,
+        exit_code=ExitCode.INTERRUPTED if stop.interrupted else _EXIT_CODES[result],
+        snapshot_id=snapshot_id,
+        started_at=started_at,
+        finished_at=clock(),
+        dry_run=options.dry_run,
+        manifests=tuple(owner.manifest_uri for owner in owners if owner.manifest_uri),
+        outcomes=tuple(outcome for owner in owners for outcome in owner.outcomes()),
+        listed=sum(owner.listed for owner in owners),
+        requests=counts.snapshot(),
+        objects_written=counting.objects_written,
+        bytes_uploaded=counting.bytes_uploaded,
+        problems=tuple(problem for owner in owners for problem in owner.problems),
+        notes=tuple(note for owner in owners for note in owner.notes),
+    )
+
+
+_EXIT_CODES: dict[RunResult, ExitCode] = {
+    "success": ExitCode.DONE,
+    "partial": ExitCode.PARTIAL,
+    "failed": ExitCode.FAILED,
+}
+
+
+def _worst(results: Sequence[RunResult]) -> RunResult:
+    if "failed" in results:
+        return "failed"
+    return "partial" if "partial" in results else "success"

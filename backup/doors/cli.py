@@ -1,0 +1,610 @@
+"""The command line: ``repo-backup run``, ``list`` and ``restore``.
+
+click takes the words apart and prints the help; its options are made from `backup.config.INPUTS`.
+What the words mean is checked there, and every refusal is one line and perhaps a hint on standard
+error. Data goes to standard output, everything else to standard error.
+"""
+# ruff: noqa: PLC0415 - commands and rich are imported where they run: a refusal waits for none
+
+import difflib
+import json
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import click
+
+from backup import __version__
+from backup.config import (
+    COMMANDS,
+    INPUTS,
+    WORKING_COMMANDS,
+    Command,
+    Config,
+    Given,
+    Group,
+    Input,
+    read_command_line,
+    taken_by,
+)
+from backup.errors import BackupError, ConfigError, ExitCode
+from backup.model import Destination, Selection, Source
+from backup.stopping import Stop
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from backup.commands.run import RunOptions
+
+PROGRAM = "repo-backup"
+
+_MOST_MARGIN_SECONDS = 120.0
+_MARGIN_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A command with its words, taken apart and not yet understood.
+
+    Attributes:
+        given: input name to what was typed for it.
+        arguments: the words that belong to no option.
+    """
+
+    command: Command
+    given: Mapping[str, Given]
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What the help of one command says besides its options."""
+
+    summary: str
+    example: str
+    arguments: str = ""
+    text: str = ""
+
+
+_PAGES: Mapping[Command, _Page] = {
+    "run": _Page(
+        "Back up repositories into a vault.",
+        "repo-backup run --from ./repositories --to ./vault\n"
+        "repo-backup run --from git:./widgets --from git:./gadgets --to ./vault",
+        text="Asks every repository for its refs and stores only what is new, as git bundles. "
+        "A repository that did not change costs nothing.",
+    ),
+    "list": _Page(
+        "Show the snapshots of a vault, or the history of one repository.",
+        "repo-backup list --from ./vault\nrepo-backup list acme/widgets --from ./vault",
+        arguments="[REPOSITORY]",
+    ),
+    "restore": _Page(
+        "Bring a repository back as a mirror, with every ref it had.",
+        "repo-backup restore acme/widgets --from ./vault ./widgets.git\n"
+        "repo-backup restore acme/widgets --from ./vault --at 2026-11-01\n"
+        "repo-backup restore --all --from ./vault ./restored",
+        arguments="[REPOSITORY] [TARGET]",
+        text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
+        "folder that gets one mirror for each repository.",
+    ),
+}
+_EXIT_CODES = (
+    "Exit codes: 0 all is backed up, 1 the run failed, 2 wrong usage, 3 some repositories failed, "
+    "4 stored data is damaged, 5 a bug of ours, 130 interrupted."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after the program's name; those of the process when left out.
+
+    Returns:
+        The exit code, see `backup.errors.ExitCode`.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    _escape_what_cannot_be_encoded()
+    try:
+        return _run_words(words)
+    except BackupError as error:
+        return _report(error.message, error.hint, code=error.exit_code, words=words)
+    except KeyboardInterrupt:
+        return _report("interrupted", code=ExitCode.INTERRUPTED, words=words)
+    except Exception as error:  # noqa: BLE001 - the last boundary: nobody else would say it
+        return _report_bug(error, words)
+
+
+def _run_words(words: Sequence[str]) -> int:
+    invocation = None
+    with _output():
+        invocation = _take_apart(words)
+    if invocation is None:
+        return ExitCode.DONE
+    config = read_command_line(invocation.command, invocation.given)
+    return _COMMANDS[invocation.command](config, invocation.arguments)
+
+
+# --- The commands ------------------------------------------------------------------------------
+
+
+def _run(config: Config, arguments: tuple[str, ...]) -> int:
+    if arguments:
+        raise ConfigError(
+            f"unexpected argument {arguments[0]!r}",
+            hint="sources are given with --from, the vault with --to",
+        )
+    from backup.commands.run import run
+    from backup.report.document import run_document
+    from backup.report.terminal import TerminalEvents, print_run
+
+    stop = _stop(config)
+    with _stopped_by_signals(stop), TerminalEvents(_console(stderr=True)) as events:
+        report = run(
+            _sources(config), _destination(config), _run_options(config), events=events, stop=stop
+        )
+    _answer(config, run_document(report), lambda console: print_run(report, console))
+    return report.exit_code
+
+
+def _list(config: Config, arguments: tuple[str, ...]) -> int:
+    if len(arguments) > 1:
+        raise ConfigError(f"unexpected argument {arguments[1]!r}", hint="list takes one REPOSITORY")
+    repository = _repository(arguments[0]) if arguments else None
+    from backup.commands.listing import list_history, list_snapshots
+    from backup.report.document import history_document, snapshots_document
+    from backup.report.terminal import print_history, print_snapshots
+
+    if repository is not None:
+        history = list_history(_destination(config), repository)
+        document = history_document(history)
+        _answer(config, document, lambda console: print_history(history, console))
+        return ExitCode.DONE
+    rows = list_snapshots(_destination(config))
+    _answer(config, snapshots_document(rows), lambda console: print_snapshots(rows, console))
+    return ExitCode.DONE
+
+
+def _restore(config: Config, arguments: tuple[str, ...]) -> int:
+    repository, target = _restore_words(config, arguments)
+    from backup.commands.restore import RestoreRequest, restore
+    from backup.report.document import restore_document
+    from backup.report.terminal import TerminalEvents, print_restore
+
+    request = RestoreRequest(
+        repository=repository, all=config.everything, at=config.at, target=target
+    )
+    stop = _stop(config)
+    with _stopped_by_signals(stop), TerminalEvents(_console(stderr=True)) as events:
+        report = restore(_destination(config), request, events=events, stop=stop)
+    _answer(config, restore_document(report), lambda console: print_restore(report, console))
+    return ExitCode.DONE
+
+
+_COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
+    "run": _run,
+    "list": _list,
+    "restore": _restore,
+}
+
+
+def _run_options(config: Config) -> "RunOptions":
+    from backup.commands.run import RunOptions
+
+    return RunOptions(
+        selection=Selection(pull_refs=config.pull_refs, lfs=config.lfs, metadata=config.metadata),
+        include=config.include,
+        exclude=config.exclude,
+        concurrency=config.concurrency,
+        check=config.check,
+        full_after_days=config.full_after_days,
+        max_chain_length=config.max_chain_length,
+        max_drop_percent=config.max_drop_percent,
+        accept_drop=config.accept_drop,
+        dry_run=config.dry_run,
+        snapshot_id=config.snapshot_id,
+        grace_days=config.grace_days,
+    )
+
+
+def _sources(config: Config) -> list[Source]:
+    """Open the plain sources; repositories named one by one share a source per owner."""
+    from backup.sources.plain import FolderSource, GitUrlSource
+
+    sources: list[Source] = []
+    locations: dict[str, list[str]] = {}
+    for spec in config.sources:
+        owner, path = config.owner_of(spec), spec.path
+        if path is None:
+            raise ConfigError(f"{str(spec)!r} is not on this machine")
+        if spec.provider == "folder":
+            sources.append(FolderSource(path, owner=owner))
+        else:
+            locations.setdefault(owner, []).append(os.fspath(path))
+    named = [GitUrlSource(paths, owner=owner) for owner, paths in locations.items()]
+    return [*sources, *named]
+
+
+def _destination(config: Config) -> Destination:
+    from backup.destinations.folder import FolderDestination
+
+    return FolderDestination(config.folder)
+
+
+def _stop(config: Config) -> Stop:
+    if config.deadline_minutes is None:
+        return Stop()
+    seconds = config.deadline_minutes * 60
+    margin = min(_MOST_MARGIN_SECONDS, seconds * _MARGIN_SHARE)
+    return Stop(deadline_seconds=seconds, margin_seconds=margin)
+
+
+def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | None, Path]:
+    """Tell REPOSITORY and TARGET from the words."""
+    if len(arguments) > 2:
+        raise ConfigError(
+            f"unexpected argument {arguments[2]!r}", hint="restore takes REPOSITORY and TARGET"
+        )
+    if config.everything:
+        return None, _target(config, _target_of_all(arguments))
+    if not arguments:
+        raise ConfigError(
+            "a REPOSITORY or --all is missing", hint=f"{PROGRAM} restore --help shows an example"
+        )
+    repository = _repository(arguments[0])
+    name = repository.rsplit("/", 1)[-1].removesuffix(".git")
+    return repository, _target(config, arguments[1] if len(arguments) == 2 else f"{name}.git")
+
+
+def _target_of_all(arguments: tuple[str, ...]) -> str:
+    if len(arguments) == 2:
+        raise ConfigError(
+            f"REPOSITORY ({arguments[0]!r}) and --all exclude each other: give one of them"
+        )
+    if not arguments:
+        raise ConfigError("TARGET is missing: give the folder to restore every repository into")
+    return arguments[0]
+
+
+def _repository(word: str) -> str:
+    if {"", ".", ".."} & set(word.split("/")):
+        raise ConfigError(f"REPOSITORY: {word!r} is not accepted: give OWNER/NAME as list shows it")
+    return word
+
+
+def _target(config: Config, word: str) -> Path:
+    if not word:
+        raise ConfigError("TARGET is missing: give the folder to restore into")
+    target = Path(word)
+    if target.resolve().is_relative_to(config.folder.resolve()):
+        raise ConfigError(f"TARGET: {word!r} lies in the vault: give a folder apart from it")
+    return target
+
+
+@contextmanager
+def _stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the work in hand; a second SIGINT ends the process at once."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.interrupted and number == signal.SIGINT:
+            os._exit(ExitCode.INTERRUPTED)
+        stop.interrupt()
+        # Nothing with a lock: the handler may run inside whatever holds it.
+        with suppress(OSError):
+            os.write(2, b"repo-backup: stopping; interrupt again to end at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- What is printed ---------------------------------------------------------------------------
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _answer(
+    config: Config, document: Mapping[str, object], print_for_people: Callable[["Console"], None]
+) -> None:
+    with _output():
+        if config.as_json:
+            print(json.dumps(document, indent=2, ensure_ascii=True))  # noqa: T201
+        else:
+            print_for_people(_console())
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Write to standard output; a reader that has gone, such as ``head``, is no error.
+
+    Raises:
+        BackupError: it cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        raise BackupError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    # What is still buffered would fail again when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    # Names of refs and files need not be valid text, and a terminal need not be UTF-8.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _report(message: str, hint: str = "", *, code: ExitCode, words: Sequence[str]) -> int:
+    """Say an error in one line, its hint in another, and both to programs if they asked."""
+    _say(f"{PROGRAM}: error: {_one_line(message)}")
+    if hint:
+        _say(f"hint: {_one_line(hint)}")
+    if "--json" in words or os.environ.get("REPO_BACKUP_JSON", "").lower() == "true":
+        error = {"message": message, "hint": hint, "exit_code": int(code)}
+        with _output():
+            print(json.dumps({"error": error}, indent=2, ensure_ascii=True))  # noqa: T201
+    return code
+
+
+def _report_bug(error: Exception, words: Sequence[str]) -> int:
+    if os.environ.get("REPO_BACKUP_DEBUG"):
+        _say("".join(traceback.format_exception(error)).rstrip())
+    # Its own text stays in the traceback: nobody knows what it holds.
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
+    return _report(
+        f"this is a bug of ours: {type(error).__name__} at {place}",
+        f"please report it on the issue page of the project, with the output of the same command "
+        f"under REPO_BACKUP_DEBUG=1 (version {__version__})",
+        code=ExitCode.BUG,
+        words=words,
+    )
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+# --- Taking words apart ------------------------------------------------------------------------
+
+
+def _take_apart(words: Sequence[str]) -> Invocation | None:
+    """Tell command, options and arguments; None when there was only help to print.
+
+    Raises:
+        ConfigError: a word belongs nowhere.
+    """
+    program = _program()
+    try:
+        with program.make_context(PROGRAM, list(words)) as context:
+            return cast("Invocation", program.invoke(context))
+    except click.exceptions.Exit:
+        return None
+    except click.NoSuchOption as error:
+        raise _no_such_option(error.option_name, _command_of(error)) from None
+    except click.BadOptionUsage as error:
+        raise _bad_usage(error.option_name) from None
+    except click.UsageError as error:
+        # What is left is a line without a command; unknown words are ours to refuse.
+        raise ConfigError(
+            "a command is missing", hint=f"{PROGRAM} --help lists the commands"
+        ) from error
+
+
+class _Program(click.Group):
+    """Names commands in their own order and refuses unknown ones in our words."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"{PROGRAM} --help lists the commands"
+            raise ConfigError(f"there is no command {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        missing = [name for name in COMMANDS if name not in WORKING_COMMANDS]
+        _section(formatter, "Not available yet", ", ".join(missing))
+        super().format_epilog(ctx, formatter)
+
+
+class _Command(click.Command):
+    """Shows its options by subject and says which do not work yet."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {one.name: one.get_help_record(ctx) for one in self.get_params(ctx)}
+        inputs = taken_by(cast("Command", self.name))
+        for group in get_args(Group):
+            shown = [records.get(one.attribute) for one in inputs if one.group == group]
+            lines = [record for record in shown if record is not None]
+            if lines:
+                with formatter.section(group):
+                    formatter.write_dl(lines)
+        missing = [
+            one.option(cast("Command", self.name))
+            for one in inputs
+            if not one.available and not one.secret
+        ]
+        if missing:
+            _section(formatter, "Not available yet", ", ".join(missing))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        page = _PAGES.get(cast("Command", self.name))
+        if page is not None:
+            with formatter.section("Examples"):
+                for line in page.example.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}$ {line}\n")
+        super().format_epilog(ctx, formatter)
+
+
+def _section(formatter: click.HelpFormatter, title: str, text: str) -> None:
+    # Not write_text: it would break --long-names at their dashes.
+    with formatter.section(title):
+        indent = " " * formatter.current_indent
+        formatter.write(
+            textwrap.fill(
+                text,
+                width=formatter.width,
+                initial_indent=indent,
+                subsequent_indent=indent,
+                break_on_hyphens=False,
+            )
+        )
+        formatter.write("\n")
+
+
+def _program() -> click.Group:
+    program = _Program(
+        name=PROGRAM,
+        no_args_is_help=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Back up git repositories into a folder as plain git bundles, incrementally, and "
+        "give every state back.",
+        epilog="Every option is also an environment variable: --max-chain-length is "
+        f"REPO_BACKUP_MAX_CHAIN_LENGTH. Secrets are given in no other way.\n\n{_EXIT_CODES}",
+    )
+    click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")(program)
+    for name in COMMANDS:
+        program.add_command(_command(name))
+    return program
+
+
+def _command(name: Command) -> click.Command:
+    page = _PAGES.get(name, _Page("Not available yet.", ""))
+    inputs = [one for one in taken_by(name) if not one.secret]
+
+    def invoke(arguments: tuple[str, ...], **typed: Any) -> Invocation:
+        return Invocation(name, _gather(name, typed), arguments)
+
+    return _Command(
+        name,
+        callback=invoke,
+        params=[
+            *(_option(one, name) for one in inputs),
+            click.Argument(["arguments"], nargs=-1, metavar=page.arguments),
+        ],
+        help="\n\n".join(text for text in (page.summary, page.text) if text),
+        short_help=page.summary,
+        hidden=name not in WORKING_COMMANDS,
+    )
+
+
+def _option(one: Input, command: Command) -> click.Option:
+    name = one.option(command)
+    text = one.help + (f"  [default: {one.default}]" if one.default and not one.is_flag else "")
+    if one.is_flag:
+        names = f"{name}/--no-{name[2:]}" if one.action else name
+        kind: dict[str, Any] = {"is_flag": True, "default": None}
+    else:
+        names = name
+        kind = {"multiple": True, "type": click.UNPROCESSED, "metavar": one.syntax.metavar}
+    return click.Option([names, one.attribute], help=text, hidden=not one.available, **kind)
+
+
+def _gather(command: Command, typed: Mapping[str, Any]) -> dict[str, Given]:
+    """Join what was typed with what the environment gives; what was typed wins."""
+    given: dict[str, Given] = {}
+    for one in taken_by(command):
+        text = _typed_text(one, typed.get(one.attribute), command)
+        if text is not None:
+            given[one.name] = text
+        elif os.environ.get(one.variable(command)):
+            variable = one.variable(command)
+            given[one.name] = Given(os.environ[variable], variable)
+    return given
+
+
+def _typed_text(one: Input, value: Any, command: Command) -> Given | None:
+    name = one.option(command)
+    if value is None or value == ():
+        return None
+    if one.is_flag:
+        return Given("true", name) if value else Given("false", f"--no-{name[2:]}")
+    for text in value:
+        if text.startswith("--"):
+            raise _bad_usage(name)
+    if len(value) > 1 and not one.syntax.joined_by:
+        raise ConfigError(f"{name} is given {len(value)} times: give it once")
+    return Given(one.syntax.joined_by.join(value), name)
+
+
+def _command_of(error: click.UsageError) -> Command | None:
+    name = error.ctx.command.name if error.ctx is not None else None
+    return name if name in COMMANDS else None
+
+
+def _no_such_option(option: str, command: Command | None) -> ConfigError:
+    """Word the refusal of an unknown option; its value is never part of it."""
+    for one in INPUTS:
+        if option == f"--{one.name}" and one.secret:
+            variable = one.variable("run")
+            return ConfigError(
+                f"{option} is not accepted: what is typed here can be read by others",
+                hint=f"give it in the environment variable {variable}",
+            )
+    if command is None:
+        hint = f"options follow their command; {PROGRAM} --help lists the commands"
+        return ConfigError(f"there is no option {option}", hint=hint)
+    return ConfigError(f"{command} has no option {option}", hint=_near_option(option, command))
+
+
+def _near_option(option: str, command: Command) -> str:
+    renamed = {
+        "--destination": next(
+            (one.option(command) for one in taken_by(command) if one.name == "destination"), ""
+        ),
+        "--provider": "--from PROVIDER:OWNER" if command == "run" else "",
+    }
+    if renamed.get(option):
+        return f"here it is {renamed[option]}"
+    elsewhere = [
+        name for name in COMMANDS if option in {one.option(name) for one in taken_by(name)}
+    ]
+    if elsewhere:
+        return f"it belongs to {', '.join(elsewhere)}"
+    names = [one.option(command) for one in taken_by(command) if not one.secret]
+    near = difflib.get_close_matches(option, [*names, "--help"], n=1)
+    return f"did you mean {near[0]}?" if near else f"{PROGRAM} {command} --help lists the options"
+
+
+def _bad_usage(option: str) -> ConfigError:
+    flags = {f"--{prefix}{one.name}" for one in INPUTS if one.is_flag for prefix in ("", "no-")}
+    if option in flags:
+        return ConfigError(f"{option} takes no value", hint=f"give {option} alone")
+    return ConfigError(f"{option} is given without a value")

@@ -1,0 +1,279 @@
+"""Checking a pack while it passes: ``git index-pack`` beside the stream, and what it proves.
+
+The pack's copy lies in a repository of its own in the temporary folder until the check is closed.
+With it git tells whether every object is whole, for a full whether the history is complete, what
+kind of object a ref points at, and whether an old tip is among a new tip's ancestors.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from backup.errors import IncompleteRepository, MalformedPack
+from backup.git.child import Child
+from backup.git.command import (
+    PATIENCE_SECONDS,
+    clean_environment,
+    is_disk_full,
+    make_bare_repository,
+    run_git,
+)
+from backup.model import ObjectFormat, ObjectId
+from backup.stopping import Stop
+
+_LOOK_EVERY_BYTES = 8 << 20
+_WALK_LIMIT = 200_000
+
+Ancestry = Literal["advanced", "rewritten", "moved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The temporary folder's room, looked at while it fills.
+
+    Attributes:
+        reserve_bytes: what must stay free for the packs' indexes and for everybody else.
+        free_bytes: tells what is free now; shared with every other capture and program.
+    """
+
+    folder: Path
+    reserve_bytes: int
+    free_bytes: Callable[[], int]
+
+
+def temporary_disk() -> Disk:
+    """Look at the system's temporary folder; a tenth of it stays free, at most 256 MiB."""
+    folder = Path(tempfile.gettempdir())
+    usage = shutil.disk_usage(folder)
+    return Disk(
+        folder,
+        reserve_bytes=min(256 << 20, usage.total // 10),
+        free_bytes=lambda: shutil.disk_usage(folder).free,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTooSmall:
+    """Why a pack could not be checked: what it needed so far and what there was."""
+
+    needed_bytes: int
+    free_bytes: int
+
+
+class PackCheck:
+    """index-pack beside one stream. Used by one thread; close it to give the disk back.
+
+    When the disk cannot hold what arrives, the check ends and the stream goes on: `feed` then does
+    nothing and `finish` answers DiskTooSmall.
+
+    Args:
+        connected: also prove that the pack holds everything its objects name.
+    """
+
+    def __init__(
+        self, *, object_format: ObjectFormat, connected: bool, disk: Disk, stop: Stop
+    ) -> None:
+        self._disk = disk
+        self._stop = stop
+        self._fed_bytes = 0
+        self._next_look = 0
+        self._too_small: DiskTooSmall | None = None
+        self._child: Child | None = None
+        self.repository = Path(tempfile.mkdtemp(prefix="repo-backup-", dir=disk.folder))
+        try:
+            make_bare_repository(self.repository, object_format=object_format, stop=stop)
+            argv: list[str | os.PathLike[str]] = ["git", "-C", self.repository, "index-pack"]
+            argv.append("--stdin")
+            if connected:
+                argv.append("--check-self-contained-and-connected")
+            self._child = Child(
+                argv,
+                environment=clean_environment(safe_directories=[self.repository]),
+                stop=stop,
+                patience_seconds=PATIENCE_SECONDS,
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def feed(self, data: bytes) -> None:
+        """Pass on the next bytes of the pack.
+
+        Raises:
+            MalformedPack: index-pack refused what came so far.
+        """
+        if self._child is None:
+            return
+        if self._fed_bytes >= self._next_look:
+            self._next_look = self._fed_bytes + _LOOK_EVERY_BYTES
+            if self._disk.free_bytes() < self._disk.reserve_bytes:
+                self._give_up()
+                return
+        self._fed_bytes += len(data)
+        try:
+            self._child.write(data)
+        except BrokenPipeError:
+            self._child.wait()
+            self._judge(self._child.words())
+
+    def finish(self) -> DiskTooSmall | None:
+        """Say that the pack is over, and wait for git's word.
+
+        Returns:
+            None when the pack passed; what the disk lacked when there is no word.
+
+        Raises:
+            MalformedPack: index-pack refused the pack.
+            IncompleteRepository: the pack lacks objects that it names.
+        """
+        if self._child is None:
+            return self._too_small
+        status, _ = self._child.converse(b"")
+        words = self._child.words()
+        self._child.kill()
+        self._child = None
+        if status != 0:
+            self._judge(words)
+        return self._too_small
+
+    def kinds(self, ids: Iterable[ObjectId]) -> dict[ObjectId, str]:
+        """Tell the type of those objects that the pack holds; the others are left out."""
+        asked = [oid.encode() for oid in ids]
+        answer = run_git(
+            "cat-file",
+            "--batch-check=%(objectname) %(objecttype)",
+            directory=self.repository,
+            stop=self._stop,
+            data=b"".join(oid + b"\n" for oid in asked),
+        )
+        pairs = (line.split(" ", 1) for line in answer.decode().splitlines())
+        return {ObjectId(oid): kind for oid, kind in pairs if kind != "missing"}
+
+    def ancestry(self, pairs: Iterable[tuple[ObjectId, ObjectId]]) -> Iterator[Ancestry]:
+        """Tell for each pair of old and new tip what the pack alone proves.
+
+        Advanced: a way from new to old leads through the pack. Rewritten: all of new's history is
+        in the pack, and old is not in it. Moved: neither can be said.
+        """
+        with _CommitReader(self.repository, self._stop) as commits:
+            for old, new in pairs:
+                yield _ancestry(old, new, commits.parents)
+
+    def close(self) -> None:
+        """End the check and remove the copy. May be called any number of times."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+        shutil.rmtree(self.repository, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _judge(self, words: str) -> None:
+        if is_disk_full(words):
+            self._give_up()
+            return
+        if "did not receive expected object" in words or "missing" in words:
+            raise IncompleteRepository(
+                f"the repository's own history lacks objects: {words}",
+                hint="run git fsck on it; what it lacks cannot be backed up",
+            )
+        raise MalformedPack(f"git index-pack refused the pack: {words}")
+
+    def _give_up(self) -> None:
+        self._too_small = DiskTooSmall(self._fed_bytes, self._disk.free_bytes())
+        self.close()
+
+
+def _ancestry(
+    old: ObjectId, new: ObjectId, parents: Callable[[ObjectId], tuple[ObjectId, ...] | None]
+) -> Ancestry:
+    waiting, seen, left_the_pack = [new], {new}, False
+    while waiting:
+        if len(seen) > _WALK_LIMIT:
+            return "moved"
+        above = parents(waiting.pop())
+        if above is None:
+            left_the_pack = True
+            continue
+        for parent in above:
+            if parent == old:
+                return "advanced"
+            if parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
+    return "moved" if left_the_pack else "rewritten"
+
+
+class _CommitReader:
+    """Reads commits one by one from one long-lived ``git cat-file --batch``."""
+
+    def __init__(self, repository: Path, stop: Stop) -> None:
+        self._known: dict[ObjectId, tuple[ObjectId, ...] | None] = {}
+        self._buffer = b""
+        self._child = Child(
+            ["git", "-C", repository, "cat-file", "--batch"],
+            environment=clean_environment(safe_directories=[repository]),
+            stop=stop,
+            patience_seconds=PATIENCE_SECONDS,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._child.kill()
+
+    def parents(self, oid: ObjectId) -> tuple[ObjectId, ...] | None:
+        """Return a commit's parents, or None when it is not here or no commit."""
+        if oid not in self._known:
+            self._known[oid] = self._read(oid)
+        return self._known[oid]
+
+    def _read(self, oid: ObjectId) -> tuple[ObjectId, ...] | None:
+        self._child.write(oid.encode() + b"\n")
+        _, kind, *size = self._line().split(b" ")
+        if not size:
+            return None
+        content = self._exactly(int(size[0]) + 1)
+        if kind != b"commit":
+            return None
+        head, _, _ = content.partition(b"\n\n")
+        lines = (line.split(b" ", 1) for line in head.split(b"\n"))
+        return tuple(ObjectId(words[1].decode()) for words in lines if words[0] == b"parent")
+
+    def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            self._more()
+        line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+        return line
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._more()
+        content, self._buffer = self._buffer[:size], self._buffer[size:]
+        return content
+
+    def _more(self) -> None:
+        data = self._child.read(1 << 16)
+        if not data:
+            raise MalformedPack(f"git cat-file ended early: {self._child.words()}")
+        self._buffer += data

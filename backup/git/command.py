@@ -1,0 +1,124 @@
+"""The git program, run in a clean environment.
+
+No configuration of the user or the machine is read, nothing may prompt, no transport may be used
+unless a caller allows it, and replacement refs are ignored: what git does depends on its arguments
+and on the one repository it is pointed at.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backup.errors import ConfigError, ProtocolError
+from backup.git.child import Child
+from backup.model import ObjectFormat
+from backup.stopping import Stop
+
+OLDEST_GIT = (2, 38)
+PATIENCE_SECONDS = 3600.0
+
+
+class GitFailed(ProtocolError):
+    """A git command ended with an error; its words are the message."""
+
+
+def clean_environment(*, safe_directories: Sequence[Path] = ()) -> dict[str, str]:
+    """Build all of a git child's environment.
+
+    Args:
+        safe_directories: repositories of other users that may be read all the same, exactly these
+            (git refuses them otherwise; git-config(1), ``safe.directory``).
+    """
+    # The one variable that comes from outside: where programs are.
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": os.devnull,
+        "LC_ALL": "C",
+        "TZ": "UTC",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "true",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
+    settings = [("safe.directory", os.fspath(directory)) for directory in safe_directories]
+    return environment | configured(settings)
+
+
+def configured(settings: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Hand settings to git by its environment (git-config(1), ``GIT_CONFIG_COUNT``)."""
+    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (name, value) in enumerate(settings):
+        variables[f"GIT_CONFIG_KEY_{number}"] = name
+        variables[f"GIT_CONFIG_VALUE_{number}"] = value
+    return variables
+
+
+def run_git(
+    *arguments: str | os.PathLike[str],
+    directory: Path,
+    stop: Stop,
+    data: bytes = b"",
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
+    """Run one git command inside a repository of ours and return its stdout.
+
+    Raises:
+        GitFailed: it ended with an error.
+    """
+    argv = ["git", "-C", directory, *arguments]
+    environment = environment or clean_environment(safe_directories=[directory])
+    with Child(
+        argv, environment=environment, stop=stop, patience_seconds=PATIENCE_SECONDS
+    ) as child:
+        status, output = child.converse(data)
+        if status != 0:
+            name = os.fspath(arguments[0])
+            raise GitFailed(f"git {name} failed: {child.words() or f'exit status {status}'}")
+        return output
+
+
+def make_bare_repository(directory: Path, *, object_format: ObjectFormat, stop: Stop) -> None:
+    """Make an empty bare repository at a path that does not exist or is an empty folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    run_git(
+        "init",
+        "--quiet",
+        "--bare",
+        "--template=",
+        f"--object-format={object_format}",
+        directory=directory,
+        stop=stop,
+    )
+
+
+def require_git() -> None:
+    """Raise ConfigError unless a git that is new enough can be run."""
+    wanted = ".".join(map(str, OLDEST_GIT))
+    try:
+        answer = subprocess.run(
+            ["git", "--version"],  # noqa: S607  found on PATH, as every git of ours
+            capture_output=True,
+            check=True,
+            env=clean_environment(),
+            timeout=60,
+        ).stdout.decode("utf-8", "replace")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(
+            "the git program cannot be run", hint=f"install git {wanted} or newer"
+        ) from error
+    found = re.search(r"(\d+)\.(\d+)", answer)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_GIT:
+        raise ConfigError(f"git {wanted} or newer is needed, found {answer.strip()!r}")
+
+
+def is_disk_full(words: str) -> bool:
+    """Tell whether git's words blame the disk rather than the data."""
+    full = ("No space left on device", "Disk quota exceeded", "File too large", "unable to write")
+    return any(reason in words for reason in full)

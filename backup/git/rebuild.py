@@ -1,0 +1,118 @@
+"""Building a mirror from packs and a ref map: the git side of a restore."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from backup.errors import BrokenChain, DamagedDocument, DestinationError
+from backup.git.child import Child
+from backup.git.command import (
+    PATIENCE_SECONDS,
+    GitFailed,
+    clean_environment,
+    is_disk_full,
+    make_bare_repository,
+    run_git,
+)
+from backup.model import ObjectFormat, ObjectId, RefName
+from backup.refs import to_bytes
+from backup.stopping import Stop
+
+
+class Rebuild:
+    """An empty bare repository that packs are added to, then refs. Used by one thread."""
+
+    def __init__(self, directory: Path, *, object_format: ObjectFormat, stop: Stop) -> None:
+        self._directory = directory
+        self._stop = stop
+        make_bare_repository(directory, object_format=object_format, stop=stop)
+
+    def add_pack(self, pieces: Iterable[bytes], *, connected: bool, where: str) -> None:
+        """Index one pack into the repository.
+
+        Args:
+            pieces: the pack's bytes.
+            connected: also prove that it names no object that it lacks.
+            where: the bundle's URI, for messages.
+
+        Raises:
+            DamagedDocument: git refused the pack.
+            DestinationError: the disk is full.
+        """
+        argv: list[str | os.PathLike[str]] = ["git", "-C", self._directory, "index-pack", "--stdin"]
+        if connected:
+            argv.append("--check-self-contained-and-connected")
+        environment = clean_environment(safe_directories=[self._directory])
+        with Child(
+            argv, environment=environment, stop=self._stop, patience_seconds=PATIENCE_SECONDS
+        ) as child:
+            try:
+                for data in pieces:
+                    self._stop.check()
+                    child.write(data)
+                status, _ = child.converse(b"")
+            except BrokenPipeError:
+                status = child.wait()
+            if status == 0:
+                return
+            words = child.words()
+        if is_disk_full(words):
+            raise DestinationError(f"the disk is full: {words}", hint="make room and restore again")
+        raise DamagedDocument(f"{where} is damaged: git index-pack refused its pack: {words}")
+
+    def prove_connected(self, tips: Iterable[ObjectId]) -> None:
+        """Prove that every object the tips reach is there.
+
+        Raises:
+            BrokenChain: one is not.
+        """
+        try:
+            self._git(
+                "rev-list",
+                "--objects",
+                "--quiet",
+                "--stdin",
+                data=b"".join(oid.encode() + b"\n" for oid in tips),
+            )
+        except GitFailed as error:
+            raise BrokenChain(f"the chain does not hold all objects: {error.message}") from error
+
+    def prove_present(self, tips: Iterable[ObjectId]) -> None:
+        """Prove that the tips themselves are there.
+
+        Raises:
+            BrokenChain: one is not.
+        """
+        answer = self._git(
+            "cat-file", "--batch-check", data=b"".join(oid.encode() + b"\n" for oid in tips)
+        )
+        for line in answer.decode().splitlines():
+            oid, kind, *_ = line.split(" ")
+            if kind == "missing":
+                raise BrokenChain(f"the chain does not hold {oid}, which a ref points at")
+
+    def set_refs(self, tips: Mapping[RefName, ObjectId]) -> None:
+        """Create every ref, and prove that exactly these are there.
+
+        Raises:
+            BrokenChain: git did not keep one of them.
+        """
+        commands = [
+            b"create %b\0%b\0" % (to_bytes(name), oid.encode()) for name, oid in tips.items()
+        ]
+        self._git("update-ref", "--stdin", "-z", data=b"".join(commands))
+        self._git("pack-refs", "--all")
+        listed = self._git("for-each-ref", "--format=%(objectname) %(refname)")
+        wanted = {b"%b %b" % (oid.encode(), to_bytes(name)) for name, oid in tips.items()}
+        if set(listed.split(b"\n")) - {b""} != wanted:
+            raise BrokenChain("git did not keep the refs as they were recorded")
+
+    def set_head(self, *, symref: RefName | None, oid: ObjectId | None) -> None:
+        """Point HEAD at a ref, which may be unborn, or at an id."""
+        if symref is not None:
+            self._git("symbolic-ref", "HEAD", os.fsdecode(to_bytes(symref)))
+        elif oid is not None:
+            self._git("update-ref", "--no-deref", "HEAD", oid)
+
+    def _git(self, *arguments: str, data: bytes = b"") -> bytes:
+        return run_git(*arguments, directory=self._directory, stop=self._stop, data=data)

@@ -1,0 +1,108 @@
+"""How bytes reach ``git upload-pack``: one small interface, here over a child process.
+
+The client in `upload_pack` sees packets alone. A transport may hold one long conversation (a
+child) or make a request for each command (HTTP): both answer `exchange` the same way.
+Source: gitprotocol-v2(5), "Initial Client Request", "File and Git Transport".
+"""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from backup.errors import HostUnreachable, ProtocolError, TruncatedResponse
+from backup.git.child import Child
+from backup.git.command import clean_environment
+from backup.git.pktline import PacketReader
+from backup.stopping import Stop
+
+# Counting and compressing a large repository may take minutes before the first byte of a pack.
+PATIENCE_SECONDS = 900.0
+
+
+class Transport(Protocol):
+    """A way to one repository's upload-pack. Used by one thread."""
+
+    def advertisement(self) -> PacketReader:
+        """Connect and return the packets of the server's advertisement. Called first, once."""
+
+    def exchange(self, request: bytes) -> PacketReader:
+        """Send one whole command and return the packets of its answer.
+
+        The answer before must have been read to its flush packet.
+        """
+
+    def explain(self, error: ProtocolError) -> ProtocolError:
+        """Add what the server said beside the protocol to an error, where it said anything."""
+
+    def close(self) -> None:
+        """End the conversation. May be called at any time, any number of times."""
+
+
+class ProcessTransport:
+    """upload-pack as a child process: for folders, and for ssh with another argv.
+
+    Args:
+        argv: the program that speaks upload-pack on its stdin and stdout.
+        environment: all of its environment; asks for protocol version 2 by ``GIT_PROTOCOL``.
+    """
+
+    def __init__(
+        self,
+        argv: list[str | os.PathLike[str]],
+        *,
+        environment: dict[str, str],
+        stop: Stop,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._argv = argv
+        self._environment = environment
+        self._stop = stop
+        self._patience_seconds = patience_seconds
+        self._child: Child | None = None
+        self._packets: PacketReader | None = None
+
+    def advertisement(self) -> PacketReader:
+        try:
+            self._child = Child(
+                self._argv,
+                environment=self._environment,
+                stop=self._stop,
+                patience_seconds=self._patience_seconds,
+            )
+        except OSError as error:
+            raise HostUnreachable(f"{self._argv[0]} cannot be run: {error.strerror}") from error
+        self._packets = PacketReader(self._child.read)
+        return self._packets
+
+    def exchange(self, request: bytes) -> PacketReader:
+        if self._child is None or self._packets is None:
+            raise AssertionError("exchange comes after advertisement")
+        try:
+            self._child.write(request)
+        except BrokenPipeError as error:
+            raise TruncatedResponse("the server hung up") from error
+        return self._packets
+
+    def explain(self, error: ProtocolError) -> ProtocolError:
+        words = "" if self._child is None else self._child.words()
+        if words and words not in error.message:
+            error.message = f"{error.message} ({words})"
+            error.args = (error.message,)
+        return error
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+
+def open_folder(git_directory: Path, *, safe: list[Path], stop: Stop) -> ProcessTransport:
+    """Reach a repository on this machine.
+
+    Args:
+        git_directory: the folder with HEAD, objects and refs.
+        safe: the paths by which git may know the repository, trusted whoever owns them.
+        stop: looked at while waiting.
+    """
+    environment = clean_environment(safe_directories=safe) | {"GIT_PROTOCOL": "version=2"}
+    argv: list[str | os.PathLike[str]] = ["git", "upload-pack", "--strict", git_directory]
+    return ProcessTransport(argv, environment=environment, stop=stop)

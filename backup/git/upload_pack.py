@@ -1,0 +1,371 @@
+"""The client of git's protocol version 2: what refs are there, and give me these objects.
+
+Two commands over a `Transport`: ``ls-refs`` and ``fetch`` with every want, every have and ``done``
+in one request, so that the answer is one pack. Asked for are ``ofs-delta`` and ``no-progress``;
+not ``thin-pack``, since every stored pack must be readable alone, and nothing that would make the
+answer shallow or partial. A server of version 0 is understood as far as its list of refs.
+Source: gitprotocol-v2(5), gitprotocol-pack(5).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import backup
+from backup.errors import (
+    IncompleteRepository,
+    MalformedPacket,
+    NotOurRef,
+    ProtocolError,
+    RemoteRefused,
+    TruncatedPack,
+    TruncatedResponse,
+)
+from backup.git.pktline import (
+    DELIMITER,
+    FLUSH,
+    PacketReader,
+    Special,
+    encode_line,
+    refusal,
+    text_line,
+)
+from backup.git.transport import Transport
+from backup.model import ID_LENGTH, LeftOut, ObjectFormat, ObjectId, Refs, Selection
+from backup.refs import is_selected, is_well_formed, to_bytes, to_name
+
+# git http-backend buffers a request and refuses one over 10 MiB (GIT_HTTP_MAX_REQUEST_BUFFER).
+MAX_REQUEST_BYTES = 8 << 20
+HEADS_TAGS_NOTES = ("refs/heads/", "refs/tags/", "refs/notes/")
+_AGENT = f"repo-backup/{backup.__version__}".encode()
+_NO_REFS_YET = b"capabilities^{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """What a server says of itself before it is asked anything.
+
+    Attributes:
+        version: 2, or 0 for a server without protocol version 2.
+        refs: with version 0 the advertisement is the list of refs itself.
+    """
+
+    version: int
+    object_format: ObjectFormat
+    unborn: bool = False
+    refs: Refs | None = None
+
+
+class Remote:
+    """One repository's upload-pack, spoken to over a transport. Used by one thread.
+
+    Args:
+        transport: not yet connected; closed with this object.
+        selection: which refs are taken.
+        count: called with ``git`` for every request made.
+    """
+
+    def __init__(
+        self, transport: Transport, *, selection: Selection, count: Callable[[str], None]
+    ) -> None:
+        self._transport = transport
+        self._selection = selection
+        self._count = count
+        self._advertised: Advertised | None = None
+
+    def list_refs(self, *, prefixes: Sequence[str] = ()) -> Refs:
+        """Ask for the refs. Two requests the first time, one after that.
+
+        Args:
+            prefixes: take only refs that begin so; everything selected when empty.
+
+        Raises:
+            ProtocolError: the list is broken or ended before its flush packet; never a shorter
+                list instead.
+        """
+        try:
+            advertised = self._connect()
+            if advertised.refs is not None:
+                return advertised.refs
+            self._count("git")
+            lines = self._transport.exchange(_ls_refs_request(advertised, prefixes)).lines()
+            collector = _RefCollector(advertised.object_format, self._selection, prefixes)
+            for line in lines:
+                collector.add_line(line)
+            return collector.refs(protocol_v2=True)
+        except ProtocolError as error:
+            raise self._transport.explain(error) from error.__cause__
+
+    def fetch(self, wants: Sequence[ObjectId], haves: Sequence[ObjectId]) -> Iterator[bytes]:
+        """Yield the pack that holds what wants reach and haves do not, as it arrives.
+
+        The joined pieces are one pack that leans on no object outside itself. Each piece has at
+        most 65,515 bytes; none is kept.
+
+        Raises:
+            NotOurRef: a want is not there (any more); before the first piece.
+            IncompleteRepository: the server's own history is shallow.
+            TruncatedPack: the answer broke off.
+            ProtocolError: anything else that is no pack.
+        """
+        received_bytes = 0
+        try:
+            advertised = self._connect()
+            if advertised.version != 2:
+                raise AssertionError("the server has no protocol version 2")
+            self._count("git")
+            packets = self._transport.exchange(_fetch_request(advertised, wants, haves))
+            _expect_packfile(packets)
+            for data in _side_band(packets):
+                received_bytes += len(data)
+                yield data
+        except TruncatedResponse as error:
+            explained = self._transport.explain(error)
+            raise TruncatedPack(
+                f"the pack broke off after {received_bytes} bytes: {explained.message}",
+                received_bytes=received_bytes,
+            ) from error
+        except ProtocolError as error:
+            raise self._transport.explain(error) from error.__cause__
+
+    def close(self) -> None:
+        """End the conversation."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> Advertised:
+        if self._advertised is None:
+            self._count("git")
+            self._advertised = _read_advertisement(self._transport.advertisement(), self._selection)
+        return self._advertised
+
+
+def _read_advertisement(packets: PacketReader, selection: Selection) -> Advertised:
+    first = packets.next()
+    if first is Special.FLUSH:
+        # A version 0 server with neither refs nor anything to say of itself.
+        return Advertised(0, "sha1", refs=Refs(tips={}, protocol_v2=False))
+    line = text_line(first)
+    if line == b"version 2":
+        return _capabilities(packets.lines())
+    if line == b"version 1":
+        line = text_line(packets.next())
+    return _version_0(line, packets.lines(), selection)
+
+
+def _capabilities(lines: Iterator[bytes]) -> Advertised:
+    values: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b"=")
+        values[name] = value
+    if b"ls-refs" not in values or b"fetch" not in values:
+        raise MalformedPacket("the server speaks version 2 without ls-refs and fetch")
+    return Advertised(
+        2,
+        _object_format(values.get(b"object-format", b"sha1")),
+        unborn=b"unborn" in values[b"ls-refs"].split(),
+    )
+
+
+def _version_0(first: bytes, lines: Iterator[bytes], selection: Selection) -> Advertised:
+    # <id> SP <name> NUL <capabilities>, then <id> SP <name>; peeled ids as <name>^{}.
+    entry, _, said = first.partition(b"\0")
+    features = said.split()
+    values = dict(feature.partition(b"=")[::2] for feature in features)
+    object_format = _object_format(values.get(b"object-format", b"sha1"))
+    collector = _RefCollector(object_format, selection, ())
+    for feature in features:
+        if feature.startswith(b"symref=HEAD:"):
+            collector.head_symref = feature.removeprefix(b"symref=HEAD:")
+    if not entry.endswith(b" " + _NO_REFS_YET):
+        collector.add_version_0(entry)
+    for line in lines:
+        if line.startswith(b"shallow "):
+            raise IncompleteRepository("the repository is shallow: its history is cut off")
+        collector.add_version_0(line)
+    return Advertised(0, object_format, refs=collector.refs(protocol_v2=False))
+
+
+def _object_format(name: bytes) -> ObjectFormat:
+    match name:
+        case b"sha1":
+            return "sha1"
+        case b"sha256":
+            return "sha256"
+        case _:
+            raise MalformedPacket(f"the server has an unknown object format {name[:32]!r}")
+
+
+class _RefCollector:
+    """Turns the lines of a ref list into Refs, and refuses what git would refuse."""
+
+    def __init__(
+        self, object_format: ObjectFormat, selection: Selection, prefixes: Sequence[str]
+    ) -> None:
+        length = ID_LENGTH[object_format]
+        self._object_format = object_format
+        self._id = re.compile(rb"[0-9a-f]{%d}" % length)
+        self._null = b"0" * length
+        self._selection = selection
+        # A server may answer with more than was asked for (gitprotocol-v2, ref-prefix).
+        self._prefixes = tuple(to_bytes(prefix) for prefix in prefixes)
+        self._seen: set[bytes] = set()
+        self._tips: dict[bytes, bytes] = {}
+        self._peeled: dict[bytes, bytes] = {}
+        self._left_out: list[LeftOut] = []
+        self._head_id: bytes | None = None
+        self.head_symref: bytes | None = None
+
+    def add_line(self, line: bytes) -> None:
+        """Take one line of ls-refs: ``<id or unborn> SP <name> *(SP <attribute>)``."""
+        oid, *rest = line.split(b" ")
+        if not rest:
+            raise MalformedPacket(f"the list of refs has a line {line[:80]!r}")
+        name, *attributes = rest
+        values = dict(attribute.partition(b":")[::2] for attribute in attributes)
+        if name == b"HEAD":
+            self.head_symref = values.get(b"symref-target")
+        if oid == b"unborn":
+            return
+        self._add(oid, name, values.get(b"peeled"))
+
+    def add_version_0(self, line: bytes) -> None:
+        """Take one line of a version 0 advertisement: ``<id> SP <name>``."""
+        oid, _, name = line.partition(b" ")
+        if name.endswith(b"^{}"):
+            if (tag := name.removesuffix(b"^{}")) in self._tips:
+                self._peeled[tag] = self._checked(oid)
+            return
+        self._add(oid, name, None)
+
+    def refs(self, *, protocol_v2: bool) -> Refs:
+        """Return everything taken."""
+        symref = self.head_symref
+        if symref is not None and not is_well_formed(symref):
+            self._left_out.append(LeftOut(to_name(b"HEAD"), "", "names no well-formed ref"))
+            symref = None
+        return Refs(
+            tips={to_name(n): ObjectId(oid.decode()) for n, oid in sorted(self._tips.items())},
+            peeled={to_name(n): ObjectId(oid.decode()) for n, oid in sorted(self._peeled.items())},
+            head_symref=None if symref is None else to_name(symref),
+            head_id=None if self._head_id is None else ObjectId(self._head_id.decode()),
+            object_format=self._object_format,
+            left_out=tuple(self._left_out),
+            protocol_v2=protocol_v2,
+        )
+
+    def _add(self, oid: bytes, name: bytes, peeled: bytes | None) -> None:
+        self._checked(oid)
+        if name in self._seen:
+            raise MalformedPacket(f"the list of refs names {name[:200]!r} twice")
+        self._seen.add(name)
+        if name == b"HEAD":
+            self._head_id = None if oid == self._null else oid
+            return
+        if self._prefixes and not name.startswith(self._prefixes):
+            return
+        if not is_selected(name, self._selection):
+            return
+        reason = self._reason_to_leave_out(oid, name)
+        if reason:
+            self._left_out.append(LeftOut(to_name(name), oid.decode(), reason))
+            return
+        self._tips[name] = oid
+        if peeled is not None:
+            self._peeled[name] = self._checked(peeled)
+
+    def _reason_to_leave_out(self, oid: bytes, name: bytes) -> str:
+        if oid == self._null:
+            return "points at nothing (a null id)"
+        if not is_well_formed(name):
+            return "git does not accept the name"
+        return ""
+
+    def _checked(self, oid: bytes) -> bytes:
+        if self._id.fullmatch(oid) is None:
+            raise MalformedPacket(f"the list of refs has {oid[:80]!r} where an id is due")
+        return oid
+
+
+def _command(name: bytes, advertised: Advertised) -> list[bytes]:
+    return [
+        encode_line(b"command=" + name),
+        encode_line(b"agent=" + _AGENT),
+        encode_line(b"object-format=" + advertised.object_format.encode()),
+        DELIMITER,
+    ]
+
+
+def _ls_refs_request(advertised: Advertised, prefixes: Sequence[str]) -> bytes:
+    request = _command(b"ls-refs", advertised)
+    request += [encode_line(b"peel"), encode_line(b"symrefs")]
+    if advertised.unborn:
+        request.append(encode_line(b"unborn"))
+    if prefixes:
+        wanted = ("HEAD", *prefixes)
+        request += [encode_line(b"ref-prefix " + to_bytes(prefix)) for prefix in wanted]
+    return b"".join((*request, FLUSH))
+
+
+def _fetch_request(
+    advertised: Advertised, wants: Sequence[ObjectId], haves: Sequence[ObjectId]
+) -> bytes:
+    request = _command(b"fetch", advertised)
+    request += [encode_line(b"ofs-delta"), encode_line(b"no-progress")]
+    request += [encode_line(b"want " + oid.encode()) for oid in wants]
+    request += [encode_line(b"have " + oid.encode()) for oid in haves]
+    return b"".join((*request, encode_line(b"done"), FLUSH))
+
+
+def fit_haves(
+    wants: Sequence[ObjectId], haves: Sequence[ObjectId], *, limit_bytes: int = MAX_REQUEST_BYTES
+) -> Sequence[ObjectId]:
+    """Cut haves, from the end, so that the fetch request stays under the servers' limit.
+
+    Leaving one out never loses anything: the pack then holds more than it had to.
+    """
+    line_bytes = len(encode_line(b"want ")) + (len(wants[0]) if wants else 0)
+    room = limit_bytes - 1024 - len(wants) * line_bytes
+    return haves[: max(0, room // line_bytes)]
+
+
+def _expect_packfile(packets: PacketReader) -> None:
+    try:
+        section = text_line(packets.next())
+    except RemoteRefused as error:
+        if "not our ref" in error.message:
+            raise NotOurRef(error.message) from error
+        raise
+    if section == b"shallow-info":
+        raise IncompleteRepository("the repository is shallow: its history is cut off")
+    if section != b"packfile":
+        raise MalformedPacket(f"the server sent a section {section[:80]!r} that was not asked for")
+
+
+def _side_band(packets: PacketReader) -> Iterator[bytes]:
+    # Source: gitprotocol-pack(5), "Packfile Data": 1 pack data, 2 progress, 3 fatal error.
+    while (packet := packets.next()) is not Special.FLUSH:
+        if isinstance(packet, Special) or not packet:
+            raise MalformedPacket("the server sent an empty packet within the pack")
+        match packet[0]:
+            case 1:
+                if len(packet) > 1:
+                    yield packet[1:]
+            case 2:
+                pass
+            case 3:
+                raise refusal(packet[1:])
+            case band:
+                raise MalformedPacket(f"the server sent side-band {band}")

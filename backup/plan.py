@@ -1,0 +1,208 @@
+"""What to do with a repository, and why. Pure: data in, data out, a reason with every decision."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from backup.model import Action, BundleKind, Kind, ObjectId, RefName, Refs, Repository, Selection
+from backup.vault.chain import base_and_increments, missing
+from backup.vault.documents import Entry, Record, SelectionLine
+from backup.vault.layout import snapshot_time
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a chain has been long enough."""
+
+    max_chain_length: int = 50
+    full_after_days: int = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a capture will do.
+
+    Attributes:
+        wants: ids to ask for; empty when the chain holds every tip already.
+        haves: ids that the chain holds with all they reach, the most useful first.
+        prerequisites: those haves that may stand in a bundle's header: commits.
+        previous: the record whose chain an increment goes on from; for a full, what to compare
+            refs with.
+        previous_key: where that record lies.
+    """
+
+    repository: Repository
+    refs: Refs
+    action: Action
+    reason: str
+    wants: tuple[ObjectId, ...] = ()
+    haves: tuple[ObjectId, ...] = ()
+    prerequisites: tuple[ObjectId, ...] = ()
+    previous: Record | None = None
+    previous_key: str | None = None
+
+    @property
+    def bundle_kind(self) -> BundleKind | None:
+        """The kind of bundle that is written; None when there is nothing to hold."""
+        return None if self.action == "empty" else self.action
+
+
+def selection_line(selection: Selection) -> SelectionLine:
+    """Turn what is asked for into what an entry records."""
+    return SelectionLine(
+        pull_refs=selection.pull_refs, lfs=selection.lfs, metadata=selection.metadata
+    )
+
+
+def why_not_unchanged(entry: Entry | None, *, digest: str, selection: Selection) -> str:
+    """Compare tonight's refs with the last entry.
+
+    Returns:
+        Why the repository must be looked at, or an empty string when nothing can have changed.
+    """
+    if entry is None or entry.record is None:
+        return "first capture"
+    if entry.digest != digest:
+        return "refs changed"
+    if entry.unfinished:
+        return f"unfinished: {', '.join(entry.unfinished)}"
+    if entry.selection != selection_line(selection):
+        return "another selection is asked for"
+    return ""
+
+
+def make_plan(
+    repository: Repository,
+    refs: Refs,
+    *,
+    why: str,
+    entry: Entry | None,
+    record: Record | None,
+    stored: Mapping[str, int],
+    policy: Policy,
+    now: datetime,
+) -> Plan:
+    """Choose between a full and an increment.
+
+    Args:
+        repository: what to capture.
+        refs: its refs now.
+        why: the reason there is anything to do.
+        entry: its entry in the newest state.
+        record: the record that entry names; None when there is none or it cannot be used.
+        stored: objects in the repository's folder, relative key to size.
+        policy: when a chain has been long enough.
+        now: the time of the run.
+    """
+    previous_key = None if entry is None else entry.record
+    if refs.empty:
+        return Plan(
+            repository, refs, "empty", "no refs", previous=record, previous_key=previous_key
+        )
+    full = Plan(
+        repository,
+        refs,
+        "full",
+        why,
+        wants=refs.wanted(),
+        previous=record,
+        previous_key=previous_key,
+    )
+    if record is None:
+        return full
+    reason = _why_full(repository, refs, record, stored=stored, policy=policy, now=now)
+    if reason:
+        return replace(full, reason=reason)
+    haves, prerequisites = haves_of(record)
+    held = frozenset(haves)
+    return Plan(
+        repository,
+        refs,
+        "incremental",
+        why,
+        wants=tuple(oid for oid in refs.wanted() if oid not in held),
+        haves=haves,
+        prerequisites=prerequisites,
+        previous=record,
+        previous_key=previous_key,
+    )
+
+
+def haves_of(record: Record) -> tuple[tuple[ObjectId, ...], tuple[ObjectId, ...]]:
+    """List what a record's chain holds: haves, branch heads first, and prerequisites among them.
+
+    A commit that only a detached HEAD names is none of them: who applies the chain with ``git
+    fetch`` alone may not have it, since git does not unpack a bundle whose refs it has already.
+
+    git accepts commits alone as prerequisites: branch heads are, unless the capture proved
+    otherwise (some servers hold refs/heads that name other objects).
+    """
+    heads: dict[ObjectId, None] = {}
+    others: dict[ObjectId, None] = {}
+    commits: dict[ObjectId, None] = {}
+    for line in record.refs:
+        oid = ObjectId(line.id)
+        if line.ref_name.startswith("refs/heads/"):
+            heads[oid] = None
+            if line.object_type is None:
+                commits[oid] = None
+        else:
+            others[oid] = None
+    return tuple(heads | others), tuple(commits)
+
+
+def lost_refs(old: Mapping[RefName, ObjectId], refs: Refs) -> tuple[int, bool]:
+    """Count the refs that are gone, and tell whether every branch is."""
+    gone = sum(name not in refs.tips for name in old)
+    had_branches = any(name.startswith("refs/heads/") for name in old)
+    has_branches = any(name.startswith("refs/heads/") for name in refs.tips)
+    return gone, had_branches and not has_branches
+
+
+def _why_full(
+    repository: Repository,
+    refs: Refs,
+    record: Record,
+    *,
+    stored: Mapping[str, int],
+    policy: Policy,
+    now: datetime,
+) -> str:
+    if not record.chain:
+        return "was empty before"
+    if not refs.protocol_v2:
+        return "the server has no protocol version 2"
+    if record.object_format != refs.object_format:
+        return f"the object format changed from {record.object_format} to {refs.object_format}"
+    if problem := missing(record, stored):
+        return f"the chain is broken: {problem}"
+    if len(record.chain) >= policy.max_chain_length:
+        return f"the chain has {len(record.chain)} bundles"
+    base_bytes, increment_bytes = base_and_increments(record.chain)
+    if increment_bytes > base_bytes:
+        return f"increments ({increment_bytes} bytes) outweigh the base ({base_bytes} bytes)"
+    age = now - snapshot_time(record.chain[0].snapshot_id)
+    if age > timedelta(days=_full_after_days(repository, policy)):
+        return f"the base is {age.days} days old"
+    return ""
+
+
+def _full_after_days(repository: Repository, policy: Policy) -> int:
+    # Repositories first captured together must not all become due in one night.
+    spread = max(1, policy.full_after_days // 4)
+    number = int.from_bytes(hashlib.sha256(repository.host_id.encode()).digest()[:4], "big")
+    return policy.full_after_days + number % spread
+
+
+def order_of_work(
+    repositories: Sequence[Repository], entries: Mapping[tuple[Kind, str], Entry]
+) -> list[Repository]:
+    """Put the longest unchecked first, so that a short deadline starves nobody."""
+
+    def last_checked(repository: Repository) -> tuple[float, str]:
+        entry = entries.get((repository.kind, repository.host_id))
+        checked_at = None if entry is None else entry.checked_at
+        return (0.0 if checked_at is None else checked_at.timestamp(), repository.path)
+
+    return sorted(repositories, key=last_checked)

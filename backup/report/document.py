@@ -1,0 +1,142 @@
+r"""The JSON documents that ``--json`` prints. Pure; the field names are an interface.
+
+Times are RFC 3339 in UTC. Ref names that are not UTF-8 keep their bytes as surrogate escapes,
+which JSON writes as ``\udcXX``.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from backup.commands.listing import History, SnapshotRow
+from backup.commands.restore import RestoreReport
+from backup.model import ChangeKind, Outcome, RunReport
+
+JsonObject = dict[str, Any]
+_CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
+
+
+def run_document(report: RunReport) -> JsonObject:
+    """Make the report of a run."""
+    return {
+        "result": report.result,
+        "exit_code": int(report.exit_code),
+        "snapshot": report.snapshot_id,
+        "dry_run": report.dry_run,
+        "started_at": _time(report.started_at),
+        "finished_at": _time(report.finished_at),
+        "manifests": list(report.manifests),
+        "totals": {
+            "listed": report.listed,
+            "captured": report.count("captured"),
+            "unchanged": report.count("unchanged"),
+            "empty": report.count("empty"),
+            "skipped": report.count("skipped"),
+            "failed": report.count("failed"),
+            "gone": report.count("gone"),
+            "bytes_uploaded": report.bytes_uploaded,
+            "objects_written": report.objects_written,
+            "requests": dict(report.requests),
+        },
+        "problems": list(report.problems),
+        "notes": list(report.notes),
+        "repositories": [_outcome(outcome) for outcome in report.outcomes],
+    }
+
+
+def snapshots_document(rows: Sequence[SnapshotRow]) -> JsonObject:
+    """Make the list of snapshots, the newest last."""
+    return {
+        "snapshots": [
+            {
+                "id": row.id,
+                "host": row.host,
+                "owner": row.owner,
+                "shard": row.shard,
+                "started_at": _time(row.started_at),
+                "finished_at": _time(row.finished_at),
+                "complete": row.complete,
+                "result": row.result,
+                "repositories": row.repositories,
+                "captured": row.captured,
+                "unchanged": row.unchanged,
+                "failed": row.failed,
+                "bytes_uploaded": row.bytes_uploaded,
+            }
+            for row in rows
+        ]
+    }
+
+
+def history_document(history: History) -> JsonObject:
+    """Make one repository's history, the newest last."""
+    return {
+        "repository": {
+            "path": history.path,
+            "host_id": history.host_id,
+            "kind": history.kind,
+            "state": history.state,
+            "host": history.host,
+            "owner": history.owner,
+            "checked_at": None if history.checked_at is None else _time(history.checked_at),
+        },
+        "history": [
+            {
+                "snapshot": item.snapshot,
+                "captured_at": _time(item.captured_at),
+                "head": item.head,
+                "refs": dict(item.refs),
+                "chain": list(item.chain),
+                "changes": [
+                    {"name": one.name, "change": one.kind, "old": one.old, "new": one.new}
+                    for one in item.changes
+                ],
+            }
+            for item in history.items
+        ],
+    }
+
+
+def restore_document(report: RestoreReport) -> JsonObject:
+    """Make the report of a restore."""
+    return {
+        "restored": [
+            {
+                "repository": one.name,
+                "path": str(one.path),
+                "snapshot": one.snapshot_id,
+                "state_at": _time(one.state_at),
+                "refs": one.refs,
+                "objects": one.objects,
+                "bytes": one.size_bytes,
+            }
+            for one in report.restored
+        ],
+        "left_out": list(report.left_out),
+        "failed": list(report.failed),
+    }
+
+
+def _outcome(outcome: Outcome) -> JsonObject:
+    return {
+        "path": outcome.path,
+        "host": outcome.host,
+        "owner": outcome.owner,
+        "host_id": outcome.host_id,
+        "kind": outcome.kind,
+        "status": outcome.status,
+        "plan": outcome.plan,
+        "reason": outcome.reason,
+        "hint": outcome.hint,
+        "bytes": outcome.bytes_written,
+        "objects": outcome.objects,
+        "duration_seconds": outcome.duration_seconds,
+        "check": outcome.check,
+        "urgent": outcome.urgent,
+        "known": outcome.known,
+        "refs": {kind: sum(one.kind == kind for one in outcome.changes) for kind in _CHANGES},
+    }
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,272 @@
+"""The terminal: progress while something goes on, tables when it is done. rich lives here alone.
+
+Without a terminal progress is plain lines. Names and messages come from repositories and servers:
+they are shown as text, never as markup, and control characters are escaped.
+"""
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from backup.commands.listing import History, HistoryItem, SnapshotRow
+from backup.commands.restore import RestoreReport
+from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
+
+_STYLES = {
+    "success": "green",
+    "captured": "green",
+    "partial": "yellow",
+    "gone": "yellow",
+    "skipped": "yellow",
+    "failed": "bold red",
+}
+_CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
+_STATUSES: tuple[Status, ...] = ("captured", "unchanged", "empty", "skipped", "failed", "gone")
+_MAX_LINES = 50
+_QUIET = {"unchanged", "empty"}
+
+
+def shown(text: str) -> str:
+    """Escape what a terminal would act on."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+class TerminalEvents:
+    """Shows what goes on. Called from many threads."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.is_terminal
+        self._lock = threading.Lock()
+        self._tasks: dict[str, TaskID] = {}
+        self._overall: TaskID | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            _Amount(),
+            console=console,
+            transient=True,
+            disable=not self._live,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def listing(self, identity: SourceIdentity) -> None:
+        self._say(f"listing {identity.location or identity.owner}")
+
+    def listed(self, identity: SourceIdentity, count: int) -> None:
+        self._say(f"{identity.owner}: {count} repositories")
+        with self._lock:
+            if self._live:
+                description = shown(identity.owner)
+                self._overall = self._progress.add_task(description, total=count)
+
+    def capturing(self, name: str, action: str, reason: str) -> None:
+        if not self._live:
+            self._say(f"{name}: {action} ({reason})")
+            return
+        with self._lock:
+            description = f"  {shown(name)} {action}"
+            self._tasks[name] = self._progress.add_task(description, total=None)
+
+    def transferred(self, name: str, size_bytes: int) -> None:
+        if self._live and (task := self._tasks.get(name)) is not None:
+            self._progress.advance(task, size_bytes)
+
+    def finished(self, outcome: Outcome) -> None:
+        name = f"{outcome.owner}/{outcome.path}"
+        with self._lock:
+            if (task := self._tasks.pop(name, None)) is not None:
+                self._progress.remove_task(task)
+            if self._overall is not None:
+                self._progress.advance(self._overall)
+        if outcome.status == "failed":
+            self._say(f"{name}: failed: {outcome.reason}")
+        elif outcome.status == "captured":
+            size = decimal(outcome.bytes_written)
+            self._say(f"{name}: {outcome.plan}, {outcome.objects} objects, {size}")
+
+    def note(self, message: str) -> None:
+        self._say(message)
+
+    def _say(self, message: str) -> None:
+        self._progress.console.print(shown(message), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Amount(ProgressColumn):
+    """Counts repositories on the overall line, bytes and their rate on the others."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is not None:
+            return Text(f"{task.completed:.0f}/{task.total:.0f}")
+        rate = f", {decimal(int(task.speed))}/s" if task.speed else ""
+        return Text(f"{decimal(int(task.completed))}{rate}")
+
+
+def print_run(report: RunReport, console: Console) -> None:
+    """Print what a run did: problems first, then what changed, then the totals."""
+    for outcome in report.outcomes:
+        if outcome.urgent:
+            _line(console, f"{_name(outcome)}: {outcome.urgent}", style="bold red")
+    for problem in report.problems:
+        _line(console, f"problem: {problem}", style="yellow")
+    told = [outcome for outcome in report.outcomes if outcome.status not in _QUIET]
+    told.sort(key=lambda outcome: outcome.status != "failed")
+    if told:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("repository", "status", "plan", "objects", "size", "refs", "why"):
+            table.add_column(
+                heading,
+                justify="right" if heading in {"objects", "size"} else "left",
+                overflow="fold",
+            )
+        for outcome in told[:_MAX_LINES]:
+            table.add_row(*_run_row(outcome))
+        console.print(table)
+        if len(told) > _MAX_LINES:
+            _line(console, f"... and {len(told) - _MAX_LINES} more (--json shows all)")
+    for outcome in told:
+        if outcome.hint:
+            _line(console, f"hint: {_name(outcome)}: {outcome.hint}")
+    _line(console, _totals(report), style=_STYLES[report.result])
+    for uri in report.manifests:
+        _line(console, f"manifest: {uri}")
+
+
+def print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
+    """Print the snapshots, the newest last."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("snapshot", "owner", "finished (UTC)", "result"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("repositories", "captured", "unchanged", "failed", "uploaded"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shard = "" if row.shard is None else f" ({row.shard})"
+        table.add_row(
+            Text(f"{row.id}{shard}"),
+            Text(shown(f"{row.host}/{row.owner}")),
+            Text(_time(row.finished_at)),
+            Text(row.result, style=_STYLES[row.result]),
+            *(str(n) for n in (row.repositories, row.captured, row.unchanged, row.failed)),
+            decimal(row.bytes_uploaded),
+        )
+    console.print(table)
+
+
+def print_history(history: History, console: Console) -> None:
+    """Print one repository's captures, the newest last."""
+    checked = "never" if history.checked_at is None else _time(history.checked_at)
+    name = f"{history.host}/{history.owner}/{history.path}"
+    _line(console, f"{name} (id {history.host_id}): {history.state}, last checked {checked}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("snapshot", "captured (UTC)", "HEAD", "refs", "bundles", "changes"):
+        table.add_column(heading, overflow="fold")
+    for item in history.items:
+        table.add_row(
+            Text(item.snapshot),
+            Text(_time(item.captured_at)),
+            Text(shown((item.head or "-").removeprefix("refs/heads/"))),
+            str(len(item.refs)),
+            str(len(item.chain)),
+            Text(_changed(item)),
+        )
+    console.print(table)
+    if history.items and history.items[-1].chain:
+        _line(console, "newest chain, in the order to apply:")
+        for uri in history.items[-1].chain:
+            _line(console, f"  {uri}")
+
+
+def print_restore(report: RestoreReport, console: Console) -> None:
+    """Print what was given back."""
+    for one in report.restored:
+        _line(
+            console,
+            f"{one.name} as of {_time(one.state_at)} UTC: {one.path} "
+            f"({one.refs} refs, {decimal(one.size_bytes)})",
+        )
+    for line in report.left_out:
+        _line(console, f"left out: {line} (restore it by name)", style="yellow")
+    for line in report.failed:
+        _line(console, f"failed: {line}", style="bold red")
+
+
+def _run_row(outcome: Outcome) -> list[Text]:
+    captured = outcome.status == "captured"
+    counts = [
+        f"{number} {kind}"
+        for kind in _CHANGES
+        if (number := sum(one.kind == kind for one in outcome.changes))
+    ]
+    return [
+        Text(shown(_name(outcome))),
+        Text(outcome.status, style=_STYLES.get(outcome.status, "")),
+        Text(outcome.plan or ""),
+        Text(str(outcome.objects) if captured else ""),
+        Text(decimal(outcome.bytes_written) if captured else ""),
+        Text(", ".join(counts)),
+        Text(shown(outcome.reason)),
+    ]
+
+
+def _totals(report: RunReport) -> str:
+    counted = [f"{number} {status}" for status in _STATUSES if (number := report.count(status))]
+    requests = ", ".join(f"{number} {name}" for name, number in report.requests.items())
+    seconds = (report.finished_at - report.started_at).total_seconds()
+    dry = "dry run, nothing stored; " if report.dry_run else ""
+    return (
+        f"{report.result}: {dry}{report.listed} listed: {', '.join(counted) or 'none done'}; "
+        f"{report.objects_written} objects, {decimal(report.bytes_uploaded)} written "
+        f"in {seconds:.1f} s ({requests} requests)"
+    )
+
+
+def _changed(item: HistoryItem) -> str:
+    told = [one for one in item.changes if one.kind != "advanced"]
+    names = [f"{one.kind} {shown(one.name)}" for one in told[:5]]
+    advanced = len(item.changes) - len(told)
+    if advanced:
+        names.insert(0, f"{advanced} advanced")
+    if len(told) > len(names[-5:]):
+        names.append("...")
+    return ", ".join(names)
+
+
+def _name(outcome: Outcome) -> str:
+    return f"{outcome.owner}/{outcome.path}"
+
+
+def _line(console: Console, text: str, *, style: str = "") -> None:
+    console.print(Text(shown(text), style=style), soft_wrap=True)
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

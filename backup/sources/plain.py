@@ -1,0 +1,253 @@
+"""Repositories on this machine: a folder tree that holds them, or paths given one by one.
+
+A repository's identity is a hash of where it lies: its path below the folder, or its location. So
+a folder may be renamed or mounted elsewhere, and a repository that is moved within it is a new one.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backup.errors import RepositoryUnavailable, SourceError
+from backup.model import Absence, Repository, SourceIdentity
+
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GitFolder:
+    """Where git keeps one repository.
+
+    Attributes:
+        git_directory: the folder with HEAD, objects and refs.
+        work_tree: the folder it is checked out in; None for a bare repository.
+    """
+
+    git_directory: Path
+    work_tree: Path | None = None
+
+    @property
+    def safe(self) -> list[Path]:
+        """The paths by which git knows the repository."""
+        both = (
+            [self.git_directory] if self.work_tree is None else [self.git_directory, self.work_tree]
+        )
+        return list(dict.fromkeys(path for one in both for path in (one, one.resolve())))
+
+
+def find_git_folder(folder: Path) -> GitFolder | None:
+    """Tell whether a folder is a repository, bare or with a work tree.
+
+    A linked work tree (git-worktree(1)) is none: its repository lies elsewhere. A submodule's
+    ``.git`` file leads to a repository of its own.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    dot_git = folder / ".git"
+    if dot_git.is_file():
+        git_directory = _follow(dot_git)
+        if git_directory is None or (git_directory / "commondir").exists():
+            return None
+        return GitFolder(git_directory, folder) if _is_git_directory(git_directory) else None
+    if _is_git_directory(dot_git):
+        return GitFolder(dot_git, folder)
+    if _is_git_directory(folder):
+        return GitFolder(folder)
+    return None
+
+
+def incomplete_because(git_directory: Path) -> str:
+    """Tell why a repository's own history cannot be complete, or an empty string.
+
+    Source: gitrepository-layout(5); git-config(1), ``extensions.partialClone``.
+    """
+    shallow = git_directory / "shallow"
+    if shallow.is_file() and shallow.stat().st_size > 0:
+        return "shallow: its history is cut off (git fetch --unshallow completes it)"
+    if any((git_directory / "objects" / "pack").glob("*.promisor")):
+        return "a partial clone (promisor): objects are left at its remote"
+    return ""
+
+
+def broken_alternates(git_directory: Path) -> str:
+    """Name the first store of borrowed objects that is not there, or an empty string."""
+    listing = git_directory / "objects" / "info" / "alternates"
+    if not listing.is_file():
+        return ""
+    for line in listing.read_text("utf-8", "surrogateescape").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        store = Path(line) if line.startswith("/") else git_directory / "objects" / line
+        if not store.is_dir():
+            return f"it borrows objects (alternates) from {line}, which is not there"
+    return ""
+
+
+class FolderSource:
+    """Every repository below a folder, however deep, bare or with a work tree.
+
+    Symbolic links to folders are followed outside of work trees, each folder once.
+    """
+
+    lists_everything = True
+
+    def __init__(self, root: Path, *, owner: str) -> None:
+        self._root = root
+        self._unreadable: list[str] = []
+        self.identity = SourceIdentity(
+            provider="git", host="folder", owner=owner, location=_shown(_absolute(root))
+        )
+
+    def repositories(self) -> Iterator[Repository]:
+        """Yield repositories by path, and with its problem each folder that cannot be read.
+
+        Raises:
+            SourceError: the folder itself cannot be read.
+        """
+        self._unreadable.clear()
+        yield from self._below(self._root, relative="", within_work_tree=False, seen=set())
+
+    def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
+        """Answer for a repository that the last listing did not have.
+
+        Raises:
+            SourceError: it may lie in a folder that could not be read.
+        """
+        for folder in self._unreadable:
+            if f"{path}/".startswith(f"{_shown(folder)}/"):
+                raise SourceError(f"the folder {folder} cannot be read")
+        return Absence("not-visible", f"no repository lies at {path} any more")
+
+    def _below(
+        self, folder: Path, *, relative: str, within_work_tree: bool, seen: set[tuple[int, int]]
+    ) -> Iterator[Repository]:
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            found = find_git_folder(folder)
+            children = sorted(os.scandir(folder), key=lambda child: child.name)
+        except OSError as error:
+            if not relative:
+                raise SourceError(
+                    f"the folder {folder} cannot be read: {error.strerror}"
+                ) from error
+            if not isinstance(error, FileNotFoundError):
+                self._unreadable.append(relative)
+                problem = f"the folder {folder} cannot be read: {error.strerror}"
+                yield replace(self._repository(folder, relative), problem=problem)
+            return
+        if found is not None:
+            yield self._repository(folder, relative)
+            if found.work_tree is None:
+                return
+            within_work_tree = True
+        for child in children:
+            if child.name != ".git" and _is_folder(child, follow=not within_work_tree):
+                yield from self._below(
+                    folder / child.name,
+                    relative=f"{relative}/{child.name}" if relative else child.name,
+                    within_work_tree=within_work_tree,
+                    seen=seen,
+                )
+
+    def _repository(self, folder: Path, relative: str) -> Repository:
+        return Repository(
+            host=self.identity.host,
+            owner=self.identity.owner,
+            path=_without_ending(_shown(relative or self._root.resolve().name)),
+            host_id=_hash(os.fsencode(relative)),
+            clone_url=os.fspath(folder),
+        )
+
+
+class GitUrlSource:
+    """Repositories named one by one, by their paths on this machine."""
+
+    lists_everything = False
+
+    def __init__(self, locations: Sequence[str], *, owner: str) -> None:
+        self._locations = list(dict.fromkeys(_absolute(one) for one in locations))
+        self.identity = SourceIdentity(provider="git", host="git", owner=owner)
+
+    def repositories(self) -> Iterator[Repository]:
+        """Yield the repositories in the order given."""
+        for location in self._locations:
+            yield Repository(
+                host=self.identity.host,
+                owner=self.identity.owner,
+                path=_without_ending(_shown(Path(location).name)),
+                host_id=_hash(os.fsencode(location)),
+                clone_url=location,
+            )
+
+    def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
+        """Answer for a location that was not given this time."""
+        return Absence("not-visible", f"{path} ({host_id}) was not named")
+
+
+def open_git_folder(repository: Repository) -> GitFolder:
+    """Find the repository behind a plain source's clone_url.
+
+    Raises:
+        RepositoryUnavailable: there is none (any more).
+    """
+    folder = Path(repository.clone_url)
+    try:
+        found = find_git_folder(folder)
+    except OSError as error:
+        raise RepositoryUnavailable(f"{folder} cannot be read: {error.strerror}") from error
+    if found is None:
+        raise RepositoryUnavailable(f"{folder} is no git repository")
+    return found
+
+
+def _follow(dot_git: Path) -> Path | None:
+    text = dot_git.read_bytes()
+    if not text.startswith(b"gitdir: "):
+        return None
+    target = Path(os.fsdecode(text.removeprefix(b"gitdir: ").rstrip(b"\r\n")))
+    return target if target.is_absolute() else dot_git.parent / target
+
+
+def _is_git_directory(folder: Path) -> bool:
+    # Source: git's setup.c, is_git_directory: HEAD, objects and refs.
+    head = folder / "HEAD"
+    return (
+        (head.is_file() or head.is_symlink())
+        and (folder / "objects").is_dir()
+        and (folder / "refs").exists()
+    )
+
+
+def _is_folder(child: "os.DirEntry[str]", *, follow: bool) -> bool:
+    try:
+        return child.is_dir(follow_symlinks=follow)
+    except OSError:
+        # A link that leads nowhere.
+        return False
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    # Not resolved: a link that keeps its name may lead elsewhere tomorrow, and is the same source.
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def _hash(location: bytes) -> str:
+    return hashlib.sha256(location).hexdigest()[:_ID_DIGITS]
+
+
+def _without_ending(path: str) -> str:
+    shorter = path.removesuffix(".git")
+    return shorter if shorter and not shorter.endswith("/") else path
+
+
+def _shown(path: str) -> str:
+    """Make a path valid Unicode; bytes that are not UTF-8 become ``%XX``."""
+    return "".join(
+        f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in path
+    )

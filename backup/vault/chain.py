@@ -1,0 +1,36 @@
+"""Which bundles, in which order, give back a repository; and whether they are all there. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+from backup.model import StoredObject
+from backup.vault.documents import BundleLine, Record
+
+
+def missing(record: Record, stored: Mapping[str, int]) -> str:
+    """Compare a chain with what is stored.
+
+    Args:
+        record: whose chain it is.
+        stored: relative key to size in bytes, as listed.
+
+    Returns:
+        What is wrong with the first bundle that is not as recorded, or an empty string.
+    """
+    for bundle in record.chain:
+        size = stored.get(bundle.key)
+        if size is None:
+            return f"{bundle.key} is missing"
+        if size != bundle.size_bytes:
+            return f"{bundle.key} has {size} bytes, recorded were {bundle.size_bytes}"
+    return ""
+
+
+def sizes(listed: Iterable[StoredObject], *, prefix: str) -> dict[str, int]:
+    """Turn a listing into what `missing` compares with: keys relative to the root, and sizes."""
+    return {stored.key.removeprefix(prefix): stored.size_bytes for stored in listed}
+
+
+def base_and_increments(chain: Iterable[BundleLine]) -> tuple[int, int]:
+    """Return the size of the first bundle and the sum of the others, in bytes."""
+    base, *increments = (bundle.size_bytes for bundle in chain)
+    return base, sum(increments)

@@ -1,0 +1,471 @@
+"""The documents of format 1: manifest, checkpoint and record, their fields and their codec.
+
+All are gzipped JSON in UTF-8. A field at its default is left out; a field this program does not
+know survives reading and writing; a document of a newer format is refused. Keys are relative to
+the root, times are UTC in RFC 3339, sizes are bytes. docs/reference/format.md explains each field;
+docs/reference/schemas/ holds the JSON Schemas made from these classes.
+"""
+
+import base64
+import gzip
+import hashlib
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import pydantic_core
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from backup.errors import DamagedDocument, UnsupportedFormat
+from backup.model import (
+    BundleKind,
+    ChangeKind,
+    Check,
+    Kind,
+    ObjectFormat,
+    ObjectId,
+    RefName,
+    Refs,
+    Status,
+)
+from backup.refs import is_well_formed, to_bytes
+
+T = TypeVar("T", bound="Part")
+
+FORMAT = 1
+# A document that unpacks to more than this is no document of ours (a gzip bomb).
+_MAX_DOCUMENT_BYTES = 1 << 30
+
+
+def _in_utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+def _relative(key: str) -> str:
+    if not key or any(segment in {"", ".", ".."} for segment in key.split("/")):
+        raise ValueError("a key must stay below its root")
+    return key
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+HexId = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+RelativeKey = Annotated[str, AfterValidator(_relative)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """A part of a document. Frozen; unknown fields are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class SourceLine(Part):
+    """Where the root's repositories come from."""
+
+    provider: str
+    host: str
+    owner: str
+    location: str = Field("", description="for a folder its absolute path, else empty")
+    owner_id: str | None = Field(None, description="the forge's identity of the owner")
+
+
+class ShardLine(Part):
+    """Which part of a run a document is of."""
+
+    index: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1)]
+
+
+class SelectionLine(Part):
+    """What of a repository was asked for."""
+
+    pull_refs: bool = False
+    lfs: bool = False
+    metadata: tuple[str, ...] = ()
+
+
+class AbsenceLine(Part):
+    """A repository that its source does not list any more."""
+
+    since: Time
+    asked_at: Time
+    answer: Literal["not-visible", "transferred", "blocked"]
+    detail: str = ""
+
+
+class PinLine(Part):
+    """A record that retention must keep, and why."""
+
+    record: RelativeKey
+    snapshot_id: str
+    at: Time
+    reason: str
+
+
+class ChangeCounts(Part):
+    """How many refs differ from the capture before, by what happened to them."""
+
+    added: Count = 0
+    advanced: Count = 0
+    rewritten: Count = 0
+    moved: Count = 0
+    deleted: Count = 0
+
+
+class Entry(Part):
+    """One repository in a manifest: its state, and what the run did with it."""
+
+    host_id: str
+    path: str
+    kind: Kind = "code"
+    aliases: tuple[str, ...] = Field((), description="earlier paths, oldest first")
+    private: bool = False
+    archived: bool = False
+    fork: bool = False
+    pushed_at: Time | None = None
+
+    digest: Sha256 | None = Field(None, description="of the refs that the record holds")
+    record: RelativeKey | None = Field(None, description="key of the newest record")
+    checked_at: Time | None = Field(None, description="when the source last answered with refs")
+    captured_at: Time | None = Field(None, description="when the record was made")
+    selection: SelectionLine = SelectionLine()
+    empty: bool = Field(default=False, description="the repository had nothing to capture")
+    unfinished: tuple[str, ...] = Field((), description="what must be captured again")
+    degraded: tuple[str, ...] = Field((), description="what cannot be stored, and is said")
+    absence: AbsenceLine | None = None
+    not_selected: bool = Field(default=False, description="left out by a filter of this run")
+    carried_from: str | None = Field(None, description="snapshot that made this entry")
+    failing_since: Time | None = None
+    pins: tuple[PinLine, ...] = ()
+    skipped_why: str | None = Field(None, description="the forge's permanent block")
+
+    status: Status | None = Field(None, description="what the run did; None: not reached")
+    plan: BundleKind | None = None
+    reason: str = ""
+    bytes: Count = 0
+    objects: Count = 0
+    duration_seconds: Annotated[float, Field(ge=0)] = 0.0
+    changes: ChangeCounts = ChangeCounts()
+
+    @property
+    def identity(self) -> tuple[Kind, str]:
+        """What stays the same when the repository is renamed."""
+        return self.kind, self.host_id
+
+
+class Totals(Part):
+    """The run in numbers."""
+
+    listed: Count = 0
+    selected: Count = 0
+    captured: Count = 0
+    unchanged: Count = 0
+    empty: Count = 0
+    skipped: Count = 0
+    failed: Count = 0
+    gone: Count = 0
+    bytes_uploaded: Count = 0
+    objects_written: Count = 0
+    requests: Mapping[str, Count] = Field(default_factory=dict)
+
+
+class Header(Part):
+    """What stands at the head of every manifest and checkpoint."""
+
+    format: Literal[1]
+    document: Literal["manifest", "checkpoint"]
+    snapshot_id: str
+    started_at: Time
+    finished_at: Time
+    version: str = Field(description="of the program that wrote it")
+    source: SourceLine
+    shard: ShardLine | None = None
+    complete: bool = Field(description="every selected repository was reached")
+    result: Literal["success", "partial", "failed"]
+    totals: Totals = Totals()
+
+
+class Manifest(Header):
+    """The state of every repository of an owner at one run; also that run's report."""
+
+    selection: SelectionLine = SelectionLine()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    accepted: Count | None = Field(None, description="repositories in the last accepted listing")
+    vault_checked_at: Time | None = Field(None, description="last listing of the whole vault")
+    merged: tuple[str, ...] = Field((), description="documents whose entries are merged here")
+    problems: tuple[str, ...] = ()
+    entries: tuple[Entry, ...]
+
+
+class NamedRef(Part):
+    """A ref's name as it can be shown, and exactly where that differs."""
+
+    name: str
+    name_base64: str | None = Field(None, description="the name's bytes, when they are not UTF-8")
+
+    @property
+    def ref_name(self) -> RefName:
+        """The exact name."""
+        return _exact(self.name, self.name_base64)
+
+
+class RefLine(NamedRef):
+    """One ref of a record."""
+
+    id: HexId
+    peeled: HexId | None = Field(None, description="for an annotated tag, what it leads to")
+    object_type: Literal["tree", "blob", "tag"] | None = Field(
+        None, description="proved not to be a commit, though under refs/heads/"
+    )
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if not is_well_formed(to_bytes(self.ref_name)):
+            raise ValueError("git does not accept the ref's name")
+        return self
+
+
+class LeftOutLine(NamedRef):
+    """A ref that was advertised and could not be stored."""
+
+    id: str
+    reason: str
+
+
+class HeadLine(Part):
+    """Where HEAD points: to a ref by name, or, detached, to an id."""
+
+    symref: str | None = None
+    symref_base64: str | None = None
+    id: HexId | None = Field(None, description="what HEAD resolves to; None when unborn")
+
+    @property
+    def symref_name(self) -> RefName | None:
+        """The exact name of the ref that HEAD names."""
+        return None if self.symref is None else _exact(self.symref, self.symref_base64)
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.symref_name is not None and not is_well_formed(to_bytes(self.symref_name)):
+            raise ValueError("git does not accept the name that HEAD points to")
+        return self
+
+
+class RefChangeLine(NamedRef):
+    """What happened to one ref since the record before."""
+
+    change: ChangeKind
+    old: HexId | None = None
+    new: HexId | None = None
+
+
+class BundleLine(Part):
+    """One bundle of a chain."""
+
+    key: RelativeKey
+    kind: BundleKind
+    snapshot_id: str
+    size_bytes: Count
+    sha256: Sha256
+    objects: Count
+    check: Check
+    check_detail: str | None = Field(None, description="why the check is less than was asked for")
+    header_bytes: Count = Field(description="the pack begins here")
+    prerequisites: tuple[HexId, ...] = ()
+    version_id: str | None = Field(None, description="in a versioned store")
+    storage_class: str | None = None
+    retain_until: Time | None = Field(None, description="object lock")
+    lfs_scanned: bool = False
+    lfs: RelativeKey | None = Field(None, description="ids of LFS objects this pack points to")
+
+
+class DocumentLine(Part):
+    """Another document that belongs to a record."""
+
+    key: RelativeKey
+    size_bytes: Count
+    sha256: Sha256
+    version_id: str | None = None
+    kinds: tuple[str, ...] = ()
+
+
+class RepositoryLine(Part):
+    """Which repository a record is of, as it was called then."""
+
+    host: str
+    owner: str
+    path: str
+    host_id: str
+    kind: Kind = "code"
+
+
+class Record(Part):
+    """One repository's refs and chain at one capture; holds exactly what its chain holds."""
+
+    format: Literal[1]
+    document: Literal["record"]
+    snapshot_id: str
+    version: str = Field(description="of the program that wrote it")
+    repository: RepositoryLine
+    captured_at: Time
+    object_format: ObjectFormat
+    selection: SelectionLine = SelectionLine()
+    digest: Sha256
+    head: HeadLine = HeadLine()
+    refs: tuple[RefLine, ...] = Field(description="sorted by the bytes of the name")
+    left_out: tuple[LeftOutLine, ...] = ()
+    chain: tuple[BundleLine, ...] = Field(description="in the order to apply")
+    changes: tuple[RefChangeLine, ...] = ()
+    previous: RelativeKey | None = Field(None, description="the record before this one")
+    fallback: str | None = Field(None, description="how it was captured without protocol v2")
+    metadata: DocumentLine | None = None
+
+    def tips(self) -> dict[RefName, ObjectId]:
+        """Return the exact ref map."""
+        return {line.ref_name: ObjectId(line.id) for line in self.refs}
+
+
+class LfsObject(Part):
+    """One LFS object that captured pointers name."""
+
+    oid: Sha256
+    size_bytes: Count
+    missing: bool = False
+
+
+class LfsIndex(Part):
+    """The LFS objects that one bundle's pack points to."""
+
+    format: Literal[1]
+    document: Literal["lfs"]
+    snapshot_id: str
+    objects: tuple[LfsObject, ...]
+
+
+class DamageLine(Part):
+    """Damage that a drill found."""
+
+    key: RelativeKey
+    problem: str
+    repositories: tuple[str, ...] = ()
+    snapshots: tuple[str, ...] = ()
+
+
+class DrillLine(Part):
+    """One repository of a drill."""
+
+    host_id: str
+    record: RelativeKey
+    ok: bool
+    duration_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Drill(Part):
+    """What a verification found."""
+
+    format: Literal[1]
+    document: Literal["drill"]
+    snapshot_id: str
+    started_at: Time
+    finished_at: Time
+    version: str
+    depth: Literal["objects", "packs", "restore"]
+    checked: tuple[DrillLine, ...]
+    damaged: tuple[DamageLine, ...] = ()
+
+
+STORED: Mapping[str, type[Part]] = {
+    "manifest": Manifest,
+    "record": Record,
+    "lfs": LfsIndex,
+    "drill": Drill,
+}
+
+
+def encode(document: Part) -> bytes:
+    """Write a document; the same document always gives the same bytes."""
+    text = document.model_dump_json(exclude_defaults=True, by_alias=True)
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+
+
+def decode(data: bytes, kind: type[T], *, where: str) -> T:
+    """Read a document.
+
+    Args:
+        data: the object as it is stored.
+        kind: what it should be.
+        where: its URI, for messages.
+
+    Raises:
+        DamagedDocument: it is not what was written.
+        UnsupportedFormat: a newer version of this program wrote it.
+    """
+    try:
+        fields = pydantic_core.from_json(_unpack(data))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DamagedDocument(f"{where} is damaged: {error}") from error
+    written = fields.get("format") if isinstance(fields, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise UnsupportedFormat(
+            f"{where} has format {written}, this version reads format {FORMAT}",
+            hint="use a newer version of repo-backup",
+        )
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DamagedDocument(f"{where} is damaged: {place}: {first['msg']}") from error
+
+
+def _unpack(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    text = unpacker.decompress(data, _MAX_DOCUMENT_BYTES)
+    if not unpacker.eof or unpacker.unused_data:
+        raise EOFError("the gzip stream does not end where the object does")
+    return text
+
+
+def shown(name: str) -> dict[str, Any]:
+    """Return the fields that carry a ref's name: as text, and exactly where text cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raw = to_bytes(name)
+        text = raw.decode("utf-8", "backslashreplace")
+        return {"name": text, "name_base64": base64.b64encode(raw).decode()}
+    return {"name": name}
+
+
+def refs_digest(refs: Refs) -> str:
+    r"""Hash everything a listing of refs said.
+
+    SHA-256 over lines of bytes: ``<object format>\n``, ``HEAD <symref or -> <id or ->\n``, then
+    ``<id> <name>\n`` for each ref, sorted by name, then ``- <id> <name>\n`` for each ref that was
+    left out, sorted.
+    """
+    symref = b"-" if refs.head_symref is None else to_bytes(refs.head_symref)
+    head = b"-" if refs.head_id is None else refs.head_id.encode()
+    lines = [refs.object_format.encode(), b"HEAD %b %b" % (symref, head)]
+    pairs = sorted((to_bytes(name), oid.encode()) for name, oid in refs.tips.items())
+    lines += [b"%b %b" % (oid, name) for name, oid in pairs]
+    lines += sorted(b"- %b %b" % (item.id.encode(), to_bytes(item.name)) for item in refs.left_out)
+    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+
+
+def _exact(name: str, name_base64: str | None) -> RefName:
+    if name_base64 is None:
+        return RefName(name)
+    return RefName(base64.b64decode(name_base64).decode("utf-8", "surrogateescape"))

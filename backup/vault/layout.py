@@ -1,0 +1,161 @@
+"""Every object key in one place; the only module that joins parts of keys.
+
+::
+
+    <host>/<owner>/                                       a root: one owner of one host
+      snapshots/<snapshot-id>[.shard-I-of-N].json.gz
+      checkpoints/<snapshot-id>[.shard-I-of-N].<n>.json.gz
+      repositories/<path>/<host-id>/<snapshot-id>.full.bundle
+      repositories/<path>/<host-id>/<snapshot-id>.incremental.bundle
+      repositories/<path>/<host-id>/<snapshot-id>.record.json.gz
+      repositories/<path>/<host-id>/<snapshot-id>.metadata.jsonl.gz
+      repositories/<path>/<host-id>/<snapshot-id>.lfs.json.gz
+      lfs/<aa>/<bb>/<oid>        assets/<aa>/<bb>/<sha256>
+      exports/<path>/<YYYY-MM-DD-HH-MM-SS>.tar.gz
+      drills/<snapshot-id>.json.gz
+
+Inside documents keys are relative to their root, so that a root can be copied anywhere.
+"""
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from backup.model import BundleKind, Key
+
+SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}")
+_TIME = "%Y%m%dT%H%M%SZ"
+_MAX_SEGMENT_BYTES = 120
+_MAX_PATH_BYTES = 480
+_HASH_DIGITS = 16
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+# Names that Windows keeps for devices, with or without an ending.
+_DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
+_DOCUMENT = re.compile(
+    r"(?P<folder>snapshots|checkpoints)/(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
+    r"(?:\.shard-(?P<index>\d+)-of-(?P<count>\d+))?(?:\.(?P<number>\d+))?\.json\.gz"
+)
+
+
+def new_snapshot_id(now: datetime) -> str:
+    """Make an id that begins with the time and that no other run has."""
+    return f"{now.astimezone(UTC).strftime(_TIME)}-{secrets.token_hex(4)}"
+
+
+def snapshot_time(snapshot_id: str) -> datetime:
+    """Return the time an id begins with. Good for finding documents, never for ordering them."""
+    return datetime.strptime(snapshot_id.partition("-")[0], _TIME).replace(tzinfo=UTC)
+
+
+def escape_segment(text: str) -> str:
+    """Turn one name into one key segment that no store and no file system mangles.
+
+    Letters, digits, ``-``, ``_`` and ``.`` stand as they are; every other byte of the UTF-8 form
+    becomes ``%XX``, as do a leading or trailing dot and the first letter of a Windows device name.
+    A result over 120 bytes is cut and ended with ``~`` and 16 digits of the name's SHA-256, so
+    different names never give one segment.
+    """
+    raw = text.encode("utf-8", "surrogateescape")
+    escaped = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
+    if escaped.startswith(".") or _DEVICE.match(escaped):
+        escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
+    if escaped.endswith("."):
+        escaped = f"{escaped[:-1]}%2E"
+    if not escaped:
+        raise ValueError("a key segment cannot be empty")
+    return _cut(escaped, raw, _MAX_SEGMENT_BYTES)
+
+
+def escape_path(path: str) -> str:
+    """Escape each segment of a repository's path; a very long path is cut like a segment."""
+    joined = "/".join(escape_segment(segment) for segment in path.split("/"))
+    return _cut(joined, path.encode("utf-8", "surrogateescape"), _MAX_PATH_BYTES)
+
+
+def _cut(escaped: str, raw: bytes, limit: int) -> str:
+    if len(escaped) <= limit:
+        return escaped
+    kept = re.sub(r"(?:%.?|/)$", "", escaped[: limit - _HASH_DIGITS - 1])
+    return f"{kept}~{hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS]}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DocumentName:
+    """The name of a manifest or checkpoint, taken apart.
+
+    Attributes:
+        shard: index (from 1) and count, for a part of a run.
+        checkpoint: the checkpoint's number; None for a manifest.
+    """
+
+    snapshot_id: str
+    shard: tuple[int, int] | None = None
+    checkpoint: int | None = None
+
+    @property
+    def stem(self) -> str:
+        """The key relative to the root, without its ending; how documents name each other."""
+        folder = "snapshots" if self.checkpoint is None else "checkpoints"
+        shard = "" if self.shard is None else f".shard-{self.shard[0]}-of-{self.shard[1]}"
+        number = "" if self.checkpoint is None else f".{self.checkpoint}"
+        return f"{folder}/{self.snapshot_id}{shard}{number}"
+
+    @property
+    def manifest(self) -> "DocumentName":
+        """The name of the manifest that ends the run of this checkpoint."""
+        return DocumentName(self.snapshot_id, self.shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The keys of one root.
+
+    Attributes:
+        prefix: ``<host>/<owner>/``.
+    """
+
+    prefix: str
+
+    @classmethod
+    def of(cls, *, host: str, owner: str) -> "Layout":
+        """Make the layout for an owner; a host's port is joined by ``-``."""
+        return cls(f"{escape_segment(host.replace(':', '-'))}/{escape_segment(owner)}/")
+
+    def key(self, relative: str) -> Key:
+        """Return the whole key of what a document names."""
+        return Key(self.prefix + relative)
+
+    def document(self, name: DocumentName) -> Key:
+        """Return the key of a manifest or checkpoint."""
+        return self.key(f"{name.stem}.json.gz")
+
+    def parse_document(self, key: str) -> DocumentName | None:
+        """Take the key of a manifest or checkpoint apart; None for any other object."""
+        found = _DOCUMENT.fullmatch(key.removeprefix(self.prefix))
+        if found is None or (found["folder"] == "checkpoints") != (found["number"] is not None):
+            return None
+        shard = None if found["index"] is None else (int(found["index"]), int(found["count"]))
+        number = None if found["number"] is None else int(found["number"])
+        return DocumentName(found["id"], shard, number)
+
+    def folder(self, kind: Literal["snapshots", "checkpoints"]) -> str:
+        """Return the prefix under which documents of one kind are listed."""
+        return f"{self.prefix}{kind}/"
+
+
+def repository_folder(*, path: str, host_id: str) -> str:
+    """Return the prefix of one repository's objects, relative to the root."""
+    return f"repositories/{escape_path(path)}/{escape_segment(host_id)}/"
+
+
+def bundle_key(folder: str, snapshot_id: str, kind: BundleKind) -> Key:
+    """Return the relative key of a bundle."""
+    return Key(f"{folder}{snapshot_id}.{kind}.bundle")
+
+
+def record_key(folder: str, snapshot_id: str) -> Key:
+    """Return the relative key of a record."""
+    return Key(f"{folder}{snapshot_id}.record.json.gz")

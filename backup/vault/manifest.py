@@ -1,0 +1,242 @@
+"""Finding and merging manifests and checkpoints: what the vault knows of every repository.
+
+A manifest states every repository that its owner had or has, those of runs before it included, and
+names the documents that it merged. So the newest one is nearly all there is to read; what ran
+beside it or after it is found by listing and merged per repository.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from backup.errors import ConfigError, DamagedDocument
+from backup.model import Destination, Key, Kind, SourceIdentity
+from backup.vault.documents import Entry, Header, Manifest, Part, Record, decode
+from backup.vault.layout import DocumentName, Layout, snapshot_time
+
+T = TypeVar("T", bound=Part)
+Identity = tuple[Kind, str]
+
+# Longer than the longest job: beyond it no run can still be under way beside another.
+WINDOW = timedelta(days=7)
+# A manifest later than this from now was written by a clock that is wrong.
+FUTURE_TOLERANCE = timedelta(hours=1)
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the vault knows of one owner.
+
+    Attributes:
+        entries: the newest entry of every repository.
+        merged: the documents behind them, by stem, as far back as runs can overlap.
+        newest: the manifest that finished last; None in a new vault.
+        from_future: stems of documents whose time has not come; they decide nothing.
+        damaged_checkpoints: checkpoints that could not be read and were left aside.
+    """
+
+    entries: Mapping[Identity, Entry] = field(default_factory=dict)
+    merged: tuple[str, ...] = ()
+    newest: Manifest | None = None
+    accepted: int | None = None
+    vault_checked_at: datetime | None = None
+    from_future: tuple[str, ...] = ()
+    damaged_checkpoints: tuple[str, ...] = ()
+
+
+def roots(destination: Destination) -> tuple[Layout, ...]:
+    """Find every owner that a destination holds; one listing a level."""
+    return tuple(
+        Layout(f"{host}/{owner}/")
+        for host in destination.children("")
+        for owner in destination.children(f"{host}/")
+        if "snapshots" in destination.children(f"{host}/{owner}/")
+    )
+
+
+def list_documents(destination: Destination, layout: Layout) -> tuple[DocumentName, ...]:
+    """List manifests and checkpoints, oldest id first."""
+    names = [
+        name
+        for kind in ("snapshots", "checkpoints")
+        for stored in destination.list(layout.folder(kind))
+        if (name := layout.parse_document(stored.key)) is not None
+    ]
+    return tuple(sorted(names, key=lambda name: (name.snapshot_id, name.stem)))
+
+
+def load(destination: Destination, key: Key, kind: type[T]) -> T:
+    """Read one document.
+
+    Raises:
+        ObjectNotFound: it is not there.
+        DamagedDocument: it is not what was written.
+    """
+    with destination.open(key) as reader:
+        data = reader.read()
+    return decode(data, kind, where=destination.uri(key))
+
+
+def load_manifest(destination: Destination, layout: Layout, name: DocumentName) -> Manifest:
+    """Read one manifest or checkpoint."""
+    return load(destination, layout.document(name), Manifest)
+
+
+def load_header(destination: Destination, layout: Layout, name: DocumentName) -> Header:
+    """Read what stands at the head of a manifest, not its entries; small whatever the owner."""
+    return load(destination, layout.document(name), _HeaderAlone)
+
+
+def load_record(destination: Destination, layout: Layout, key: str) -> Record:
+    """Read one record."""
+    return load(destination, layout.key(key), Record)
+
+
+class _HeaderAlone(Header, extra="ignore"):
+    """The head without everything else, so that hundreds fit in memory."""
+
+
+def load_state(
+    destination: Destination, layout: Layout, names: Sequence[DocumentName], *, now: datetime
+) -> State:
+    """Find what the vault knows; as a rule by one read.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        names: what `list_documents` answered.
+        now: the time; what is later decides nothing.
+
+    Raises:
+        DamagedDocument: a manifest that counts cannot be read; never a smaller state instead.
+        DestinationError: the same, for a destination that does not answer.
+    """
+    future = [name for name in names if snapshot_time(name.snapshot_id) > now + FUTURE_TOLERANCE]
+    past = [name for name in names if name not in set(future)]
+    manifests = [*_newest_manifests(destination, layout, past)]
+    damaged: list[str] = []
+    checkpoints = [*_open_checkpoints(destination, layout, past, manifests, damaged)]
+    dreams = [load_manifest(destination, layout, name) for name in future]
+    loaded = [*manifests, *checkpoints]
+    newest = max((m for _, m in manifests), key=lambda m: m.finished_at, default=None)
+    since = now - WINDOW
+    recent = {stem for _, m in loaded for stem in m.merged if _time_of_stem(stem) >= since}
+    recent.update(name.stem for name, _ in loaded)
+    return State(
+        # What the future says counts only for a repository that nobody else knows.
+        entries=merge(entry for m in dreams for entry in _stamped(m))
+        | merge(entry for _, m in loaded for entry in _stamped(m)),
+        merged=tuple(sorted(recent)),
+        newest=newest,
+        accepted=None if newest is None else newest.accepted,
+        vault_checked_at=None if newest is None else newest.vault_checked_at,
+        from_future=tuple(name.stem for name in future),
+        damaged_checkpoints=tuple(damaged),
+    )
+
+
+def merge(entries: Iterable[Entry]) -> dict[Identity, Entry]:
+    """Take for each repository the entry that was checked last; of equals the first."""
+    found: dict[Identity, Entry] = {}
+    for entry in entries:
+        known = found.get(entry.identity)
+        if known is None or newer(entry, known):
+            found[entry.identity] = entry
+    return found
+
+
+def _stamped(manifest: Manifest) -> Iterator[Entry]:
+    for entry in manifest.entries:
+        if entry.carried_from is None:
+            yield entry.model_copy(update={"carried_from": manifest.snapshot_id})
+        else:
+            yield entry
+
+
+def newer(entry: Entry, other: Entry) -> bool:
+    """Tell whether entry was checked later than the other; a never checked one never was."""
+    return (entry.checked_at or _NEVER) > (other.checked_at or _NEVER)
+
+
+def require_same_source(state: State, identity: SourceIdentity) -> None:
+    """Refuse to mix two sources in one root.
+
+    Raises:
+        ConfigError: the root is a backup of something else.
+    """
+    if state.newest is None:
+        return
+    recorded = state.newest.source.location
+    if recorded == identity.location:
+        return
+    raise ConfigError(
+        f"--owner: {identity.owner!r} in this vault is a backup of {recorded}, "
+        f"not of {identity.location}",
+        hint="give another name with --owner, or another vault with --to",
+    )
+
+
+def _newest_manifests(
+    destination: Destination, layout: Layout, names: Iterable[DocumentName]
+) -> Iterator[tuple[DocumentName, Manifest]]:
+    """Load what is needed so that every repository's newest entry is among it.
+
+    Ids only say where to look, never which is newer: whatever may have run beside the newest whole
+    manifest, and was not merged by it, is loaded too.
+    """
+    covered: set[str] = set()
+    oldest_needed: datetime | None = None
+    parts: dict[tuple[str, int], set[int]] = {}
+    for name in sorted((n for n in names if n.checkpoint is None), reverse=True):
+        time = snapshot_time(name.snapshot_id)
+        if oldest_needed is not None and time < oldest_needed:
+            return
+        if name.stem in covered:
+            continue
+        manifest = load_manifest(destination, layout, name)
+        yield name, manifest
+        if name.shard is None:
+            covered.update(manifest.merged)
+            whole = True
+        else:
+            index, count = name.shard
+            have = parts.setdefault((name.snapshot_id, count), set())
+            have.add(index)
+            whole = len(have) == count
+        if whole and oldest_needed is None:
+            oldest_needed = time - WINDOW
+
+
+def _open_checkpoints(
+    destination: Destination,
+    layout: Layout,
+    names: Iterable[DocumentName],
+    manifests: Iterable[tuple[DocumentName, Manifest]],
+    damaged: list[str],
+) -> Iterator[tuple[DocumentName, Manifest]]:
+    """Load the last checkpoint of every run that wrote no manifest and that nobody merged."""
+    names = tuple(names)
+    ended = {name.stem for name in names if name.checkpoint is None}
+    covered = {stem for _, manifest in manifests for stem in manifest.merged}
+    newest_time = max((snapshot_time(name.snapshot_id) for name, _ in manifests), default=_NEVER)
+    last: dict[DocumentName, DocumentName] = {}
+    for name in names:
+        if name.checkpoint is not None and name.manifest.stem not in ended:
+            known = last.get(name.manifest)
+            if known is None or (known.checkpoint or 0) < name.checkpoint:
+                last[name.manifest] = name
+    for name in last.values():
+        too_old = newest_time - snapshot_time(name.snapshot_id) > WINDOW
+        if name.stem in covered or too_old:
+            continue
+        try:
+            yield name, load_manifest(destination, layout, name)
+        except DamagedDocument:
+            # What it alone knew is captured again; it must not stop tonight's run.
+            damaged.append(name.stem)
+
+
+def _time_of_stem(stem: str) -> datetime:
+    return snapshot_time(stem.partition("/")[2])

@@ -1,0 +1,110 @@
+"""Runs the installed program as its users do, in an environment with nothing of the caller's."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.git import empty_home
+
+PROGRAM = Path(sys.executable).parent / "repo-backup"
+
+
+class UnexpectedExit(AssertionError):
+    """The program ended with another exit code than the one asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A run of the program that is over."""
+
+    args: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """Parse standard output, which must be one JSON document and nothing else."""
+        return json.loads(self.stdout)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give the whole environment of the program.
+
+    The zone is far from UTC and off by a quarter of an hour, so that no local time passes for a
+    right one; it is written out because a machine without zone files reads a name as UTC.
+    """
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(empty_home()),
+        "LC_ALL": "C",
+        "TZ": "<+1345>-13:45",
+        **(extra or {}),
+    }
+
+
+def repo_backup(
+    *args: str | Path,
+    env: Mapping[str, str] | None = None,
+    check: int | None = 0,
+    input: str | None = None,  # noqa: A002 - the name it has in subprocess
+    cwd: Path | None = None,
+    timeout_seconds: float = 300,
+) -> Completed:
+    """Run ``repo-backup`` to its end.
+
+    Args:
+        args: as on the command line.
+        env: added to the clean environment.
+        check: the exit code to insist on; None takes any.
+        input: standard input, which is never a terminal.
+        cwd: where it runs.
+        timeout_seconds: after which it is killed and subprocess.TimeoutExpired raised.
+
+    Raises:
+        UnexpectedExit: it ended with another code than check.
+    """
+    words = tuple(str(arg) for arg in args)
+    done = subprocess.run(
+        [PROGRAM, *words],
+        env=environment(env),
+        input=input or "",
+        cwd=cwd,
+        timeout=timeout_seconds,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
+    completed = Completed(words, done.returncode, done.stdout, done.stderr)
+    if check is not None and completed.code != check:
+        raise UnexpectedExit(
+            f"repo-backup {' '.join(words)} ended with {completed.code}, not {check}\n"
+            f"--- stdout\n{completed.stdout}\n--- stderr\n{completed.stderr}"
+        )
+    return completed
+
+
+def start_repo_backup(
+    *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start ``repo-backup`` in a process group of its own, to be signalled or killed.
+
+    The caller ends it. Both outputs are pipes, so a long run must be read (``communicate``).
+    """
+    return subprocess.Popen(
+        [PROGRAM, *(str(arg) for arg in args)],
+        env=environment(env),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="surrogateescape",
+        start_new_session=True,
+    )
