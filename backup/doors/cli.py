@@ -49,6 +49,7 @@ PROGRAM = "repo-backup"
 
 _MOST_MARGIN_SECONDS = 120.0
 _MARGIN_SHARE = 0.1
+_UNFOLDED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
     with _stopped_by_signals(stop), TerminalEvents(_console(stderr=True)) as events:
         report = restore(_destination(config), request, events=events, stop=stop)
     _answer(config, restore_document(report), lambda console: print_restore(report, console))
-    return ExitCode.DONE
+    return report.exit_code
 
 
 _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
@@ -317,7 +318,11 @@ def _stopped_by_signals(stop: Stop) -> Iterator[None]:
 def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        # Folded cells are no use to grep or to a log.
+        console.width = _UNFOLDED
+    return console
 
 
 def _answer(

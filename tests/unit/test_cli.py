@@ -1,7 +1,6 @@
 """What the command line does around a command: what it hands over, how it ends, what it prints."""
 
 import json
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from backup.commands.restore import RestoreReport, RestoreRequest
 from backup.commands.run import RunOptions
 from backup.doors import cli
 from backup.errors import BackupError, DestinationError, Interrupted
-from backup.model import Destination, Events, RunReport, Selection, Source
+from backup.model import Destination, Events, Outcome, RunReport, Selection, Source
 from backup.stopping import Stop
 
 NOW = datetime(2026, 11, 1, 3, 15, tzinfo=UTC)
@@ -58,8 +58,7 @@ class FakeRun:
         self.options.append(options)
         self.stops.append(stop)
         if self.interrupt:
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            signal.raise_signal(signal.SIGTERM)
         if self.error is not None:
             raise self.error
         return self.report
@@ -161,6 +160,38 @@ def test_a_deadline_reaches_the_run(fake: FakeRun, minutes: str, begins: bool) -
 def test_the_exit_code_is_the_report_s(fake: FakeRun, code: int, words: list[str]) -> None:
     fake.report = replace(REPORT, exit_code=code)
     assert run(*words) == code
+
+
+def test_the_exit_code_of_a_restore_is_its_report_s(
+    fake: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("vault").mkdir()
+    requests: list[RestoreRequest] = []
+
+    def instead(_: Destination, request: RestoreRequest, **others: object) -> RestoreReport:
+        requests.append(request)
+        return RestoreReport((), failed=("acme/a: damaged",), exit_code=4)
+
+    monkeypatch.setattr("backup.commands.restore.restore", instead)
+    assert cli.main(["restore", "--all", "--from", "vault", "out", "--at", "2026-11-01"]) == 4
+    assert cli.main(["restore", "acme/a.git", "--from", "vault"]) == 4
+    assert requests == [
+        RestoreRequest(repository=None, all=True, at="2026-11-01", target=Path("out")),
+        RestoreRequest(repository="acme/a.git", all=False, at=None, target=Path("a.git")),
+    ]
+
+
+def test_an_answer_without_a_terminal_is_not_folded(
+    fake: FakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, reason = "/".join(["deep"] * 30), " ".join(["word"] * 30)
+    outcome = Outcome(
+        "folder", "acme", path, "1", kind="code", status="captured", plan="full", reason=reason
+    )
+    fake.report = replace(REPORT, outcomes=(outcome,))
+    run()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if path in line]
+    assert reason in line
 
 
 def test_json_is_one_document_in_ascii(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
