@@ -1,0 +1,223 @@
+"""From the texts of a door to one checked `Config`; an empty text means "not given"."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from backup.config.names import (
+    READING_COMMANDS,
+    SOURCE_COMMANDS,
+    WORKING_COMMANDS,
+    WRITING_COMMANDS,
+    Command,
+    Provider,
+)
+from backup.config.syntax import OWNER_PATTERNS, Refusal, SourceSpec, either
+from backup.config.table import BY_NAME, INPUTS, Config, Input
+from backup.errors import ConfigError, NotYetAvailable
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An input's text, and what its giver calls the input: ``--check``, ``REPO_BACKUP_CHECK``."""
+
+    text: str
+    label: str
+
+
+def taken_by(command: Command) -> tuple[Input, ...]:
+    """Tell which inputs a command of the command line takes, in the order of the table."""
+    return tuple(one for one in INPUTS if command in one.commands)
+
+
+def read_command_line(command: Command, given: Mapping[str, Given]) -> Config:
+    """Check what was given, by input name, to a command that takes all of it.
+
+    Raises:
+        ConfigError: a value is not accepted, two contradict each other, or one is missing.
+        NotYetAvailable: all is well formed, but the command or an input does not work yet.
+    """
+    labels = {one.name: one.option(command) for one in taken_by(command)} | _labels(given)
+    config = _read(given, command=command)
+    _check_together(config, labels)
+    if command not in WORKING_COMMANDS:
+        raise NotYetAvailable(
+            f"{command} is not available yet", hint=f"what works is {either(*WORKING_COMMANDS)}"
+        )
+    _check_available(config, given)
+    _check_complete(config, labels)
+    _check_plain_sources(config, labels)
+    return config
+
+
+def read_action(given: Mapping[str, Given]) -> Config:
+    """Check the inputs of the container action.
+
+    Raises:
+        ConfigError: a value is not accepted, two contradict each other, or one is missing.
+        NotYetAvailable: all is well formed, but an input does not work yet.
+    """
+    labels = {one.name: one.name for one in INPUTS if one.action} | _labels(given)
+    config = _read(given)
+    _check_together(config, labels)
+    if not config.owner:
+        raise ConfigError("owner is missing: give the organisation, user, group or workspace")
+    _check_owners_of_forge(config)
+    if config.provider != "git" and not (config.token or config.app_id or config.oauth_key):
+        raise ConfigError("token is missing: give a token, or app-id and app-private-key")
+    if config.destination is None and config.bucket is None:
+        raise ConfigError("destination is missing: give bucket, or destination")
+    _check_available(config, given)
+    return config
+
+
+def _labels(given: Mapping[str, Given]) -> dict[str, str]:
+    return {name: one.label for name, one in given.items()}
+
+
+def _read(given: Mapping[str, Given], *, command: Command | None = None) -> Config:
+    values: dict[str, Any] = {}
+    for name, one in given.items():
+        text = one.text.strip()
+        if text:
+            values[BY_NAME[name].attribute] = _value(BY_NAME[name], text, label=one.label)
+    if command is not None:
+        values["command"] = command
+    return Config(**values)
+
+
+def _value(one: Input, text: str, *, label: str) -> object:
+    try:
+        return one.syntax.parse(text)
+    except Refusal as refusal:
+        shown = _shown(None if one.secret else refusal.text)
+        raise ConfigError(f"{label}: {shown} {refusal.problem}", hint=refusal.hint) from None
+
+
+_CREDENTIALS = re.compile(r"[:/]\S*@|gh[a-z]_\w|github_pat_|glpat-|AKIA|ATBB|PRIVATE KEY")
+
+
+def _shown(text: str | None) -> str:
+    # A value in the wrong place may well be a secret.
+    if text is None or _CREDENTIALS.search(text):
+        return "the value (not shown)"
+    return repr(text if len(text) <= 100 else f"{text[:97]}...")
+
+
+def _check_together(config: Config, labels: Mapping[str, str]) -> None:
+    if config.destination is not None and config.bucket is not None:
+        raise ConfigError(
+            f"{labels['bucket']} and {labels['destination']} exclude each other: give one of them"
+        )
+    if config.token is not None and config.app_id is not None:
+        raise ConfigError(
+            f"{labels['token']} and {labels['app-id']} exclude each other: give one of them"
+        )
+    for first, second in (
+        ("prefix", "bucket"),
+        ("app-id", "app-private-key"),
+        ("app-private-key", "app-id"),
+        ("oauth-key", "oauth-secret"),
+        ("oauth-secret", "oauth-key"),
+        ("object-lock-mode", "object-lock-days"),
+        ("object-lock-days", "object-lock-mode"),
+    ):
+        if _is_set(config, first) and not _is_set(config, second):
+            raise ConfigError(f"{labels[first]} needs {labels[second]} too")
+
+
+def _is_set(config: Config, name: str) -> bool:
+    return getattr(config, BY_NAME[name].attribute) is not None
+
+
+def _check_available(config: Config, given: Mapping[str, Given]) -> None:
+    for name, one in given.items():
+        wanted = BY_NAME[name]
+        if not wanted.available and not _asks_for_nothing(wanted, one.text.strip()):
+            raise NotYetAvailable(f"{one.label} is not available yet", hint="leave it out")
+    if config.destination is not None and config.destination.folder is None:
+        raise NotYetAvailable(
+            f"{given['destination'].label}: {str(config.destination)!r} is not available yet",
+            hint="what works is a folder",
+        )
+    for source in config.sources:
+        if source.path is None:
+            raise NotYetAvailable(
+                f"{given['from'].label}: {str(source)!r} is not available yet",
+                hint="what works is a folder of repositories, and git:PATH",
+            )
+
+
+def _asks_for_nothing(one: Input, text: str) -> bool:
+    if not text:
+        return True
+    return text in one.off or bool(one.syntax.parse(text) == one.syntax.parse(one.default))
+
+
+def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
+    command = config.command
+    if command in SOURCE_COMMANDS and not config.sources:
+        _refuse_missing("from", command, labels, what="a folder of repositories, or git:PATH")
+    if config.destination is None:
+        what = (
+            "the folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
+        )
+        _refuse_missing("destination", command, labels, what=what)
+    if command in READING_COMMANDS and not config.folder.exists():
+        raise ConfigError(
+            f"{labels['destination']}: {str(config.destination)!r} does not exist: "
+            "give the folder of a vault"
+        )
+
+
+def _refuse_missing(
+    name: str, command: Command, labels: Mapping[str, str], *, what: str
+) -> NoReturn:
+    raise ConfigError(
+        f"{labels[name]} is missing: give {what}",
+        hint=f"repo-backup {command} --help shows an example",
+    )
+
+
+def _check_plain_sources(config: Config, labels: Mapping[str, str]) -> None:
+    """Refuse sources that the vault could not keep apart, from itself and from each other."""
+    if len(config.owner) > 1:
+        raise ConfigError(f"{labels['owner']}: give one name; folders and git:PATH share it")
+    places: dict[tuple[Provider, str], SourceSpec] = {}
+    for source in config.sources:
+        _check_apart(config, source, labels)
+        owner = config.owner_of(source)
+        if not owner:
+            raise ConfigError(
+                f"{labels['from']}: {str(source)!r} gives no name for the owner: "
+                f"name it with {labels['owner']}"
+            )
+        other = places.setdefault((source.provider, owner), source)
+        if other is not source and source.provider == "folder":
+            raise ConfigError(
+                f"{labels['from']}: {str(other)!r} and {str(source)!r} are both {owner!r} in the "
+                "vault",
+                hint=f"back them up in two runs, and name one with {labels['owner']}",
+            )
+
+
+def _check_apart(config: Config, source: SourceSpec, labels: Mapping[str, str]) -> None:
+    # The walk of a source would find the vault, and a vault may hold nothing but its own objects.
+    if source.path is None:
+        return
+    vault, place = config.folder.resolve(), source.path.resolve()
+    if not (vault.is_relative_to(place) or place.is_relative_to(vault)):
+        return
+    relation = "is" if vault == place else "lies in" if vault.is_relative_to(place) else "holds"
+    raise ConfigError(
+        f"{labels['destination']}: {str(config.destination)!r} {relation} "
+        f"the source {str(source)!r}: give a folder apart from it"
+    )
+
+
+def _check_owners_of_forge(config: Config) -> None:
+    pattern = OWNER_PATTERNS.get(config.provider)
+    for name in config.owner:
+        if pattern is not None and re.fullmatch(pattern, name, re.ASCII) is None:
+            raise ConfigError(f"owner: {_shown(name)} is no owner's name at {config.provider}")
