@@ -6,7 +6,7 @@ nothing of this capture is visible in the vault, or a bundle that no record name
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -112,13 +112,15 @@ def capture(
     if plan.action == "empty":
         changes = compare_refs(plan, {})
         return _save_record(plan, means, folder=folder, bundle=None, kinds={}, changes=changes)
-    header = _header(plan)
+    haves = fit_haves(plan.wants, plan.haves)
+    header = _header(plan, frozenset(haves))
     head = header.encode()
     digest = hashlib.sha256(head)
     key = bundle_key(folder, means.snapshot_id, plan.action)
     with means.destination.writer(means.layout.key(key)) as writer:
         writer.write(head)
         sinks = (digest.update, writer.write)
+        plan = replace(plan, haves=haves)
         checked = _pass_through(plan, remote, means, sinks=sinks, transferred=transferred)
         stored = writer.commit()
     size_bytes = len(head) + checked.summary.size_bytes
@@ -182,9 +184,7 @@ def _pass_through(
         pieces: Iterable[bytes] = [empty_pack(plan.refs.object_format)]
         _pour(pieces, meter.update, *sinks)
         return _Checked(meter.finish(), "pack", "", {}, compare_refs(plan, {}))
-    pieces = _watched(
-        remote.fetch(plan.wants, fit_haves(plan.wants, plan.haves)), means.stop, transferred
-    )
+    pieces = _watched(remote.fetch(plan.wants, plan.haves), means.stop, transferred)
     if means.check == "trailer":
         _pour(pieces, meter.update, *sinks)
         return _Checked(meter.finish(), "trailer", "", {}, compare_refs(plan, {}))
@@ -258,11 +258,12 @@ def _is_branch(name: RefName) -> bool:
     return name.startswith("refs/heads/")
 
 
-def _header(plan: Plan) -> BundleHeader:
+def _header(plan: Plan, sent: frozenset[ObjectId]) -> BundleHeader:
     refs = [*plan.refs.tips.items()]
     if plan.refs.head_id is not None:
         refs.append((RefName("HEAD"), plan.refs.head_id))
-    prerequisites = plan.prerequisites if plan.action == "incremental" else ()
+    # Only what was sent as a have: the server leans on nothing else.
+    prerequisites = tuple(oid for oid in plan.prerequisites if oid in sent)
     return BundleHeader(tuple(refs), prerequisites, plan.refs.object_format)
 
 

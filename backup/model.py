@@ -149,6 +149,7 @@ class Writer(Protocol):
 
     Nothing is visible under the key before ``commit`` returns. Leaving the ``with`` block without
     a commit aborts, as do an exception and a crash: an object nobody committed does not exist.
+    Using a writer after its end is a ValueError; after a failed write it fails the same way again.
     """
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
@@ -203,8 +204,8 @@ class Destination(Protocol):
     """Where a vault lies: objects under keys, each written once. Safe to call from many threads.
 
     Keys are ``/``-joined segments of printable ASCII without empty, ``.`` or ``..`` segments;
-    `backup.vault.layout` makes them. A missing object is ObjectNotFound, a forbidden one
-    AccessDenied, any other trouble a DestinationError.
+    `backup.vault.layout` makes them; any other is a ValueError, since it would be our bug. A missing
+    object is ObjectNotFound, a forbidden one AccessDenied, any other trouble a DestinationError.
 
     Attributes:
         listing_is_local: whether listing and reading cost no requests, so that a run may look at
@@ -228,7 +229,11 @@ class Destination(Protocol):
         """
 
     def open(self, key: Key, *, offset: int = 0) -> Reader:
-        """Read an object from offset on."""
+        """Read an object from offset on; at its very end that is nothing.
+
+        Raises:
+            DestinationError: the object is shorter than offset.
+        """
 
     def stat(self, key: Key) -> StoredObject:
         """Tell an object's size."""
@@ -240,7 +245,7 @@ class Destination(Protocol):
         """
 
     def children(self, prefix: str) -> tuple[str, ...]:
-        """Name the next segments that have objects below prefix (one level, sorted)."""
+        """Name the folders below prefix (one level, sorted); objects lying there are none."""
 
     def delete(self, keys: Iterable[Key]) -> None:
         """Remove objects; one that is not there is no error."""
@@ -361,7 +366,10 @@ class Events(Protocol):
         """So many more bytes of it have gone through."""
 
     def finished(self, outcome: Outcome) -> None:
-        """One repository is done, whatever its result."""
+        """One repository of a run is done, whatever its result."""
+
+    def ended(self, name: str) -> None:
+        """Other work on one repository, begun with `capturing`, is over."""
 
     def note(self, message: str) -> None:
         """Something people should know, one line."""

@@ -125,8 +125,7 @@ def entries_at(
     if at is None or at == "latest":
         names = list_documents(destination, layout)
         state = load_state(destination, layout, names, now=now)
-        source = None if state.newest is None else state.newest.source
-        if source is None:
+        if (source := state.source) is None:
             return []
         return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
     if SNAPSHOT_ID.fullmatch(at):

@@ -184,6 +184,9 @@ class OwnerRun:
             or checked_at is None
             or now - checked_at >= VAULT_CHECK_EVERY
         )
+        if self._state.source is None:
+            where = self._destination.uri(self._layout.prefix)
+            self._note(f"a new vault begins at {where}")
         for stem in self._state.from_future:
             self._note(f"{stem} is from the future and decides nothing: a clock was wrong")
         for stem in self._state.damaged_checkpoints:
@@ -291,6 +294,10 @@ class OwnerRun:
         with ThreadPoolExecutor(options.concurrency * (1 + _ASKING_PER_CAPTURE)) as pool:
             for repository in order_of_work(selected, entries):
                 entry = entries.get((repository.kind, repository.host_id))
+                if repository.problem and entry is None:
+                    # Perhaps no repository at all: said, but not remembered as one.
+                    self._others.append(replace(outcome_of(repository), reason=repository.problem))
+                    continue
                 waiting[pool.submit(_begin, repository, entry, shop)] = repository
             while waiting:
                 done, _ = wait(waiting, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)

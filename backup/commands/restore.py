@@ -158,9 +158,24 @@ def _restore_all(
 def _restore_one(
     destination: Destination, found: Found, folder: Path, *, events: Events, stop: Stop
 ) -> Restored:
-    """Build the mirror in a folder that nobody else knows."""
     record = _record(destination, found)
     events.capturing(found.name, "restore", f"{len(record.chain)} bundles")
+    try:
+        return _rebuild(destination, found, record, folder, events=events, stop=stop)
+    finally:
+        events.ended(found.name)
+
+
+def _rebuild(
+    destination: Destination,
+    found: Found,
+    record: Record,
+    folder: Path,
+    *,
+    events: Events,
+    stop: Stop,
+) -> Restored:
+    """Build the mirror in a folder that nobody else knows, and prove it whole."""
     rebuild = Rebuild(folder, object_format=record.object_format, stop=stop)
     for bundle in record.chain:
         rebuild.add_pack(

@@ -330,8 +330,11 @@ def _fetch_request(
 
 
 def fit_haves(
-    wants: Sequence[ObjectId], haves: Sequence[ObjectId], *, limit_bytes: int = MAX_REQUEST_BYTES
-) -> Sequence[ObjectId]:
+    wants: Sequence[ObjectId],
+    haves: tuple[ObjectId, ...],
+    *,
+    limit_bytes: int = MAX_REQUEST_BYTES,
+) -> tuple[ObjectId, ...]:
     """Cut haves, from the end, so that the fetch request stays under the servers' limit.
 
     Leaving one out never loses anything: the pack then holds more than it had to.

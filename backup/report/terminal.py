@@ -114,6 +114,11 @@ class TerminalEvents:
             size = decimal(outcome.bytes_written)
             self._say(f"{name}: {outcome.plan}, {outcome.objects} objects, {size}")
 
+    def ended(self, name: str) -> None:
+        with self._lock:
+            if (task := self._tasks.pop(name, None)) is not None:
+                self._progress.remove_task(task)
+
     def note(self, message: str) -> None:
         self._say(message)
 

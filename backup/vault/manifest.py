@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from backup.errors import ConfigError, DamagedDocument
 from backup.model import Destination, Key, Kind, SourceIdentity
-from backup.vault.documents import Entry, Header, Manifest, Part, Record, decode
+from backup.vault.documents import Entry, Header, Manifest, Part, Record, SourceLine, decode
 from backup.vault.layout import DocumentName, Layout, snapshot_time
 
 T = TypeVar("T", bound=Part)
@@ -33,6 +33,7 @@ class State:
         entries: the newest entry of every repository.
         merged: the documents behind them, by stem, as far back as runs can overlap.
         newest: the manifest that finished last; None in a new vault.
+        source: what the root is a backup of; known from a checkpoint, too.
         from_future: stems of documents whose time has not come; they decide nothing.
         damaged_checkpoints: checkpoints that could not be read and were left aside.
     """
@@ -40,6 +41,7 @@ class State:
     entries: Mapping[Identity, Entry] = field(default_factory=dict)
     merged: tuple[str, ...] = ()
     newest: Manifest | None = None
+    source: SourceLine | None = None
     accepted: int | None = None
     vault_checked_at: datetime | None = None
     from_future: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ def roots(destination: Destination) -> tuple[Layout, ...]:
         Layout(f"{host}/{owner}/")
         for host in destination.children("")
         for owner in destination.children(f"{host}/")
-        if "snapshots" in destination.children(f"{host}/{owner}/")
+        if {"snapshots", "checkpoints"} & {*destination.children(f"{host}/{owner}/")}
     )
 
 
@@ -130,6 +132,7 @@ def load_state(
         | merge(entry for _, m in loaded for entry in _stamped(m)),
         merged=tuple(sorted(recent)),
         newest=newest,
+        source=next((m.source for m in (newest, *(m for _, m in loaded), *dreams) if m), None),
         accepted=None if newest is None else newest.accepted,
         vault_checked_at=None if newest is None else newest.vault_checked_at,
         from_future=tuple(name.stem for name in future),
@@ -166,11 +169,9 @@ def require_same_source(state: State, identity: SourceIdentity) -> None:
     Raises:
         ConfigError: the root is a backup of something else.
     """
-    if state.newest is None:
+    if state.source is None or state.source.location == identity.location:
         return
-    recorded = state.newest.source.location
-    if recorded == identity.location:
-        return
+    recorded = state.source.location
     raise ConfigError(
         f"--owner: {identity.owner!r} in this vault is a backup of {recorded}, "
         f"not of {identity.location}",
