@@ -204,8 +204,8 @@ class Destination(Protocol):
     """Where a vault lies: objects under keys, each written once. Safe to call from many threads.
 
     Keys are ``/``-joined segments of printable ASCII without empty, ``.`` or ``..`` segments;
-    `backup.vault.layout` makes them; any other is a ValueError, since it would be our bug. A missing
-    object is ObjectNotFound, a forbidden one AccessDenied, any other trouble a DestinationError.
+    `backup.vault.layout` makes them; any other is a ValueError, since it would be our bug. A
+    missing object is ObjectNotFound, a forbidden one AccessDenied, other trouble DestinationError.
 
     Attributes:
         listing_is_local: whether listing and reading cost no requests, so that a run may look at

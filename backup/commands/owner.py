@@ -29,7 +29,7 @@ from backup.errors import (
     Interrupted,
     SourceError,
 )
-from backup.git.check import temporary_disk
+from backup.git.check import Disk
 from backup.model import Absence, Events, Outcome, Repository, RunResult, Selection, Source, Status
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
@@ -88,6 +88,7 @@ class OwnerRun:
         snapshot_id: str,
         started_at: datetime,
         counts: RequestCounts,
+        disk: Disk,
         events: Events,
         stop: Stop,
         clock: Callable[[], datetime],
@@ -108,7 +109,7 @@ class OwnerRun:
             snapshot_id=snapshot_id,
             selection=options.selection,
             check=options.check,
-            disk=temporary_disk(),
+            disk=disk,
             clock=clock,
             stop=stop,
         )

@@ -12,7 +12,9 @@ from backup.commands.owner import OwnerRun, RunOptions
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.errors import BackupError, ExitCode
+from backup.git.check import disk_of
 from backup.git.command import require_git
+from backup.git.work import work_folder
 from backup.model import Destination, Events, RunReport, RunResult, Source
 from backup.stopping import Stop
 from backup.vault.layout import new_snapshot_id
@@ -39,27 +41,29 @@ def run(
     counting = CountingDestination(destination, counts)
     started_at = clock()
     snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
-    owners = [
-        OwnerRun(
-            source,
-            counting,
-            options,
-            snapshot_id=snapshot_id,
-            started_at=started_at,
-            counts=counts,
-            events=events,
-            stop=stop,
-            clock=clock,
-        )
-        for source in sources
-    ]
     errors = []
-    for owner in owners:
-        try:
-            owner.back_up()
-        except BackupError as error:
-            owner.give_up(error)
-            errors.append(error)
+    with work_folder() as folder:
+        owners = [
+            OwnerRun(
+                source,
+                counting,
+                options,
+                snapshot_id=snapshot_id,
+                started_at=started_at,
+                counts=counts,
+                disk=disk_of(folder),
+                events=events,
+                stop=stop,
+                clock=clock,
+            )
+            for source in sources
+        ]
+        for owner in owners:
+            try:
+                owner.back_up()
+            except BackupError as error:
+                owner.give_up(error)
+                errors.append(error)
     if errors and len(errors) == len(owners):
         raise errors[0]
     result = _worst([owner.result for owner in owners])

@@ -34,9 +34,10 @@ Ancestry = Literal["advanced", "rewritten", "moved"]
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The temporary folder's room, looked at while it fills.
+    """The room for packs under check, looked at while it fills.
 
     Attributes:
+        folder: where they lie; its owner removes it in the end.
         reserve_bytes: what must stay free for the packs' indexes and for everybody else.
         free_bytes: tells what is free now; shared with every other capture and program.
     """
@@ -46,9 +47,8 @@ class Disk:
     free_bytes: Callable[[], int]
 
 
-def temporary_disk() -> Disk:
-    """Look at the system's temporary folder; a tenth of it stays free, at most 256 MiB."""
-    folder = Path(tempfile.gettempdir())
+def disk_of(folder: Path) -> Disk:
+    """Look at a folder's file system; a tenth of it stays free, at most 256 MiB."""
     usage = shutil.disk_usage(folder)
     return Disk(
         folder,
@@ -84,7 +84,7 @@ class PackCheck:
         self._next_look = 0
         self._too_small: DiskTooSmall | None = None
         self._child: Child | None = None
-        self.repository = Path(tempfile.mkdtemp(prefix="repo-backup-", dir=disk.folder))
+        self.repository = Path(tempfile.mkdtemp(prefix="check-", dir=disk.folder))
         try:
             make_bare_repository(self.repository, object_format=object_format, stop=stop)
             argv: list[str | os.PathLike[str]] = ["git", "-C", self.repository, "index-pack"]

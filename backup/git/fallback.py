@@ -23,7 +23,7 @@ def mirrored(clone_url: str, *, safe: list[Path], disk: Disk, stop: Stop) -> Ite
     Raises:
         GitFailed: git could not make it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="repo-backup-", dir=disk.folder))
+    folder = Path(tempfile.mkdtemp(prefix="mirror-", dir=disk.folder))
     mirror = folder / "mirror.git"
     environment = clean_environment(safe_directories=[*safe, mirror])
     # A path is read through upload-pack, not copied: --no-local.

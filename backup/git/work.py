@@ -1,0 +1,56 @@
+"""A process's own folder in the system's temporary folder, gone when the process is.
+
+It is locked while the process lives, however that ends: what a killed process left behind is
+removed by the next one, and what a living process works in never is.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "repo-backup-"
+_MODE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """Make the folder, and remove it with all it holds."""
+    above = Path(tempfile.gettempdir())
+    _remove_abandoned(above)
+    folder, lock = _make_locked(above)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_locked(above: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=above))
+        # In the moment before the lock another process may take it for an abandoned one.
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, _MODE)
+            with suppress(OSError):
+                # Without locks nobody removes anything.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_abandoned(above: Path) -> None:
+    for folder in above.glob(f"{_PREFIX}*"):
+        # Locked, somebody else's, or no folder: it stays.
+        with suppress(OSError):
+            lock = os.open(folder, _MODE)
+            try:
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
