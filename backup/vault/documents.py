@@ -123,6 +123,16 @@ class ChangeCounts(Part):
     deleted: Count = 0
 
 
+class ExportLine(Part):
+    """An archive of a project that its forge made."""
+
+    key: RelativeKey
+    requested_at: Time
+    stored_at: Time | None = None
+    size_bytes: Count = 0
+    version_id: str | None = None
+
+
 class Entry(Part):
     """One repository in a manifest: its state, and what the run did with it."""
 
@@ -137,6 +147,7 @@ class Entry(Part):
 
     digest: Sha256 | None = Field(None, description="of the refs that the record holds")
     record: RelativeKey | None = Field(None, description="key of the newest record")
+    record_version_id: str | None = Field(None, description="in a versioned store")
     checked_at: Time | None = Field(None, description="when the source last answered with refs")
     captured_at: Time | None = Field(None, description="when the record was made")
     selection: SelectionLine = SelectionLine()
@@ -149,6 +160,7 @@ class Entry(Part):
     failing_since: Time | None = None
     pins: tuple[PinLine, ...] = ()
     skipped_why: str | None = Field(None, description="the forge's permanent block")
+    export: ExportLine | None = Field(None, description="the newest project export")
 
     status: Status | None = Field(None, description="what the run did; None: not reached")
     plan: BundleKind | None = None
@@ -206,6 +218,7 @@ class Manifest(Header):
     vault_checked_at: Time | None = Field(None, description="last listing of the whole vault")
     merged: tuple[str, ...] = Field((), description="documents whose entries are merged here")
     problems: tuple[str, ...] = ()
+    writer: str | None = Field(None, description="account and role that wrote it, where known")
     entries: tuple[Entry, ...]
 
 
@@ -301,6 +314,14 @@ class DocumentLine(Part):
     kinds: tuple[str, ...] = ()
 
 
+class LfsTotals(Part):
+    """The LFS objects of a record's whole chain."""
+
+    objects: Count = 0
+    size_bytes: Count = 0
+    missing: Count = 0
+
+
 class RepositoryLine(Part):
     """Which repository a record is of, as it was called then."""
 
@@ -331,6 +352,7 @@ class Record(Part):
     previous: RelativeKey | None = Field(None, description="the record before this one")
     fallback: str | None = Field(None, description="how it was captured without protocol v2")
     metadata: DocumentLine | None = None
+    lfs: LfsTotals | None = None
 
     def tips(self) -> dict[RefName, ObjectId]:
         """Return the exact ref map."""
