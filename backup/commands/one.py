@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,19 +30,18 @@ from backup.vault.manifest import load_record
 
 _TRIES = 3
 _SLOT_WAIT_SECONDS = 0.5
-_OF_ONE_RUN = frozenset(
-    {
-        "status",
-        "plan",
-        "reason",
-        "bytes",
-        "objects",
-        "duration_seconds",
-        "changes",
-        "carried_from",
-        "not_selected",
-    }
-)
+# What an entry says of the run that made it; everything else is the repository's state.
+_NOTHING_DONE: Mapping[str, object] = {
+    "status": None,
+    "plan": None,
+    "reason": "",
+    "bytes": 0,
+    "objects": 0,
+    "duration_seconds": 0.0,
+    "changes": ChangeCounts(),
+    "carried_from": None,
+    "not_selected": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
 
 def carried(entry: Entry, **marks: object) -> Entry:
     """Carry an entry forward as it is, without what the run that made it did."""
-    return entry.model_copy(update=_nothing_done() | {"carried_from": entry.carried_from} | marks)
+    return entry.model_copy(update={**_NOTHING_DONE} | {"carried_from": entry.carried_from} | marks)
 
 
 def outcome_of(repository: Repository) -> Outcome:
@@ -137,7 +136,7 @@ def failed(
     return Result(
         replace(outcome_of(repository), status="failed", reason=reason, hint=hint, known=known),
         base.model_copy(
-            update=_nothing_done()
+            update={**_NOTHING_DONE}
             | {
                 "status": "failed",
                 "reason": reason,
@@ -265,7 +264,7 @@ def _unchanged(repository: Repository, entry: Entry, refs: Refs, checked_at: dat
     return Result(
         replace(outcome_of(repository), status=status),
         entry.model_copy(
-            update=_nothing_done()
+            update={**_NOTHING_DONE}
             | _listed(repository, entry)
             | {"status": status, "checked_at": checked_at}
         ),
@@ -317,7 +316,7 @@ def _captured(
     }
     base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
     made = base.model_copy(
-        update=_nothing_done()
+        update={**_NOTHING_DONE}
         | _listed(repository, base)
         | {
             "digest": captured.record.digest,
@@ -378,14 +377,6 @@ def _listed(repository: Repository, entry: Entry) -> dict[str, object]:
         "absence": None,
         "failing_since": None,
         "skipped_why": None,
-    }
-
-
-def _nothing_done() -> dict[str, object]:
-    return {
-        name: field.get_default(call_default_factory=True)
-        for name, field in Entry.model_fields.items()
-        if name in _OF_ONE_RUN
     }
 
 

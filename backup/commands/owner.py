@@ -3,14 +3,17 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from queue import Empty, SimpleQueue
 from typing import Literal
 
 import backup
 from backup.capture import CheckMode, Means
+from backup.commands.ledger import Ledger
 from backup.commands.one import (
     Result,
     Workshop,
@@ -30,7 +33,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.git.check import Disk
-from backup.model import Absence, Events, Outcome, Repository, RunResult, Selection, Source, Status
+from backup.model import Absence, Events, Repository, Selection, Source
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
 from backup.vault.documents import (
@@ -47,7 +50,6 @@ from backup.vault.manifest import (
     State,
     list_documents,
     load_state,
-    newer,
     require_same_source,
 )
 
@@ -115,33 +117,15 @@ class OwnerRun:
         )
         self._state = State()
         self._seen_documents: tuple[DocumentName, ...] = ()
-        self._results: dict[Identity, Result] = {}
-        self._marks: dict[Identity, Entry] = {}
-        self._others: list[Outcome] = []
-        self._not_reached: list[str] = []
+        self.ledger = Ledger()
         self._dropped = False
-        self._failed = False
         self._accepted: int | None = None
         self._selected = 0
         self._vault_check_due = False
         self._checkpoints = 0
-        self._captures_saved = 0
+        self._stored_at_checkpoint = 0
         self.listed = 0
         self.manifest_uri = ""
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-
-    @property
-    def result(self) -> RunResult:
-        """How it went; the truth behind everything that is said of it."""
-        outcomes = self.outcomes()
-        stored = any(one.status in {"captured", "unchanged", "empty"} for one in outcomes)
-        some_failed = any(one.status == "failed" for one in outcomes)
-        if self._failed or self._dropped or self._stop.interrupted:
-            return "failed"
-        if some_failed and not stored:
-            return "failed"
-        return "partial" if some_failed or self.problems else "success"
 
     def back_up(self) -> None:
         """Do all of it.
@@ -159,19 +143,13 @@ class OwnerRun:
         self._look_after_the_rest()
         if self._stop.interrupted:
             self._save_checkpoint()
-            self.problems.append("interrupted; the next run goes on from the last checkpoint")
+            self.ledger.fail("interrupted; the next run goes on from the last checkpoint")
         elif not self._options.dry_run:
             self._publish()
 
     def give_up(self, error: BackupError) -> None:
         """Note that this owner could not be backed up at all."""
-        self._failed = True
-        self.problems.append(f"{self._source.identity.owner}: {error.message}")
-
-    def outcomes(self) -> list[Outcome]:
-        """Return what came of each repository, by path."""
-        both = [*(result.outcome for result in self._results.values()), *self._others]
-        return sorted(both, key=lambda outcome: (outcome.path, outcome.host_id))
+        self.ledger.fail(f"{self._source.identity.owner}: {error.message}")
 
     def _load_state(self) -> None:
         now = self._clock()
@@ -214,7 +192,7 @@ class OwnerRun:
                 continue
             identity = (repository.kind, repository.host_id)
             if (entry := self._state.entries.get(identity)) is not None:
-                self._marks[identity] = carried(entry, not_selected=True)
+                self.ledger.marks[identity] = carried(entry, not_selected=True)
         if listing and not selected:
             names = [f"--include {p!r}" for p in options.include]
             names += [f"--exclude {p!r}" for p in options.exclude]
@@ -231,7 +209,7 @@ class OwnerRun:
         floor = 0.0 if accepted is None else accepted * (1 - options.max_drop_percent / 100)
         self._dropped = self.listed < floor and not options.accept_drop
         if self._dropped:
-            self.problems.append(
+            self.ledger.fail(
                 f"{self.listed} repositories are listed, {accepted} were before: "
                 f"more than --max-drop-percent {options.max_drop_percent} are gone; "
                 "nothing was marked as gone (--accept-drop accepts it)"
@@ -251,29 +229,28 @@ class OwnerRun:
             try:
                 answer = self._source.look_up(host_id=entry.host_id, path=entry.path)
             except SourceError as error:
-                self._results[identity] = failed(
+                self.ledger.results[identity] = failed(
                     self._gone_repository(entry), entry, self._clock(), reason=error.message
                 )
                 continue
             if isinstance(answer, Repository):
                 found.append(answer)
             else:
-                self._mark_absent(identity, entry, answer)
+                self._mark_absent(entry, answer)
         return found
 
-    def _mark_absent(self, identity: Identity, entry: Entry, answer: Absence) -> None:
+    def _mark_absent(self, entry: Entry, answer: Absence) -> None:
         now = self._clock()
         since = now if entry.absence is None else entry.absence.since
         line = AbsenceLine(since=since, asked_at=now, answer=answer.answer, detail=answer.detail)
-        self._marks[identity] = carried(entry, absence=line, status="gone", reason=answer.detail)
-        self._others.append(
-            replace(
-                outcome_of(self._gone_repository(entry)),
-                status="gone",
-                reason=f"not listed since {since:%Y-%m-%d}: {answer.detail}",
-                known=entry.absence is not None,
-            )
+        outcome = replace(
+            outcome_of(self._gone_repository(entry)),
+            status="gone",
+            reason=f"not listed since {since:%Y-%m-%d}: {answer.detail}",
+            known=entry.absence is not None,
         )
+        mark = carried(entry, absence=line, status="gone", reason=answer.detail)
+        self.ledger.tell(outcome, mark=mark)
 
     def _gone_repository(self, entry: Entry) -> Repository:
         identity = self._source.identity
@@ -290,26 +267,28 @@ class OwnerRun:
         """Bring every selected repository up to date, the longest unchecked first."""
         options, entries = self._options, self._state.entries
         shop = self._workshop()
-        waiting: dict[Future[Result], Repository] = {}
-        saved_at = time.monotonic()
+        finished: SimpleQueue[tuple[Future[Result], Repository]] = SimpleQueue()
+        saved_at, left = time.monotonic(), 0
         with ThreadPoolExecutor(options.concurrency * (1 + _ASKING_PER_CAPTURE)) as pool:
             for repository in order_of_work(selected, entries):
                 entry = entries.get((repository.kind, repository.host_id))
                 if repository.problem and entry is None:
                     # Perhaps no repository at all: said, but not remembered as one.
-                    self._others.append(replace(outcome_of(repository), reason=repository.problem))
+                    self.ledger.tell(replace(outcome_of(repository), reason=repository.problem))
                     continue
-                waiting[pool.submit(_begin, repository, entry, shop)] = repository
-            while waiting:
-                done, _ = wait(waiting, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._collect(future, waiting.pop(future))
+                future = pool.submit(_begin, repository, entry, shop)
+                future.add_done_callback(lambda f, r=repository: finished.put((f, r)))  # type: ignore[misc]
+                left += 1
+            while left:
+                with suppress(Empty):
+                    self._collect(*finished.get(timeout=_LOOK_SECONDS))
+                    left -= 1
                 if self._stop.interrupted:
                     pool.shutdown(wait=False, cancel_futures=True)
                 if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved_at = time.monotonic()
-        if self._not_reached:
+        if self.ledger.not_reached:
             self._say_what_was_not_reached()
 
     def _workshop(self) -> Workshop:
@@ -327,35 +306,21 @@ class OwnerRun:
         )
 
     def _collect(self, future: "Future[Result]", repository: Repository) -> None:
-        identity = (repository.kind, repository.host_id)
-        name = f"{repository.owner}/{repository.path}"
+        entry = self._state.entries.get((repository.kind, repository.host_id))
         if future.cancelled():
-            self._leave(repository, "not reached")
+            self.ledger.leave(repository, entry, reason="not reached")
             return
         try:
-            result = future.result()
-        except Interrupted:
-            self._leave(repository, "interrupted")
-        except DeadlineReached as error:
-            self._leave(repository, error.message)
-        else:
-            self._results[identity] = result
-            if result.problem:
-                self.problems.append(f"{name}: {result.problem}")
-
-    def _leave(self, repository: Repository, reason: str) -> None:
-        self._not_reached.append(repository.path)
-        identity = (repository.kind, repository.host_id)
-        if (entry := self._state.entries.get(identity)) is not None:
-            self._marks[identity] = carried(entry, reason=reason)
-        self._others.append(replace(outcome_of(repository), status="skipped", reason=reason))
+            self.ledger.add(repository, future.result())
+        except (Interrupted, DeadlineReached) as error:
+            self.ledger.leave(repository, entry, reason=error.message)
 
     def _say_what_was_not_reached(self) -> None:
         if self._stop.interrupted:
             return
-        first = ", ".join(sorted(self._not_reached)[:5])
-        self.problems.append(
-            f"the time was up before {len(self._not_reached)} repositories were done "
+        first = ", ".join(sorted(self.ledger.not_reached)[:5])
+        self.ledger.problems.append(
+            f"the time was up before {len(self.ledger.not_reached)} repositories were done "
             f"(first {first}); the next run begins with them"
         )
 
@@ -365,24 +330,13 @@ class OwnerRun:
             return
         shop = self._workshop()
         for identity, entry in self._state.entries.items():
-            if identity in self._results or entry.record is None or not self._stop.may_begin:
+            if identity in self.ledger.results or entry.record is None or not self._stop.may_begin:
                 continue
             if problem := chain_problem(entry, shop):
-                self.problems.append(
+                self.ledger.problems.append(
                     f"{self._source.identity.owner}/{entry.path} cannot be given back whole, "
                     f"and nothing can be captured in its place now: {problem}"
                 )
-
-    def _entries(self) -> dict[Identity, Entry]:
-        """Combine what this run made, what runs beside it made, and what was there before."""
-        others = self._newest_of_others()
-        entries = {identity: carried(entry) for identity, entry in others.items()}
-        own = self._marks | {identity: r.entry for identity, r in self._results.items()}
-        for identity, entry in own.items():
-            theirs = others.get(identity)
-            if theirs is None or not newer(theirs, entry):
-                entries[identity] = entry
-        return entries
 
     def _newest_of_others(self) -> dict[Identity, Entry]:
         documents = [
@@ -402,30 +356,30 @@ class OwnerRun:
                 f"{self._options.grace_days}: what it stored may be pruned already",
                 hint="run again; a longer grace or a --deadline-minutes avoids this",
             )
-        entries = self._entries()
         name = DocumentName(self._means.snapshot_id)
-        manifest = self._document("manifest", entries.values())
-        # Its own PUT is not counted yet when the manifest is encoded; the report counts it.
+        entries = self.ledger.entries(self._newest_of_others())
+        manifest = self._document("manifest", entries)
         key = self._layout.document(name)
         self._destination.put_if_absent(key, encode(manifest))
         self.manifest_uri = self._destination.uri(key)
 
     def _save_checkpoint(self) -> None:
-        captures = sum(result.outcome.bytes_written > 0 for result in self._results.values())
-        if captures == self._captures_saved or self._options.dry_run:
+        """Store what is finished, where anything was stored since the last checkpoint."""
+        stored = self.ledger.stored()
+        if stored == self._stored_at_checkpoint or self._options.dry_run:
             return
         self._checkpoints += 1
         name = DocumentName(self._means.snapshot_id, checkpoint=self._checkpoints)
-        entries = [result.entry for result in self._results.values()]
+        entries = [result.entry for result in self.ledger.results.values()]
         document = self._document("checkpoint", entries)
         self._destination.put_if_absent(self._layout.document(name), encode(document))
-        self._captures_saved = captures
+        self._stored_at_checkpoint = stored
 
     def _document(
         self, kind: Literal["manifest", "checkpoint"], entries: Iterable[Entry]
     ) -> Manifest:
         options, now, identity = self._options, self._clock(), self._source.identity
-        complete = kind == "manifest" and not self._not_reached
+        complete = kind == "manifest" and not self.ledger.not_reached
         checked = self._vault_check_due and complete
         return Manifest(
             format=1,
@@ -441,40 +395,29 @@ class OwnerRun:
                 location=identity.location,
             ),
             complete=complete,
-            result=self.result,
-            totals=self._totals(),
+            result=self.ledger.result(),
+            totals=self.ledger.totals(
+                Totals(
+                    listed=self.listed,
+                    selected=self._selected,
+                    # Without this document itself.
+                    bytes_uploaded=self._destination.bytes_uploaded,
+                    objects_written=self._destination.objects_written,
+                    requests=self._counts.snapshot(),
+                )
+            ),
             selection=selection_line(options.selection),
             include=options.include,
             exclude=options.exclude,
             accepted=self._accepted,
             vault_checked_at=now if checked else self._state.vault_checked_at,
             merged=self._state.merged,
-            problems=tuple(self.problems),
+            problems=tuple(self.ledger.problems),
             entries=tuple(entries),
         )
 
-    def _totals(self) -> Totals:
-        outcomes = self.outcomes()
-
-        def count(status: Status) -> int:
-            return sum(outcome.status == status for outcome in outcomes)
-
-        return Totals(
-            listed=self.listed,
-            selected=self._selected,
-            captured=count("captured"),
-            unchanged=count("unchanged"),
-            empty=count("empty"),
-            skipped=count("skipped"),
-            failed=count("failed"),
-            gone=count("gone"),
-            bytes_uploaded=self._destination.bytes_uploaded,
-            objects_written=self._destination.objects_written,
-            requests=self._counts.snapshot(),
-        )
-
     def _note(self, message: str) -> None:
-        self.notes.append(message)
+        self.ledger.notes.append(message)
         self._events.note(message)
 
 

@@ -66,7 +66,7 @@ def run(
                 errors.append(error)
     if errors and len(errors) == len(owners):
         raise errors[0]
-    result = _worst([owner.result for owner in owners])
+    result = _worst([owner.ledger.result() for owner in owners])
     return RunReport(
         result=result,
         exit_code=ExitCode.INTERRUPTED if stop.interrupted else _EXIT_CODES[result],
@@ -75,13 +75,13 @@ def run(
         finished_at=clock(),
         dry_run=options.dry_run,
         manifests=tuple(owner.manifest_uri for owner in owners if owner.manifest_uri),
-        outcomes=tuple(outcome for owner in owners for outcome in owner.outcomes()),
+        outcomes=tuple(outcome for owner in owners for outcome in owner.ledger.outcomes()),
         listed=sum(owner.listed for owner in owners),
         requests=counts.snapshot(),
         objects_written=counting.objects_written,
         bytes_uploaded=counting.bytes_uploaded,
-        problems=tuple(problem for owner in owners for problem in owner.problems),
-        notes=tuple(note for owner in owners for note in owner.notes),
+        problems=tuple(problem for owner in owners for problem in owner.ledger.problems),
+        notes=tuple(note for owner in owners for note in owner.ledger.notes),
     )
 
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "repo-backup-"
+_PREFIX = ".repo-backup-work-"
+# Only a folder that says so of itself is ever removed.
+_MARK = "made-by-repo-backup-and-removed-by-it"
 _MODE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -39,6 +41,7 @@ def _make_locked(above: Path) -> tuple[Path, int]:
                 # Without locks nobody removes anything.
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if folder.exists():
+                (folder / _MARK).touch()
                 return folder, lock
             os.close(lock)
 
@@ -49,7 +52,7 @@ def _remove_abandoned(above: Path) -> None:
         with suppress(OSError):
             lock = os.open(folder, _MODE)
             try:
-                if os.fstat(lock).st_uid == os.geteuid():
+                if os.fstat(lock).st_uid == os.geteuid() and (folder / _MARK).is_file():
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)
             finally:

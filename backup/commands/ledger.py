@@ -1,0 +1,93 @@
+"""What came of each repository of an owner so far, and the manifest made of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from backup.commands.one import Result, carried, outcome_of
+from backup.model import Outcome, Repository, RunResult, Status
+from backup.vault.documents import Entry, Totals
+from backup.vault.manifest import Identity, newer
+
+_DONE: frozenset[Status] = frozenset({"captured", "unchanged", "empty"})
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Grows while a run goes on. Belongs to the run's main thread.
+
+    Attributes:
+        results: repositories that were worked on, whatever came of it.
+        marks: entries of others that this run knows something new of: gone, not selected, left.
+        others: outcomes of repositories that have no result.
+        not_reached: paths that the time was too short for.
+        problems: what makes the run partial though every repository may be stored.
+        failed: the run as a whole failed, whatever became of its repositories.
+    """
+
+    results: dict[Identity, Result] = field(default_factory=dict)
+    marks: dict[Identity, Entry] = field(default_factory=dict)
+    others: list[Outcome] = field(default_factory=list)
+    not_reached: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failed: bool = False
+
+    def add(self, repository: Repository, result: Result) -> None:
+        """Note what came of a repository."""
+        self.results[repository.kind, repository.host_id] = result
+        if result.problem:
+            self.problems.append(f"{repository.owner}/{repository.path}: {result.problem}")
+
+    def fail(self, problem: str) -> None:
+        """Note what makes the run as a whole a failure."""
+        self.failed = True
+        self.problems.append(problem)
+
+    def tell(self, outcome: Outcome, *, mark: Entry | None = None) -> None:
+        """Note an outcome of a repository that was not worked on, and its entry's new marks."""
+        self.others.append(outcome)
+        if mark is not None:
+            self.marks[mark.identity] = mark
+
+    def leave(self, repository: Repository, entry: Entry | None, *, reason: str) -> None:
+        """Note that a repository was not done; its entry stays as it was."""
+        self.not_reached.append(repository.path)
+        self.tell(
+            replace(outcome_of(repository), status="skipped", reason=reason),
+            mark=None if entry is None else carried(entry, reason=reason),
+        )
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what came of each repository, by path."""
+        both = [*(result.outcome for result in self.results.values()), *self.others]
+        return sorted(both, key=lambda outcome: (outcome.path, outcome.host_id))
+
+    def result(self) -> RunResult:
+        """Say how it went; the truth behind everything that is said of it."""
+        statuses = {outcome.status for outcome in self.outcomes()}
+        if self.failed or ("failed" in statuses and not statuses & _DONE):
+            return "failed"
+        return "partial" if "failed" in statuses or self.problems else "success"
+
+    def entries(self, known: Mapping[Identity, Entry]) -> Sequence[Entry]:
+        """Combine what this run made with what is known besides; the last checked entry wins.
+
+        Args:
+            known: what was there before, and what runs beside this one made meanwhile.
+        """
+        entries = {identity: carried(entry) for identity, entry in known.items()}
+        own = self.marks | {identity: result.entry for identity, result in self.results.items()}
+        for identity, entry in own.items():
+            theirs = known.get(identity)
+            if theirs is None or not newer(theirs, entry):
+                entries[identity] = entry
+        return tuple(entries.values())
+
+    def stored(self) -> int:
+        """Count the repositories of which something was stored."""
+        return sum(result.outcome.bytes_written > 0 for result in self.results.values())
+
+    def totals(self, base: Totals) -> Totals:
+        """Fill in the number of repositories by what came of them."""
+        statuses = [outcome.status for outcome in self.outcomes()]
+        return base.model_copy(update={status: statuses.count(status) for status in set(statuses)})
