@@ -13,7 +13,7 @@ from typing import Literal
 import backup
 from backup.errors import IncompleteRepository, IncompleteWrite
 from backup.git.bundle import BundleHeader
-from backup.git.check import Disk, DiskTooSmall, PackCheck
+from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck
 from backup.git.pack import PackMeter, PackSummary, empty_pack
 from backup.git.upload_pack import Remote, fit_haves
 from backup.model import (
@@ -24,9 +24,8 @@ from backup.model import (
     RefName,
     Refs,
     Repository,
-    Selection,
 )
-from backup.plan import Plan, selection_line
+from backup.plan import Plan, refs_before_and_now, selection_line
 from backup.stopping import Stop
 from backup.vault.documents import (
     BundleLine,
@@ -58,7 +57,6 @@ class Means:
     destination: Destination
     layout: Layout
     snapshot_id: str
-    selection: Selection
     check: CheckMode
     disk: Disk
     clock: Callable[[], datetime]
@@ -109,6 +107,8 @@ def capture(
         BackupError: nothing was recorded.
     """
     folder = repository_folder(path=plan.repository.path, host_id=plan.repository.host_id)
+    if not plan.wants:
+        remote.require_end()
     if plan.action == "empty":
         changes = compare_refs(plan, {})
         return _save_record(plan, means, folder=folder, bundle=None, kinds={}, changes=changes)
@@ -148,7 +148,7 @@ def capture(
 
 
 def compare_refs(
-    plan: Plan, proved: dict[tuple[ObjectId, ObjectId], Literal["advanced", "rewritten", "moved"]]
+    plan: Plan, proved: Mapping[tuple[ObjectId, ObjectId], Ancestry]
 ) -> tuple[RefChange, ...]:
     """Tell what happened to each ref since the record before; nothing for a first capture.
 
@@ -158,7 +158,7 @@ def compare_refs(
     """
     if plan.previous is None:
         return ()
-    old, new = plan.previous.tips(), plan.refs.tips
+    old, new = refs_before_and_now(plan)
     changes = [
         *(RefChange(name, "added", None, new[name]) for name in new if name not in old),
         *(RefChange(name, "deleted", old[name], None) for name in old if name not in new),
@@ -223,13 +223,13 @@ def _watched(
 
 
 def _proved_changes(
-    plan: Plan, check: PackCheck, kinds: dict[ObjectId, str]
+    plan: Plan, check: PackCheck, kinds: Mapping[ObjectId, str]
 ) -> tuple[RefChange, ...]:
     if plan.previous is None:
         return ()
     pairs = [
         (before, after)
-        for name, before, after in _moved(plan.previous.tips(), plan.refs.tips)
+        for name, before, after in _moved(*refs_before_and_now(plan))
         if _is_branch(name) and kinds.get(after) == "commit"
     ]
     return compare_refs(plan, dict(zip(pairs, check.ancestry(pairs), strict=True)))
@@ -308,7 +308,7 @@ def _record(
         repository=_repository_line(plan.repository),
         captured_at=means.clock(),
         object_format=refs.object_format,
-        selection=selection_line(means.selection),
+        selection=selection_line(plan.selection),
         digest=refs_digest(refs),
         head=_head_line(refs),
         refs=_ref_lines(plan, kinds),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from backup.model import Action, BundleKind, Kind, ObjectId, RefName, Refs, Repository, Selection
+from backup.refs import is_selected, to_bytes
 from backup.vault.chain import base_and_increments, missing
 from backup.vault.documents import Entry, Record, SelectionLine
 from backup.vault.layout import snapshot_time
@@ -24,6 +25,7 @@ class Plan:
     """What a capture will do.
 
     Attributes:
+        selection: what of the repository was asked for.
         wants: ids to ask for; empty when the chain holds every tip already.
         haves: ids that the chain holds with all they reach, the most useful first.
         prerequisites: those haves that may stand in a bundle's header: commits.
@@ -36,6 +38,7 @@ class Plan:
     refs: Refs
     action: Action
     reason: str
+    selection: Selection
     wants: tuple[ObjectId, ...] = ()
     haves: tuple[ObjectId, ...] = ()
     prerequisites: tuple[ObjectId, ...] = ()
@@ -80,6 +83,7 @@ def make_plan(
     entry: Entry | None,
     record: Record | None,
     stored: Mapping[str, int],
+    selection: Selection,
     policy: Policy,
     now: datetime,
 ) -> Plan:
@@ -92,19 +96,27 @@ def make_plan(
         entry: its entry in the newest state.
         record: the record that entry names; None when there is none or it cannot be used.
         stored: objects in the repository's folder, relative key to size.
+        selection: what of the repository is asked for.
         policy: when a chain has been long enough.
         now: the time of the run.
     """
     previous_key = None if entry is None else entry.record
     if refs.empty:
         return Plan(
-            repository, refs, "empty", "no refs", previous=record, previous_key=previous_key
+            repository,
+            refs,
+            "empty",
+            "no refs",
+            selection,
+            previous=record,
+            previous_key=previous_key,
         )
     full = Plan(
         repository,
         refs,
         "full",
         why,
+        selection,
         wants=refs.wanted(),
         previous=record,
         previous_key=previous_key,
@@ -121,6 +133,7 @@ def make_plan(
         refs,
         "incremental",
         why,
+        selection,
         wants=tuple(oid for oid in refs.wanted() if oid not in held),
         haves=haves,
         prerequisites=prerequisites,
@@ -152,11 +165,33 @@ def haves_of(record: Record) -> tuple[tuple[ObjectId, ...], tuple[ObjectId, ...]
     return tuple(heads | others), tuple(commits)
 
 
-def lost_refs(old: Mapping[RefName, ObjectId], refs: Refs) -> tuple[int, bool]:
+def refs_before_and_now(
+    plan: Plan,
+) -> tuple[dict[RefName, ObjectId], dict[RefName, ObjectId]]:
+    """Return the refs of the record before and of now, as far as both were asked for.
+
+    What a change of the selection brings or leaves out did not happen to the repository.
+    """
+    if plan.previous is None:
+        return {}, dict(plan.refs.tips)
+    line = plan.previous.selection
+    before = Selection(pull_refs=line.pull_refs)
+
+    def both(tips: Mapping[RefName, ObjectId]) -> dict[RefName, ObjectId]:
+        return {
+            name: oid
+            for name, oid in tips.items()
+            if is_selected(to_bytes(name), plan.selection) and is_selected(to_bytes(name), before)
+        }
+
+    return both(plan.previous.tips()), both(plan.refs.tips)
+
+
+def lost_refs(old: Mapping[RefName, ObjectId], new: Mapping[RefName, ObjectId]) -> tuple[int, bool]:
     """Count the refs that are gone, and tell whether every branch is."""
-    gone = sum(name not in refs.tips for name in old)
+    gone = sum(name not in new for name in old)
     had_branches = any(name.startswith("refs/heads/") for name in old)
-    has_branches = any(name.startswith("refs/heads/") for name in refs.tips)
+    has_branches = any(name.startswith("refs/heads/") for name in new)
     return gone, had_branches and not has_branches
 
 

@@ -1,6 +1,7 @@
 """Ref names: which are well formed, and which a capture takes. Pure."""
 
 import re
+from collections.abc import Iterable
 
 from backup.model import RefName, Selection
 
@@ -17,6 +18,10 @@ HIDDEN_PREFIXES = (
 # either side moves, and would turn every night into a change.
 PULL_HEADS = re.compile(rb"refs/(?:pull|merge-requests)/[^/]+/head|refs/pull-requests/[^/]+/from")
 
+# A file name's limit, less git's ".lock"; and enough room below any folder.
+MAX_SEGMENT_BYTES = 250
+MAX_NAME_BYTES = 2000
+
 _FORBIDDEN = re.compile(
     rb"[\x00-\x20\x7f~^:?*\[\\]"  # control characters, space and git's own operators
     rb"|\.\.|@\{|//|\.$|/$"
@@ -27,6 +32,33 @@ _FORBIDDEN = re.compile(
 def is_well_formed(name: bytes) -> bool:
     """Tell whether git would store a ref of that name. Source: git-check-ref-format(1)."""
     return name.startswith(b"refs/") and _FORBIDDEN.search(name) is None
+
+
+def is_storable(name: bytes) -> bool:
+    """Tell whether a repository of plain files can hold a ref of that name, and lock it.
+
+    Servers that keep refs otherwise may have longer ones.
+    """
+    return len(name) <= MAX_NAME_BYTES and all(
+        len(segment) <= MAX_SEGMENT_BYTES for segment in name.split(b"/")
+    )
+
+
+def conflicting(names: Iterable[bytes]) -> set[bytes]:
+    """Find names that cannot stand beside the others: one would be the other's folder.
+
+    The deeper one is named, but for a name directly under ``refs/``, which could cost all of a
+    namespace.
+    """
+    everything = set(names)
+    found = set()
+    for name in everything:
+        parts = name.split(b"/")
+        for depth in range(2, len(parts)):
+            above = b"/".join(parts[:depth])
+            if above in everything:
+                found.add(above if depth == 2 else name)
+    return found
 
 
 def is_selected(name: bytes, selection: Selection) -> bool:

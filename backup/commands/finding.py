@@ -67,7 +67,8 @@ def parse_moment(text: str) -> datetime:
             "(2026-11-01T02:30:00Z), a snapshot id, or latest"
         )
     if found["fraction"]:
-        return begin
+        digits = len(found["fraction"]) - 1
+        return begin + timedelta(microseconds=10 ** (6 - digits) - 1)
     if found["second"]:
         return begin + timedelta(seconds=1, microseconds=-1)
     if found["minute"]:
@@ -142,9 +143,9 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
         ConfigError: none is meant, or several are.
     """
     everything = list(candidates)
-    matching = [found for found in everything if text in _names(found)]
-    if not matching:
-        matching = [found for found in everything if text in _earlier_names(found)]
+    matching: list[Found] = []
+    for spellings in (_names, _names_with_ending, _earlier_names):
+        matching = matching or [found for found in everything if text in spellings(found)]
     live = [found for found in matching if found.entry.absence is None]
     chosen = live or matching
     if len(chosen) == 1:
@@ -162,13 +163,17 @@ def _names(found: Found) -> set[str]:
     return _spellings(found, found.entry.path) | {found.entry.host_id}
 
 
+def _names_with_ending(found: Found) -> set[str]:
+    return {f"{name}.git" for name in _spellings(found, found.entry.path)}
+
+
 def _earlier_names(found: Found) -> set[str]:
-    return {name for alias in found.entry.aliases for name in _spellings(found, alias)}
+    plain = {name for alias in found.entry.aliases for name in _spellings(found, alias)}
+    return plain | {f"{name}.git" for name in plain}
 
 
 def _spellings(found: Found, path: str) -> set[str]:
-    plain = {path, f"{found.owner}/{path}", f"{found.host}/{found.owner}/{path}"}
-    return plain | {f"{name}.git" for name in plain}
+    return {path, f"{found.owner}/{path}", f"{found.host}/{found.owner}/{path}"}
 
 
 def _some_names(everything: list[Found]) -> str:

@@ -22,8 +22,16 @@ from backup.errors import (
     SourceError,
 )
 from backup.git.upload_pack import Remote
-from backup.model import Events, ObjectId, Outcome, Refs, Repository, Status
-from backup.plan import Plan, Policy, lost_refs, make_plan, selection_line, why_not_unchanged
+from backup.model import Events, ObjectId, Outcome, Refs, Repository, Selection, Status
+from backup.plan import (
+    Plan,
+    Policy,
+    lost_refs,
+    make_plan,
+    refs_before_and_now,
+    selection_line,
+    why_not_unchanged,
+)
 from backup.vault.chain import missing, sizes
 from backup.vault.documents import ChangeCounts, Entry, PinLine, Record, refs_digest
 from backup.vault.manifest import load_record
@@ -69,6 +77,7 @@ class Workshop:
     """
 
     means: Means
+    selection: Selection
     policy: Policy
     counts: RequestCounts
     events: Events
@@ -162,7 +171,7 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
     for _ in range(_TRIES):
         with open_remote(
             repository,
-            selection=shop.means.selection,
+            selection=shop.selection,
             count=shop.counts.increment,
             stop=shop.means.stop,
         ) as remote:
@@ -179,7 +188,7 @@ def _ask_and_capture(
 ) -> Result:
     checked_at = shop.means.clock()
     digest = refs_digest(refs)
-    why = why_not_unchanged(entry, digest=digest, selection=shop.means.selection)
+    why = why_not_unchanged(entry, digest=digest, selection=shop.selection)
     if entry is not None and not why and shop.prove_unchanged:
         problem = chain_problem(entry, shop)
         why = f"the chain is broken: {problem}" if problem else ""
@@ -208,6 +217,7 @@ def _plan(
         entry=entry,
         record=record,
         stored={} if record is None or refs.empty else _stored(record, shop),
+        selection=shop.selection,
         policy=shop.policy,
         now=shop.means.clock(),
     )
@@ -246,7 +256,7 @@ def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
     means = shop.means
     with open_mirror(
         plan.repository,
-        selection=means.selection,
+        selection=shop.selection,
         count=shop.counts.increment,
         disk=means.disk,
         stop=means.stop,
@@ -323,10 +333,10 @@ def _captured(
             "record": captured.record_key,
             "checked_at": checked_at,
             "captured_at": captured.record.captured_at,
-            "selection": selection_line(shop.means.selection),
+            "selection": selection_line(shop.selection),
             "empty": refs.empty,
             "unfinished": (),
-            "degraded": ("refs",) if refs.left_out else (),
+            "degraded": _degraded(captured.record),
             "pins": pins,
             "status": status,
             "plan": plan.bundle_kind,
@@ -343,13 +353,22 @@ def _captured(
 def _urgent(plan: Plan, shop: Workshop) -> str:
     if plan.previous is None:
         return ""
-    old = plan.previous.tips()
-    gone, all_branches = lost_refs(old, plan.refs)
+    old, new = refs_before_and_now(plan)
+    gone, all_branches = lost_refs(old, new)
     if all_branches:
         return "all its branches are gone"
     if gone * 100 > len(old) * shop.max_drop_percent:
         return f"{gone} of its {len(old)} refs are gone"
     return ""
+
+
+def _degraded(record: Record) -> tuple[str, ...]:
+    reasons = []
+    if record.left_out:
+        reasons.append("refs left out")
+    if any(line.object_type is not None for line in record.refs):
+        reasons.append("branches that name no commit: git fetch refuses them, restore does not")
+    return tuple(reasons)
 
 
 def _newly_left_out(plan: Plan) -> str:

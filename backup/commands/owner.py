@@ -109,7 +109,6 @@ class OwnerRun:
             destination=destination,
             layout=self._layout,
             snapshot_id=snapshot_id,
-            selection=options.selection,
             check=options.check,
             disk=disk,
             clock=clock,
@@ -295,6 +294,7 @@ class OwnerRun:
         options = self._options
         return Workshop(
             means=self._means,
+            selection=options.selection,
             policy=Policy(options.max_chain_length, options.full_after_days),
             counts=self._counts,
             events=self._events,

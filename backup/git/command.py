@@ -45,6 +45,7 @@ def clean_environment(*, safe_directories: Sequence[Path] = ()) -> dict[str, str
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_DEFAULT_REF_FORMAT": "files",
         "GIT_OPTIONAL_LOCKS": "0",
     }
     settings = [("safe.directory", os.fspath(directory)) for directory in safe_directories]

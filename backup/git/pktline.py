@@ -87,6 +87,12 @@ class PacketReader:
                 return
             yield text_line(packet)
 
+    def at_end(self) -> bool:
+        """Wait for the stream's next byte or its end, and tell whether it is the end."""
+        if self._position == len(self._buffer):
+            self._buffer, self._position = self._read(_READ_BYTES), 0
+        return not self._buffer
+
     def _take(self, size: int) -> bytes:
         end = self._position + size
         if end <= len(self._buffer):

@@ -97,10 +97,11 @@ class Rebuild:
         Raises:
             BrokenChain: git did not keep one of them.
         """
-        commands = [
-            b"create %b\0%b\0" % (to_bytes(name), oid.encode()) for name, oid in tips.items()
-        ]
-        self._git("update-ref", "--stdin", "-z", data=b"".join(commands))
+        # Not by update-ref: it refuses a branch that names no commit, which some servers hold.
+        # Source: gitrepository-layout(5), packed-refs. git then writes the file anew in its form.
+        lines = sorted((to_bytes(name), oid.encode()) for name, oid in tips.items())
+        packed = b"".join(b"%b %b\n" % (oid, name) for name, oid in lines)
+        (self._directory / "packed-refs").write_bytes(packed)
         self._git("pack-refs", "--all")
         listed = self._git("for-each-ref", "--format=%(objectname) %(refname)")
         wanted = {b"%b %b" % (oid.encode(), to_bytes(name)) for name, oid in tips.items()}

@@ -6,13 +6,14 @@ Source: gitprotocol-v2(5), "Initial Client Request", "File and Git Transport".
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from backup.errors import HostUnreachable, ProtocolError, TruncatedResponse
 from backup.git.child import Child
 from backup.git.command import clean_environment
-from backup.git.pktline import PacketReader
+from backup.git.pktline import FLUSH, PacketReader
 from backup.stopping import Stop
 
 # Counting and compressing a large repository may take minutes before the first byte of a pack.
@@ -30,6 +31,9 @@ class Transport(Protocol):
 
         The answer before must have been read to its flush packet.
         """
+
+    def ended(self) -> bool:
+        """Say that nothing more is asked, and tell whether the server has nothing more to say."""
 
     def explain(self, error: ProtocolError) -> ProtocolError:
         """Add what the server said beside the protocol to an error, where it said anything."""
@@ -82,6 +86,15 @@ class ProcessTransport:
         except BrokenPipeError as error:
             raise TruncatedResponse("the server hung up") from error
         return self._packets
+
+    def ended(self) -> bool:
+        if self._child is None or self._packets is None:
+            raise AssertionError("nothing was begun")
+        # A flush in place of a command ends the conversation; a server that was never going to be
+        # asked anything (version 0 without refs) may have ended it already.
+        with suppress(BrokenPipeError):
+            self._child.write(FLUSH)
+        return self._packets.at_end()
 
     def explain(self, error: ProtocolError) -> ProtocolError:
         words = "" if self._child is None else self._child.words()

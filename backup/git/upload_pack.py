@@ -34,7 +34,7 @@ from backup.git.pktline import (
 )
 from backup.git.transport import Transport
 from backup.model import ID_LENGTH, LeftOut, ObjectFormat, ObjectId, Refs, Selection
-from backup.refs import is_selected, is_well_formed, to_bytes, to_name
+from backup.refs import conflicting, is_selected, is_storable, is_well_formed, to_bytes, to_name
 
 # git http-backend buffers a request and refuses one over 10 MiB (GIT_HTTP_MAX_REQUEST_BUFFER).
 MAX_REQUEST_BYTES = 8 << 20
@@ -50,12 +50,14 @@ class Advertised:
     Attributes:
         version: 2, or 0 for a server without protocol version 2.
         refs: with version 0 the advertisement is the list of refs itself.
+        nothing_said: it was a lone flush, as version 0 has it for an empty repository.
     """
 
     version: int
     object_format: ObjectFormat
     unborn: bool = False
     refs: Refs | None = None
+    nothing_said: bool = False
 
 
 class Remote:
@@ -130,6 +132,18 @@ class Remote:
         except ProtocolError as error:
             raise self._transport.explain(error) from error.__cause__
 
+    def require_end(self) -> None:
+        """Prove that the list of refs ended where its flush packet said; nothing comes after it.
+
+        That refs are gone must not rest on four bytes. Where a pack is fetched, the pack's place
+        in the answer proves it; where none is, this does. The last call but `close`.
+
+        Raises:
+            MalformedPacket: the server goes on.
+        """
+        if not self._transport.ended():
+            raise MalformedPacket("the server's list of refs goes on after its end")
+
     def close(self) -> None:
         """End the conversation."""
         self._transport.close()
@@ -148,21 +162,22 @@ class Remote:
     def _connect(self) -> Advertised:
         if self._advertised is None:
             self._count("git")
-            self._advertised = _read_advertisement(self._transport.advertisement(), self._selection)
+            advertised = _read_advertisement(self._transport.advertisement(), self._selection)
+            self._advertised = advertised
+            if advertised.nothing_said:
+                self.require_end()
         return self._advertised
 
 
 def _read_advertisement(packets: PacketReader, selection: Selection) -> Advertised:
     first = packets.next()
-    if first is Special.FLUSH:
-        # A version 0 server with neither refs nor anything to say of itself.
-        return Advertised(0, "sha1", refs=Refs(tips={}, protocol_v2=False))
-    line = text_line(first)
-    if line == b"version 2":
+    if first == b"version 2\n":
         return _capabilities(packets.lines())
-    if line == b"version 1":
-        line = text_line(packets.next())
-    return _version_0(line, packets.lines(), selection)
+    if first == b"version 1\n":
+        first = packets.next()
+    if first is Special.FLUSH:
+        return Advertised(0, "sha1", refs=Refs(tips={}, protocol_v2=False), nothing_said=True)
+    return _version_0(text_line(first), packets.lines(), selection)
 
 
 def _capabilities(lines: Iterator[bytes]) -> Advertised:
@@ -252,6 +267,10 @@ class _RefCollector:
 
     def refs(self, *, protocol_v2: bool) -> Refs:
         """Return everything taken."""
+        for name in sorted(conflicting(self._tips)):
+            oid = self._tips.pop(name)
+            self._peeled.pop(name, None)
+            self._leave_out(oid, name, "lies below another ref, or another below it")
         symref = self.head_symref
         if symref is not None and not is_well_formed(symref):
             self._left_out.append(LeftOut(to_name(b"HEAD"), "", "names no well-formed ref"))
@@ -280,7 +299,7 @@ class _RefCollector:
             return
         reason = self._reason_to_leave_out(oid, name)
         if reason:
-            self._left_out.append(LeftOut(to_name(name), oid.decode(), reason))
+            self._leave_out(oid, name, reason)
             return
         self._tips[name] = oid
         if peeled is not None:
@@ -291,7 +310,12 @@ class _RefCollector:
             return "points at nothing (a null id)"
         if not is_well_formed(name):
             return "git does not accept the name"
+        if not is_storable(name):
+            return "the name is too long for a repository on disk"
         return ""
+
+    def _leave_out(self, oid: bytes, name: bytes, reason: str) -> None:
+        self._left_out.append(LeftOut(to_name(name), oid.decode(), reason))
 
     def _checked(self, oid: bytes) -> bytes:
         if self._id.fullmatch(oid) is None:
