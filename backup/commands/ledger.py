@@ -81,7 +81,7 @@ class Ledger:
             theirs = known.get(identity)
             if theirs is None or not newer(theirs, entry):
                 entries[identity] = entry
-        return tuple(entries.values())
+        return tuple(sorted(entries.values(), key=lambda entry: (entry.path, entry.host_id)))
 
     def stored(self) -> int:
         """Count the repositories of which something was stored."""

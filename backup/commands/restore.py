@@ -22,6 +22,7 @@ from backup.errors import (
     ConfigError,
     DestinationError,
     ExitCode,
+    IntegrityError,
     Interrupted,
     ObjectNotFound,
 )
@@ -131,6 +132,7 @@ def _restore_all(
     gone = [found for found in everything if found.entry.absence is not None]
     restored: list[Restored] = []
     failed: list[str] = []
+    damaged = False
     for found, place in _places(live, target):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -141,6 +143,7 @@ def _restore_all(
             raise
         except BackupError as error:
             failed.append(f"{found.name}: {error.message}")
+            damaged = damaged or isinstance(error, IntegrityError)
             continue
         restored.append(_at(made, place))
     return RestoreReport(
@@ -151,8 +154,14 @@ def _restore_all(
             if found.entry.absence is not None
         ),
         failed=tuple(failed),
-        exit_code=ExitCode.PARTIAL if failed else ExitCode.DONE,
+        exit_code=_exit_code(failed, damaged=damaged),
     )
+
+
+def _exit_code(failed: list[str], *, damaged: bool) -> ExitCode:
+    if damaged:
+        return ExitCode.DAMAGED
+    return ExitCode.PARTIAL if failed else ExitCode.DONE
 
 
 def _restore_one(

@@ -24,10 +24,13 @@ class GitFailed(ProtocolError):
     """A git command ended with an error; its words are the message."""
 
 
-def clean_environment(*, safe_directories: Sequence[Path] = ()) -> dict[str, str]:
+def clean_environment(
+    *, safe_directories: Sequence[Path] = (), settings: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
     """Build all of a git child's environment.
 
     Args:
+        settings: configuration that stands above the repository's own.
         safe_directories: repositories of other users that may be read all the same, exactly these
             (git refuses them otherwise; git-config(1), ``safe.directory``).
     """
@@ -48,17 +51,13 @@ def clean_environment(*, safe_directories: Sequence[Path] = ()) -> dict[str, str
         "GIT_DEFAULT_REF_FORMAT": "files",
         "GIT_OPTIONAL_LOCKS": "0",
     }
-    settings = [("safe.directory", os.fspath(directory)) for directory in safe_directories]
-    return environment | configured(settings)
-
-
-def configured(settings: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Hand settings to git by its environment (git-config(1), ``GIT_CONFIG_COUNT``)."""
-    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
-    for number, (name, value) in enumerate(settings):
-        variables[f"GIT_CONFIG_KEY_{number}"] = name
-        variables[f"GIT_CONFIG_VALUE_{number}"] = value
-    return variables
+    safe = [("safe.directory", os.fspath(directory)) for directory in safe_directories]
+    # Source: git-config(1), GIT_CONFIG_COUNT.
+    environment["GIT_CONFIG_COUNT"] = str(len(safe) + len(settings))
+    for number, (name, value) in enumerate([*safe, *settings]):
+        environment[f"GIT_CONFIG_KEY_{number}"] = name
+        environment[f"GIT_CONFIG_VALUE_{number}"] = value
+    return environment
 
 
 def run_git(

@@ -18,6 +18,8 @@ from backup.stopping import Stop
 
 # Counting and compressing a large repository may take minutes before the first byte of a pack.
 PATIENCE_SECONDS = 900.0
+# A repository may hide refs from those who fetch; a backup of the folder leaves nothing out.
+_SHOW_EVERYTHING = (("transfer.hideRefs", "!refs/"), ("uploadpack.hideRefs", "!refs/"))
 
 
 class Transport(Protocol):
@@ -116,6 +118,7 @@ def open_folder(git_directory: Path, *, safe: list[Path], stop: Stop) -> Process
         safe: the paths by which git may know the repository, trusted whoever owns them.
         stop: looked at while waiting.
     """
-    environment = clean_environment(safe_directories=safe) | {"GIT_PROTOCOL": "version=2"}
+    environment = clean_environment(safe_directories=safe, settings=_SHOW_EVERYTHING)
+    environment["GIT_PROTOCOL"] = "version=2"
     argv: list[str | os.PathLike[str]] = ["git", "upload-pack", "--strict", git_directory]
     return ProcessTransport(argv, environment=environment, stop=stop)
