@@ -22,6 +22,11 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+def sound(text: str) -> str:
+    """Make text that every document can hold: bytes that are not UTF-8 are shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class BackupError(Exception):
     """The root: one line for people, and where we know it what to do next.
 
@@ -34,9 +39,9 @@ class BackupError(Exception):
     retryable = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(sound(message))
+        self.message = sound(message)
+        self.hint = sound(hint)
 
 
 class ConfigError(BackupError):
@@ -59,6 +64,10 @@ class DeadlineReached(BackupError):
     """The time given to the run is used up; the work goes on in the next run."""
 
     exit_code = ExitCode.PARTIAL
+
+
+class NotBegun(DeadlineReached):
+    """The same, before anything of a repository was tried."""
 
 
 class SourceError(BackupError):

@@ -233,11 +233,16 @@ def _full_after_days(repository: Repository, policy: Policy) -> int:
 def order_of_work(
     repositories: Sequence[Repository], entries: Mapping[tuple[Kind, str], Entry]
 ) -> list[Repository]:
-    """Put the longest unchecked first, so that a short deadline starves nobody."""
+    """Put the longest untouched first, so that a short deadline starves nobody.
 
-    def last_checked(repository: Repository) -> tuple[float, str]:
+    A capture that was begun and did not end in time counts: what never fits into the deadline must
+    not come first every night.
+    """
+
+    def last_touched(repository: Repository) -> tuple[float, str]:
         entry = entries.get((repository.kind, repository.host_id))
-        checked_at = None if entry is None else entry.checked_at
-        return (0.0 if checked_at is None else checked_at.timestamp(), repository.path)
+        times = () if entry is None else (entry.checked_at, entry.attempted_at)
+        last = max((time.timestamp() for time in times if time is not None), default=0.0)
+        return last, repository.path
 
-    return sorted(repositories, key=last_checked)
+    return sorted(repositories, key=last_touched)

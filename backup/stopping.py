@@ -25,6 +25,7 @@ class Stop:
     ) -> None:
         self._monotonic = monotonic
         self._interrupted = threading.Event()
+        self._begin = monotonic()
         self._end = None if deadline_seconds is None else monotonic() + deadline_seconds
         self._margin_seconds = margin_seconds
 
@@ -41,6 +42,13 @@ class Stop:
     def out_of_time(self) -> bool:
         """Whether the deadline has passed."""
         return self._end is not None and self._monotonic() >= self._end
+
+    @property
+    def share_used(self) -> float:
+        """How much of the time given is used up: 0 at the start, 1 at the deadline."""
+        if self._end is None:
+            return 0.0
+        return (self._monotonic() - self._begin) / max(self._end - self._begin, 1e-9)
 
     @property
     def may_begin(self) -> bool:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from backup.errors import ConfigError, DamagedDocument
 from backup.model import Destination
 from backup.vault.documents import Entry, Header
-from backup.vault.layout import SNAPSHOT_ID, DocumentName, Layout, snapshot_time
+from backup.vault.layout import DocumentName, Layout, is_snapshot_id, snapshot_time
 from backup.vault.manifest import (
     Identity,
     list_documents,
@@ -81,8 +81,8 @@ def _begin(found: re.Match[str]) -> datetime | None:
     minute, second = found["minute"] or "00:00", found["second"] or ":00"
     try:
         return datetime.fromisoformat(f"{found['date']}T{minute}{second}{zone}").astimezone(UTC)
-    except ValueError:
-        # A thirteenth month, a leap day in a common year.
+    except (ValueError, OverflowError):
+        # Before the first year, a thirteenth month, a leap day in a common year.
         return None
 
 
@@ -129,7 +129,7 @@ def entries_at(
         if (source := state.source) is None:
             return []
         return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
-    if SNAPSHOT_ID.fullmatch(at):
+    if is_snapshot_id(at):
         return list(_of_snapshot(destination, layout, at))
     return list(_of_moment(destination, layout, parse_moment(at)).values())
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from backup.commands.one import Result, carried, outcome_of
 from backup.model import Outcome, Repository, RunResult, Status
@@ -19,7 +20,8 @@ class Ledger:
         results: repositories that were worked on, whatever came of it.
         marks: entries of others that this run knows something new of: gone, not selected, left.
         others: outcomes of repositories that have no result.
-        not_reached: paths that the time was too short for.
+        not_reached: paths that the run did not come to.
+        cut_off: paths whose capture was under way when the time was up.
         problems: what makes the run partial though every repository may be stored.
         failed: the run as a whole failed, whatever became of its repositories.
     """
@@ -28,6 +30,7 @@ class Ledger:
     marks: dict[Identity, Entry] = field(default_factory=dict)
     others: list[Outcome] = field(default_factory=list)
     not_reached: list[str] = field(default_factory=list)
+    cut_off: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
@@ -50,11 +53,24 @@ class Ledger:
             self.marks[mark.identity] = mark
 
     def leave(self, repository: Repository, entry: Entry | None, *, reason: str) -> None:
-        """Note that a repository was not done; its entry stays as it was."""
+        """Note that the run did not come to a repository; its entry stays as it was."""
         self.not_reached.append(repository.path)
         self.tell(
             replace(outcome_of(repository), status="skipped", reason=reason),
             mark=None if entry is None else carried(entry, reason=reason),
+        )
+
+    def cut(
+        self, repository: Repository, entry: Entry | None, *, reason: str, now: datetime
+    ) -> None:
+        """Note that a capture was ended before it was done, and when."""
+        self.cut_off.append(repository.path)
+        known = entry or Entry(
+            host_id=repository.host_id, path=repository.path, kind=repository.kind
+        )
+        self.tell(
+            replace(outcome_of(repository), status="skipped", reason=reason),
+            mark=carried(known, reason=reason, attempted_at=now),
         )
 
     def outcomes(self) -> list[Outcome]:
@@ -64,8 +80,11 @@ class Ledger:
 
     def result(self) -> RunResult:
         """Say how it went; the truth behind everything that is said of it."""
-        statuses = {outcome.status for outcome in self.outcomes()}
-        if self.failed or ("failed" in statuses and not statuses & _DONE):
+        outcomes = self.outcomes()
+        statuses = {outcome.status for outcome in outcomes}
+        # A dry run does nothing and succeeds where it could plan.
+        done = statuses & _DONE or any(outcome.plan for outcome in outcomes)
+        if self.failed or ("failed" in statuses and not done):
             return "failed"
         return "partial" if "failed" in statuses or self.problems else "success"
 

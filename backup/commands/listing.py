@@ -1,63 +1,13 @@
 """What a vault holds: its snapshots, or one repository's history."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from backup.commands.finding import Found, entries_at, find_repository, require_roots, snapshots
 from backup.errors import ObjectNotFound
-from backup.model import Destination, ObjectId, RefChange, RefName
+from backup.model import Destination, ObjectId, RefChange
+from backup.results import History, HistoryItem, SnapshotRow
 from backup.vault.documents import Entry, Record
 from backup.vault.manifest import load_record
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
-    """One run of one owner, in numbers."""
-
-    id: str
-    host: str
-    owner: str
-    started_at: datetime
-    finished_at: datetime
-    complete: bool
-    result: str
-    repositories: int
-    captured: int
-    unchanged: int
-    failed: int
-    bytes_uploaded: int
-    shard: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryItem:
-    """One capture of a repository.
-
-    Attributes:
-        head: the ref that HEAD names, or the id of a detached HEAD, or None.
-        chain: URIs of the bundles, in the order to apply.
-    """
-
-    snapshot: str
-    captured_at: datetime
-    head: str | None
-    refs: dict[RefName, ObjectId]
-    chain: tuple[str, ...]
-    changes: tuple[RefChange, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A repository's captures, oldest first."""
-
-    host: str
-    owner: str
-    path: str
-    host_id: str
-    kind: str
-    state: str
-    checked_at: datetime | None
-    items: tuple[HistoryItem, ...]
 
 
 def list_snapshots(destination: Destination) -> tuple[SnapshotRow, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from backup.capture import Captured, Means, capture
-from backup.commands.remotes import open_mirror, open_remote
+from backup.commands.remotes import lacking, open_mirror, open_remote
 from backup.counting import RequestCounts
 from backup.errors import (
     BackupError,
@@ -17,9 +17,11 @@ from backup.errors import (
     IncompleteRepository,
     IntegrityError,
     Interrupted,
+    NotBegun,
     NotOurRef,
     ObjectNotFound,
     SourceError,
+    sound,
 )
 from backup.git.upload_pack import Remote
 from backup.model import Events, ObjectId, Outcome, Refs, Repository, Selection, Status
@@ -34,10 +36,13 @@ from backup.plan import (
 )
 from backup.vault.chain import missing, sizes
 from backup.vault.documents import ChangeCounts, Entry, PinLine, Record, refs_digest
+from backup.vault.layout import folder_of
 from backup.vault.manifest import load_record
 
 _TRIES = 3
 _SLOT_WAIT_SECONDS = 0.5
+# After this share of a run's time a capture that does not end in time was only begun too late.
+_LATE_SHARE = 0.5
 # What an entry says of the run that made it; everything else is the repository's state.
 _NOTHING_DONE: Mapping[str, object] = {
     "status": None,
@@ -110,11 +115,11 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
         reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
         result = failed(repository, entry, shop.means.clock(), reason=reason)
     seconds = round(time.monotonic() - started, 3)
-    result = replace(
-        result,
-        outcome=replace(result.outcome, duration_seconds=seconds),
-        entry=result.entry.model_copy(update={"duration_seconds": seconds}),
-    )
+    result = replace(result, outcome=replace(result.outcome, duration_seconds=seconds))
+    if result.outcome.status not in {"unchanged", "empty"}:
+        # Thousands of manifest entries need not say how fast nothing was done.
+        entry = result.entry.model_copy(update={"duration_seconds": seconds})
+        result = replace(result, entry=entry)
     shop.events.finished(result.outcome)
     return result
 
@@ -140,6 +145,7 @@ def failed(
     repository: Repository, entry: Entry | None, now: datetime, *, reason: str, hint: str = ""
 ) -> Result:
     """Say that a repository could not be captured; what is stored of it stays as it is."""
+    reason = sound(reason)
     known = entry is not None and entry.failing_since is not None
     base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
     return Result(
@@ -180,7 +186,7 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
                 return _ask_and_capture(repository, entry, shop, remote=remote, refs=refs)
             except NotOurRef as error:
                 refused = error
-    raise _why_not_there(refused, refs) from refused
+    raise _why_not_there(refused, refs, repository) from refused
 
 
 def _ask_and_capture(
@@ -198,11 +204,13 @@ def _ask_and_capture(
         plan = _plan(repository, entry, shop, refs=refs, why=why)
         if shop.dry_run:
             return _planned_only(plan, entry)
-        shop.events.capturing(f"{repository.owner}/{repository.path}", plan.action, plan.reason)
-        if refs.protocol_v2 or plan.action == "empty":
-            captured = _capture(plan, remote, shop)
-        else:
-            plan, captured = _capture_from_mirror(plan, shop)
+        with _time_enough(shop):
+            name = f"{repository.owner}/{repository.path}"
+            shop.events.capturing(name, plan.action, plan.reason)
+            if refs.protocol_v2 or plan.action == "empty":
+                captured = _capture(plan, remote, shop)
+            else:
+                plan, captured = _capture_from_mirror(plan, shop)
     return _captured(plan, captured, entry, shop, checked_at=checked_at)
 
 
@@ -239,8 +247,8 @@ def _stored(record: Record, shop: Workshop) -> dict[str, int]:
     # A renamed repository's chain lies in more than one folder.
     means = shop.means
     stored: dict[str, int] = {}
-    for folder in dict.fromkeys(bundle.key.rpartition("/")[0] for bundle in record.chain):
-        listed = means.destination.list(means.layout.key(f"{folder}/"))
+    for folder in dict.fromkeys(folder_of(bundle.key) for bundle in record.chain):
+        listed = means.destination.list(means.layout.key(folder))
         stored |= sizes(listed, prefix=means.layout.prefix)
     return stored
 
@@ -395,6 +403,7 @@ def _listed(repository: Repository, entry: Entry) -> dict[str, object]:
         "pushed_at": repository.pushed_at,
         "absence": None,
         "failing_since": None,
+        "attempted_at": None,
         "skipped_why": None,
     }
 
@@ -405,13 +414,27 @@ def _slot(shop: Workshop) -> Iterator[None]:
         shop.means.stop.check()
     try:
         if not shop.means.stop.may_begin:
-            raise DeadlineReached("no time is left to begin a capture")
+            raise NotBegun("not reached: no time was left to begin a capture")
         yield
     finally:
         shop.slots.release()
 
 
-def _why_not_there(refused: NotOurRef, refs: Refs | None) -> BackupError:
+@contextmanager
+def _time_enough(shop: Workshop) -> Iterator[None]:
+    """Tell a capture that was begun late from one that the deadline is too short for."""
+    share = shop.means.stop.share_used
+    try:
+        yield
+    except DeadlineReached as error:
+        if share > _LATE_SHARE:
+            raise NotBegun("begun too late to be done in time") from error
+        raise
+
+
+def _why_not_there(refused: NotOurRef, refs: Refs | None, repository: Repository) -> BackupError:
+    if reason := lacking(repository):
+        return IncompleteRepository(f"the repository's objects are not all there: {reason}")
     found = re.search(r"[0-9a-f]{40,64}", refused.message)
     if found is None or refs is None:
         return refused

@@ -29,8 +29,11 @@ from backup.errors import (
     BackupError,
     ConfigError,
     DeadlineReached,
+    DestinationError,
     Interrupted,
+    NotBegun,
     SourceError,
+    sound,
 )
 from backup.git.check import Disk
 from backup.model import Absence, Events, Repository, Selection, Source
@@ -167,7 +170,7 @@ class OwnerRun:
             self._note(f"a new vault begins at {where}")
         for stem in self._state.from_future:
             self._note(f"{stem} is from the future and decides nothing: a clock was wrong")
-        for stem in self._state.damaged_checkpoints:
+        for stem in self._state.damaged:
             self._note(f"{stem} is damaged and was left aside")
 
     def _list(self) -> list[Repository]:
@@ -205,8 +208,9 @@ class OwnerRun:
         if not self._source.lists_everything:
             return
         options, accepted = self._options, self._state.accepted
-        floor = 0.0 if accepted is None else accepted * (1 - options.max_drop_percent / 100)
-        self._dropped = self.listed < floor and not options.accept_drop
+        gone = 0 if accepted is None else accepted - self.listed
+        too_many = gone * 100 > (accepted or 0) * options.max_drop_percent
+        self._dropped = too_many and not options.accept_drop
         if self._dropped:
             self.ledger.fail(
                 f"{self.listed} repositories are listed, {accepted} were before: "
@@ -273,7 +277,9 @@ class OwnerRun:
                 entry = entries.get((repository.kind, repository.host_id))
                 if repository.problem and entry is None:
                     # Perhaps no repository at all: said, but not remembered as one.
-                    self.ledger.tell(replace(outcome_of(repository), reason=repository.problem))
+                    outcome = replace(outcome_of(repository), reason=repository.problem)
+                    self.ledger.tell(outcome)
+                    self._events.finished(outcome)
                     continue
                 future = pool.submit(_begin, repository, entry, shop)
                 future.add_done_callback(lambda f, r=repository: finished.put((f, r)))  # type: ignore[misc]
@@ -287,8 +293,8 @@ class OwnerRun:
                 if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved_at = time.monotonic()
-        if self.ledger.not_reached:
-            self._say_what_was_not_reached()
+        if not self._stop.interrupted:
+            self._say_what_was_not_done()
 
     def _workshop(self) -> Workshop:
         options = self._options
@@ -312,17 +318,26 @@ class OwnerRun:
             return
         try:
             self.ledger.add(repository, future.result())
-        except (Interrupted, DeadlineReached) as error:
+        except (Interrupted, NotBegun) as error:
             self.ledger.leave(repository, entry, reason=error.message)
+        except DeadlineReached as error:
+            self.ledger.cut(repository, entry, reason=error.message, now=self._clock())
 
-    def _say_what_was_not_reached(self) -> None:
-        if self._stop.interrupted:
+    def _say_what_was_not_done(self) -> None:
+        cut_off, left = sorted(self.ledger.cut_off), sorted(self.ledger.not_reached)
+        undone = [*cut_off, *left]
+        if not undone:
             return
-        first = ", ".join(sorted(self.ledger.not_reached)[:5])
-        self.ledger.problems.append(
-            f"the time was up before {len(self.ledger.not_reached)} repositories were done "
-            f"(first {first}); the next run begins with them"
+        problem = (
+            f"the time was up before {len(undone)} repositories were done "
+            f"(first {', '.join(undone[:5])}); the next run begins with them"
         )
+        if cut_off:
+            problem += (
+                f", but for {', '.join(cut_off)}: what was under way for most of the time needs "
+                "more --deadline-minutes"
+            )
+        self.ledger.problems.append(problem)
 
     def _look_after_the_rest(self) -> None:
         """Prove the chains of what was not selected or is gone: nobody else would notice."""
@@ -330,9 +345,15 @@ class OwnerRun:
             return
         shop = self._workshop()
         for identity, entry in self._state.entries.items():
-            if identity in self.ledger.results or entry.record is None or not self._stop.may_begin:
+            result = self.ledger.results.get(identity)
+            worked = result is not None and result.outcome.status != "failed"
+            if worked or entry.record is None or not self._stop.may_begin:
                 continue
-            if problem := chain_problem(entry, shop):
+            try:
+                problem = chain_problem(entry, shop)
+            except DestinationError as error:
+                problem = error.message
+            if problem:
                 self.ledger.problems.append(
                     f"{self._source.identity.owner}/{entry.path} cannot be given back whole, "
                     f"and nothing can be captured in its place now: {problem}"
@@ -372,14 +393,20 @@ class OwnerRun:
         name = DocumentName(self._means.snapshot_id, checkpoint=self._checkpoints)
         entries = [result.entry for result in self.ledger.results.values()]
         document = self._document("checkpoint", entries)
-        self._destination.put_if_absent(self._layout.document(name), encode(document))
-        self._stored_at_checkpoint = stored
+        try:
+            self._destination.put_if_absent(self._layout.document(name), encode(document))
+        except DestinationError as error:
+            # It would have saved work after a crash; the run itself can still end well.
+            self._note(f"a checkpoint could not be stored: {error.message}")
+        else:
+            self._stored_at_checkpoint = stored
 
     def _document(
         self, kind: Literal["manifest", "checkpoint"], entries: Iterable[Entry]
     ) -> Manifest:
         options, now, identity = self._options, self._clock(), self._source.identity
-        complete = kind == "manifest" and not self.ledger.not_reached
+        left = self.ledger.not_reached or self.ledger.cut_off
+        complete = kind == "manifest" and not left
         checked = self._vault_check_due and complete
         return Manifest(
             format=1,
@@ -407,8 +434,8 @@ class OwnerRun:
                 )
             ),
             selection=selection_line(options.selection),
-            include=options.include,
-            exclude=options.exclude,
+            include=tuple(map(sound, options.include)),
+            exclude=tuple(map(sound, options.exclude)),
             accepted=self._accepted,
             vault_checked_at=now if checked else self._state.vault_checked_at,
             merged=self._state.merged,
@@ -423,7 +450,7 @@ class OwnerRun:
 
 def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
     if not shop.means.stop.may_begin:
-        raise DeadlineReached("not reached: the time was up")
+        raise NotBegun("not reached: the time was up")
     return back_up(repository, entry, shop)
 
 

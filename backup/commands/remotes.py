@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from backup.errors import IncompleteRepository, ProtocolError
+from backup.errors import IncompleteRepository, NotOurRef, ProtocolError
 from backup.git.check import Disk
 from backup.git.fallback import mirrored
 from backup.git.transport import open_folder
@@ -30,12 +30,20 @@ def open_remote(
     try:
         with Remote(transport, selection=selection, count=count) as remote:
             yield remote
+    except NotOurRef:
+        # The refs may only have moved; who asks again asks `lacking` in the end.
+        raise
     except ProtocolError as error:
         if reason := broken_alternates(folder.git_directory):
             raise IncompleteRepository(
                 f"the repository's objects are not all there: {reason}"
             ) from error
         raise
+
+
+def lacking(repository: Repository) -> str:
+    """Say what a repository's store of objects lacks, where that can be seen; empty otherwise."""
+    return broken_alternates(open_git_folder(repository).git_directory)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from backup.errors import (
     BrokenChain,
     ChecksumMismatch,
     ConfigError,
+    DamagedDocument,
     DestinationError,
     ExitCode,
     IntegrityError,
@@ -30,6 +31,7 @@ from backup.git.bundle import read_header
 from backup.git.command import require_git
 from backup.git.rebuild import Rebuild
 from backup.model import Destination, Events, ObjectId
+from backup.results import Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import BundleLine, Record
 from backup.vault.layout import Layout, escape_segment
@@ -54,40 +56,6 @@ class RestoreRequest:
     all: bool
     at: str | None
     target: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """One mirror that was made.
-
-    Attributes:
-        snapshot_id: the snapshot whose state it is.
-        state_at: when the source was seen in that state.
-    """
-
-    name: str
-    path: Path
-    snapshot_id: str
-    refs: int
-    objects: int
-    size_bytes: int
-    state_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
-    """What a restore did.
-
-    Attributes:
-        left_out: repositories that were not asked for in the end, with why: gone at that time.
-        failed: repositories that could not be given back, with why.
-        exit_code: 0 when everything asked for is there.
-    """
-
-    restored: tuple[Restored, ...]
-    left_out: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    exit_code: int = ExitCode.DONE
 
 
 def restore(
@@ -256,7 +224,10 @@ def _verified_pack(
             transferred(len(data))
             return data
 
-        _, first = read_header(read)
+        try:
+            _, first = read_header(read)
+        except DamagedDocument as error:
+            raise DamagedDocument(f"{uri} is damaged: {error.message}") from error
         yield first
         while data := read(_CHUNK_BYTES):
             yield data

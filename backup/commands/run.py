@@ -39,6 +39,7 @@ def run(
     require_git()
     counts = RequestCounts()
     counting = CountingDestination(destination, counts)
+    clock = _in_milliseconds(clock)
     started_at = clock()
     snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
     errors = []
@@ -90,6 +91,15 @@ _EXIT_CODES: dict[RunResult, ExitCode] = {
     "partial": ExitCode.PARTIAL,
     "failed": ExitCode.FAILED,
 }
+
+
+def _in_milliseconds(clock: Callable[[], datetime]) -> Callable[[], datetime]:
+    # As exact as reports print it, and half as long in ten thousand manifest entries.
+    def tell() -> datetime:
+        now = clock()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    return tell
 
 
 def _worst(results: Sequence[RunResult]) -> RunResult:

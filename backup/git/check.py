@@ -6,18 +6,20 @@ kind of object a ref points at, and whether an old tip is among a new tip's ance
 """
 
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from uuid import uuid4
 
 from backup.errors import IncompleteRepository, MalformedPack
 from backup.git.child import Child
 from backup.git.command import (
     PATIENCE_SECONDS,
+    GitFailed,
     clean_environment,
     is_disk_full,
     make_bare_repository,
@@ -27,7 +29,11 @@ from backup.model import ObjectFormat, ObjectId
 from backup.stopping import Stop
 
 _LOOK_EVERY_BYTES = 8 << 20
+_LEAST_FREE_BYTES = 1 << 20
 _WALK_LIMIT = 200_000
+
+# index-pack.c and fsck.c: an object that others name is not in the pack.
+_LACKING = re.compile(r"did not receive expected object|missing (?:blob|tree|commit|tag) ")
 
 Ancestry = Literal["advanced", "rewritten", "moved"]
 
@@ -84,7 +90,10 @@ class PackCheck:
         self._next_look = 0
         self._too_small: DiskTooSmall | None = None
         self._child: Child | None = None
-        self.repository = Path(tempfile.mkdtemp(prefix="check-", dir=disk.folder))
+        self.repository = disk.folder / f"check-{uuid4().hex}"
+        if disk.free_bytes() < disk.reserve_bytes:
+            self._give_up()
+            return
         try:
             make_bare_repository(self.repository, object_format=object_format, stop=stop)
             argv: list[str | os.PathLike[str]] = ["git", "-C", self.repository, "index-pack"]
@@ -97,6 +106,11 @@ class PackCheck:
                 stop=stop,
                 patience_seconds=PATIENCE_SECONDS,
             )
+        except (GitFailed, OSError) as error:
+            # git does not always say why it could not write.
+            if not is_disk_full(str(error)) and disk.free_bytes() >= _LEAST_FREE_BYTES:
+                raise
+            self._give_up()
         except BaseException:
             self.close()
             raise
@@ -186,7 +200,7 @@ class PackCheck:
         if is_disk_full(words):
             self._give_up()
             return
-        if "did not receive expected object" in words or "missing" in words:
+        if _LACKING.search(words):
             raise IncompleteRepository(
                 f"the repository's own history lacks objects: {words}",
                 hint="run git fsck on it; what it lacks cannot be backed up",

@@ -15,6 +15,7 @@ from typing import Self
 
 import backup
 from backup.errors import (
+    BackupError,
     IncompleteRepository,
     MalformedPacket,
     NotOurRef,
@@ -381,8 +382,21 @@ def _expect_packfile(packets: PacketReader) -> None:
         raise MalformedPacket(f"the server sent a section {section[:80]!r} that was not asked for")
 
 
+def _fatal(said: bytes, words: bytes) -> BackupError:
+    error = refusal(said.rstrip(b"\0\n") + b": " + words.strip(b"\0\n") if words else said)
+    if b"repository corruption" not in said:
+        return error
+    # Source: git's upload-pack.c: pack-objects died, as it does when an object cannot be read.
+    return IncompleteRepository(
+        f"the repository's own history lacks objects: {error.message}",
+        hint="run git fsck on it; what it lacks cannot be backed up",
+    )
+
+
 def _side_band(packets: PacketReader) -> Iterator[bytes]:
-    # Source: gitprotocol-pack(5), "Packfile Data": 1 pack data, 2 progress, 3 fatal error.
+    # Source: gitprotocol-pack(5), "Packfile Data": 1 pack data, 2 progress, 3 fatal error. Progress
+    # was not asked for: what comes there are the words that explain a fatal error.
+    words = b""
     while (packet := packets.next()) is not Special.FLUSH:
         if isinstance(packet, Special) or not packet:
             raise MalformedPacket("the server sent an empty packet within the pack")
@@ -391,8 +405,8 @@ def _side_band(packets: PacketReader) -> Iterator[bytes]:
                 if len(packet) > 1:
                     yield packet[1:]
             case 2:
-                pass
+                words = (words + packet[1:])[-1000:]
             case 3:
-                raise refusal(packet[1:])
+                raise _fatal(packet[1:], words)
             case band:
                 raise MalformedPacket(f"the server sent side-band {band}")

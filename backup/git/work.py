@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from backup.errors import BackupError
+
 _PREFIX = ".repo-backup-work-"
 # Only a folder that says so of itself is ever removed.
 _MARK = "made-by-repo-backup-and-removed-by-it"
@@ -20,10 +22,20 @@ _MODE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 @contextmanager
 def work_folder() -> Iterator[Path]:
-    """Make the folder, and remove it with all it holds."""
-    above = Path(tempfile.gettempdir())
-    _remove_abandoned(above)
-    folder, lock = _make_locked(above)
+    """Make the folder, and remove it with all it holds.
+
+    Raises:
+        BackupError: there is no place for it.
+    """
+    try:
+        above = Path(tempfile.gettempdir())
+        _remove_abandoned(above)
+        folder, lock = _make_locked(above)
+    except OSError as error:
+        raise BackupError(
+            f"the temporary folder cannot be used: {error.strerror}",
+            hint="make room in it, or name another in TMPDIR",
+        ) from error
     try:
         yield folder
     finally:

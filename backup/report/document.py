@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from backup.commands.listing import History, SnapshotRow
-from backup.commands.restore import RestoreReport
-from backup.model import ChangeKind, Outcome, RunReport
+from backup.model import ChangeKind, Outcome, RefChange, RunReport
+from backup.results import History, RestoreReport, SnapshotRow
 
 JsonObject = dict[str, Any]
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
@@ -87,10 +86,7 @@ def history_document(history: History) -> JsonObject:
                 "head": item.head,
                 "refs": dict(item.refs),
                 "chain": list(item.chain),
-                "changes": [
-                    {"name": one.name, "change": one.kind, "old": one.old, "new": one.new}
-                    for one in item.changes
-                ],
+                "changes": [_change(one) for one in item.changes],
             }
             for item in history.items
         ],
@@ -135,7 +131,12 @@ def _outcome(outcome: Outcome) -> JsonObject:
         "urgent": outcome.urgent,
         "known": outcome.known,
         "refs": {kind: sum(one.kind == kind for one in outcome.changes) for kind in _CHANGES},
+        "changes": [_change(one) for one in outcome.changes],
     }
+
+
+def _change(change: RefChange) -> JsonObject:
+    return {"name": change.name, "change": change.kind, "old": change.old, "new": change.new}
 
 
 def _time(moment: datetime) -> str:

@@ -23,9 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from backup.commands.listing import History, HistoryItem, SnapshotRow
-from backup.commands.restore import RestoreReport
 from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
+from backup.results import History, HistoryItem, RestoreReport, SnapshotRow
 
 _STYLES = {
     "success": "green",
@@ -38,6 +37,9 @@ _STYLES = {
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
 _STATUSES: tuple[Status, ...] = ("captured", "unchanged", "empty", "skipped", "failed", "gone")
 _MAX_LINES = 50
+_MAX_NAMES = 10
+# What takes history away from a ref, and is named one by one.
+_NAMED = {"rewritten", "moved", "deleted"}
 _QUIET = {"unchanged", "empty"}
 
 
@@ -47,6 +49,12 @@ def shown(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
+
+
+def line(text: str) -> str:
+    """Escape a line, and keep a workflow's runner from taking it for a command."""
+    safe = shown(text)
+    return f"> {safe}" if safe.lstrip().startswith(("::", "##[")) else safe
 
 
 class TerminalEvents:
@@ -123,7 +131,7 @@ class TerminalEvents:
         self._say(message)
 
     def _say(self, message: str) -> None:
-        self._progress.console.print(shown(message), markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(Text(line(message)), soft_wrap=True)
 
 
 class _Amount(ProgressColumn):
@@ -158,6 +166,8 @@ def print_run(report: RunReport, console: Console) -> None:
         console.print(table)
         if len(told) > _MAX_LINES:
             _line(console, f"... and {len(told) - _MAX_LINES} more (--json shows all)")
+    for outcome in told[:_MAX_LINES]:
+        _print_lost(outcome, console)
     for outcome in told:
         if outcome.hint:
             _line(console, f"hint: {_name(outcome)}: {outcome.hint}")
@@ -176,7 +186,7 @@ def print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
     for row in rows:
         shard = "" if row.shard is None else f" ({row.shard})"
         table.add_row(
-            Text(f"{row.id}{shard}"),
+            Text(line(f"{row.id}{shard}")),
             Text(shown(f"{row.host}/{row.owner}")),
             Text(_time(row.finished_at)),
             Text(row.result, style=_STYLES[row.result]),
@@ -196,7 +206,7 @@ def print_history(history: History, console: Console) -> None:
         table.add_column(heading, overflow="fold")
     for item in history.items:
         table.add_row(
-            Text(item.snapshot),
+            Text(line(item.snapshot)),
             Text(_time(item.captured_at)),
             Text(shown((item.head or "-").removeprefix("refs/heads/"))),
             str(len(item.refs)),
@@ -218,10 +228,18 @@ def print_restore(report: RestoreReport, console: Console) -> None:
             f"{one.name} as of {_time(one.state_at)} UTC: {one.path} "
             f"({one.refs} refs, {decimal(one.size_bytes)})",
         )
-    for line in report.left_out:
-        _line(console, f"left out: {line} (restore it by name)", style="yellow")
-    for line in report.failed:
-        _line(console, f"failed: {line}", style="bold red")
+    for name in report.left_out:
+        _line(console, f"left out: {name} (restore it by name)", style="yellow")
+    for name in report.failed:
+        _line(console, f"failed: {name}", style="bold red")
+
+
+def _print_lost(outcome: Outcome, console: Console) -> None:
+    lost = [one for one in outcome.changes if one.kind in _NAMED]
+    for one in lost[:_MAX_NAMES]:
+        _line(console, f"{_name(outcome)}: {one.name} was {one.kind} (it was {one.old})")
+    if len(lost) > _MAX_NAMES:
+        _line(console, f"{_name(outcome)}: ... and {len(lost) - _MAX_NAMES} more refs")
 
 
 def _run_row(outcome: Outcome) -> list[Text]:
@@ -232,7 +250,7 @@ def _run_row(outcome: Outcome) -> list[Text]:
         if (number := sum(one.kind == kind for one in outcome.changes))
     ]
     return [
-        Text(shown(_name(outcome))),
+        Text(line(_name(outcome))),
         Text(outcome.status, style=_STYLES.get(outcome.status, "")),
         Text(outcome.plan or ""),
         Text(str(outcome.objects) if captured else ""),
@@ -270,7 +288,7 @@ def _name(outcome: Outcome) -> str:
 
 
 def _line(console: Console, text: str, *, style: str = "") -> None:
-    console.print(Text(shown(text), style=style), soft_wrap=True)
+    console.print(Text(line(text), style=style), soft_wrap=True)
 
 
 def _time(moment: datetime) -> str:

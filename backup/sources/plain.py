@@ -1,13 +1,13 @@
 """Repositories on this machine: a folder tree that holds them, or paths given one by one.
 
 A repository's identity is a hash of where it lies: its path below the folder, or its location. So
-a folder may be renamed or mounted elsewhere, and a repository that is moved within it is a new one.
+a repository that is moved is a new one.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backup.errors import RepositoryUnavailable, SourceError
@@ -86,6 +86,14 @@ def broken_alternates(git_directory: Path) -> str:
     return ""
 
 
+@dataclass(slots=True)
+class _Walk:
+    """What one walk has met: folders, by device and number, and links left for the end."""
+
+    seen: set[tuple[int, int]] = field(default_factory=set)
+    links: list[tuple[Path, str]] = field(default_factory=list)
+
+
 class FolderSource:
     """Every repository below a folder, however deep, bare or with a work tree.
 
@@ -108,7 +116,12 @@ class FolderSource:
             SourceError: the folder itself cannot be read.
         """
         self._unreadable.clear()
-        yield from self._below(self._root, relative="", within_work_tree=False, seen=set())
+        walk = _Walk()
+        yield from self._below(self._root, "", walk, within_work_tree=False)
+        # Links last: a repository is known by its own path where it has one below the folder.
+        while walk.links:
+            folder, relative = walk.links.pop(0)
+            yield from self._below(folder, relative, walk, within_work_tree=False)
 
     def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
         """Answer for a repository that the last listing did not have.
@@ -122,13 +135,13 @@ class FolderSource:
         return Absence("not-visible", f"no repository lies at {path} any more")
 
     def _below(
-        self, folder: Path, *, relative: str, within_work_tree: bool, seen: set[tuple[int, int]]
+        self, folder: Path, relative: str, walk: "_Walk", *, within_work_tree: bool
     ) -> Iterator[Repository]:
         try:
             status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in walk.seen:
                 return
-            seen.add((status.st_dev, status.st_ino))
+            walk.seen.add((status.st_dev, status.st_ino))
             found = find_git_folder(folder)
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
@@ -138,7 +151,7 @@ class FolderSource:
                 ) from error
             if not isinstance(error, FileNotFoundError):
                 self._unreadable.append(relative)
-                problem = f"the folder {folder} cannot be read: {error.strerror}"
+                problem = f"the folder {_shown(str(folder))} cannot be read: {error.strerror}"
                 yield replace(self._repository(folder, relative), problem=problem)
             return
         if found is not None:
@@ -147,13 +160,14 @@ class FolderSource:
                 return
             within_work_tree = True
         for child in children:
-            if child.name != ".git" and _is_folder(child, follow=not within_work_tree):
-                yield from self._below(
-                    folder / child.name,
-                    relative=f"{relative}/{child.name}" if relative else child.name,
-                    within_work_tree=within_work_tree,
-                    seen=seen,
-                )
+            place = folder / child.name
+            below = f"{relative}/{child.name}" if relative else child.name
+            if child.name == ".git" or not _is_folder(child):
+                continue
+            if not child.is_symlink():
+                yield from self._below(place, below, walk, within_work_tree=within_work_tree)
+            elif not within_work_tree:
+                walk.links.append((place, below))
 
     def _repository(self, folder: Path, relative: str) -> Repository:
         return Repository(
@@ -224,9 +238,9 @@ def _is_git_directory(folder: Path) -> bool:
     )
 
 
-def _is_folder(child: "os.DirEntry[str]", *, follow: bool) -> bool:
+def _is_folder(child: "os.DirEntry[str]") -> bool:
     try:
-        return child.is_dir(follow_symlinks=follow)
+        return child.is_dir()
     except OSError:
         # A link that leads nowhere.
         return False

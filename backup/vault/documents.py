@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from backup.errors import DamagedDocument, UnsupportedFormat
+from backup.errors import DamagedDocument, UnsupportedFormat, sound
 from backup.model import (
     BundleKind,
     ChangeKind,
@@ -44,7 +44,7 @@ T = TypeVar("T", bound="Part")
 
 FORMAT = 1
 # A document that unpacks to more than this is no document of ours (a gzip bomb).
-_MAX_DOCUMENT_BYTES = 1 << 30
+_MAX_DOCUMENT_BYTES = 256 << 20
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -150,6 +150,9 @@ class Entry(Part):
     record_version_id: str | None = Field(None, description="in a versioned store")
     checked_at: Time | None = Field(None, description="when the source last answered with refs")
     captured_at: Time | None = Field(None, description="when the record was made")
+    attempted_at: Time | None = Field(
+        None, description="when a capture was begun that the run's time was too short for"
+    )
     selection: SelectionLine = SelectionLine()
     empty: bool = Field(default=False, description="the repository had nothing to capture")
     unfinished: tuple[str, ...] = Field((), description="what must be captured again")
@@ -418,8 +421,12 @@ STORED: Mapping[str, type[Part]] = {
 
 def encode(document: Part) -> bytes:
     """Write a document; the same document always gives the same bytes."""
-    text = document.model_dump_json(exclude_defaults=True, by_alias=True)
-    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+    try:
+        text = document.model_dump_json(exclude_defaults=True).encode()
+    except (UnicodeEncodeError, pydantic_core.PydanticSerializationError):
+        # A message with bytes of a name in it must not keep a manifest from being written.
+        text = pydantic_core.to_json(_sound(document.model_dump(exclude_defaults=True)))
+    return gzip.compress(text, compresslevel=9, mtime=0)
 
 
 def decode(data: bytes, kind: type[T], *, where: str) -> T:
@@ -450,6 +457,14 @@ def decode(data: bytes, kind: type[T], *, where: str) -> T:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])
         raise DamagedDocument(f"{where} is damaged: {place}: {first['msg']}") from error
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, str):
+        return sound(value)
+    if isinstance(value, Mapping):
+        return {_sound(name): _sound(one) for name, one in value.items()}
+    return [_sound(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _unpack(data: bytes) -> bytes:

@@ -26,8 +26,9 @@ from typing import Literal
 
 from backup.model import BundleKind, Key
 
-SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}")
+SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}", re.ASCII)
 _TIME = "%Y%m%dT%H%M%SZ"
+DOCUMENT_FOLDERS = frozenset({"snapshots", "checkpoints"})
 _MAX_SEGMENT_BYTES = 120
 _MAX_PATH_BYTES = 480
 _HASH_DIGITS = 16
@@ -36,13 +37,22 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 _DOCUMENT = re.compile(
     r"(?P<folder>snapshots|checkpoints)/(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
-    r"(?:\.shard-(?P<index>\d+)-of-(?P<count>\d+))?(?:\.(?P<number>\d+))?\.json\.gz"
+    r"(?:\.shard-(?P<index>\d+)-of-(?P<count>\d+))?(?:\.(?P<number>\d+))?\.json\.gz",
+    re.ASCII,
 )
 
 
 def new_snapshot_id(now: datetime) -> str:
     """Make an id that begins with the time and that no other run has."""
     return f"{now.astimezone(UTC).strftime(_TIME)}-{secrets.token_hex(4)}"
+
+
+def is_snapshot_id(text: str) -> bool:
+    """Tell whether a text is a snapshot id, its time a real one."""
+    try:
+        return SNAPSHOT_ID.fullmatch(text) is not None and bool(snapshot_time(text))
+    except ValueError:
+        return False
 
 
 def snapshot_time(snapshot_id: str) -> datetime:
@@ -138,12 +148,26 @@ class Layout:
         if found is None or (found["folder"] == "checkpoints") != (found["number"] is not None):
             return None
         shard = None if found["index"] is None else (int(found["index"]), int(found["count"]))
+        if shard is not None and not 1 <= shard[0] <= shard[1]:
+            return None
         number = None if found["number"] is None else int(found["number"])
-        return DocumentName(found["id"], shard, number)
+        name = DocumentName(found["id"], shard, number)
+        # Only what this program would write itself: a real time, numbers without leading zeros.
+        return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
 
     def folder(self, kind: Literal["snapshots", "checkpoints"]) -> str:
         """Return the prefix under which documents of one kind are listed."""
         return f"{self.prefix}{kind}/"
+
+
+def folder(*segments: str) -> str:
+    """Join segments that are escaped already to a prefix."""
+    return "".join(f"{segment}/" for segment in segments)
+
+
+def folder_of(key: str) -> str:
+    """Return the prefix that a key lies under."""
+    return key[: key.rindex("/") + 1]
 
 
 def repository_folder(*, path: str, host_id: str) -> str:

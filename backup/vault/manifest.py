@@ -13,7 +13,7 @@ from typing import TypeVar
 from backup.errors import ConfigError, DamagedDocument
 from backup.model import Destination, Key, Kind, SourceIdentity
 from backup.vault.documents import Entry, Header, Manifest, Part, Record, SourceLine, decode
-from backup.vault.layout import DocumentName, Layout, snapshot_time
+from backup.vault.layout import DOCUMENT_FOLDERS, DocumentName, Layout, folder, snapshot_time
 
 T = TypeVar("T", bound=Part)
 Identity = tuple[Kind, str]
@@ -35,7 +35,7 @@ class State:
         newest: the manifest that finished last; None in a new vault.
         source: what the root is a backup of; known from a checkpoint, too.
         from_future: stems of documents whose time has not come; they decide nothing.
-        damaged_checkpoints: checkpoints that could not be read and were left aside.
+        damaged: checkpoints and future manifests that could not be read and were left aside.
     """
 
     entries: Mapping[Identity, Entry] = field(default_factory=dict)
@@ -45,16 +45,20 @@ class State:
     accepted: int | None = None
     vault_checked_at: datetime | None = None
     from_future: tuple[str, ...] = ()
-    damaged_checkpoints: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 def roots(destination: Destination) -> tuple[Layout, ...]:
     """Find every owner that a destination holds; one listing a level."""
-    return tuple(
-        Layout(f"{host}/{owner}/")
+    places = (
+        Layout(folder(host, owner))
         for host in destination.children("")
-        for owner in destination.children(f"{host}/")
-        if {"snapshots", "checkpoints"} & {*destination.children(f"{host}/{owner}/")}
+        for owner in destination.children(folder(host))
+    )
+    return tuple(
+        layout
+        for layout in places
+        if not DOCUMENT_FOLDERS.isdisjoint(destination.children(layout.prefix))
     )
 
 
@@ -120,15 +124,19 @@ def load_state(
     manifests = [*_newest_manifests(destination, layout, past)]
     damaged: list[str] = []
     checkpoints = [*_open_checkpoints(destination, layout, past, manifests, damaged)]
-    dreams = [load_manifest(destination, layout, name) for name in future]
-    loaded = [*manifests, *checkpoints]
+    dreams = [m for name in future if (m := _try(destination, layout, name, damaged)) is not None]
+    # The id of a run that was merged may be the greater one: both began within a second.
+    covered = {stem for _, m in manifests if m.shard is None for stem in m.merged}
+    counted = [pair for pair in (*manifests, *checkpoints) if pair[0].stem not in covered]
+    # Of entries that were checked at one time the one written last knows more.
+    loaded = sorted(counted, key=lambda pair: pair[1].finished_at, reverse=True)
     newest = max((m for _, m in manifests), key=lambda m: m.finished_at, default=None)
     since = now - WINDOW
     recent = {stem for _, m in loaded for stem in m.merged if _time_of_stem(stem) >= since}
     recent.update(name.stem for name, _ in loaded)
     return State(
         # What the future says counts only for a repository that nobody else knows.
-        entries=merge(entry for m in dreams for entry in _stamped(m))
+        entries=merge(_timeless(entry) for m in dreams for entry in _stamped(m))
         | merge(entry for _, m in loaded for entry in _stamped(m)),
         merged=tuple(sorted(recent)),
         newest=newest,
@@ -136,7 +144,7 @@ def load_state(
         accepted=None if newest is None else newest.accepted,
         vault_checked_at=None if newest is None else newest.vault_checked_at,
         from_future=tuple(name.stem for name in future),
-        damaged_checkpoints=tuple(damaged),
+        damaged=tuple(damaged),
     )
 
 
@@ -156,6 +164,11 @@ def _stamped(manifest: Manifest) -> Iterator[Entry]:
             yield entry.model_copy(update={"carried_from": manifest.snapshot_id})
         else:
             yield entry
+
+
+def _timeless(entry: Entry) -> Entry:
+    # Its times would win against everything for as long as its clock was wrong.
+    return entry.model_copy(update={"checked_at": None, "attempted_at": None})
 
 
 def newer(entry: Entry, other: Entry) -> bool:
@@ -190,7 +203,7 @@ def _newest_manifests(
     covered: set[str] = set()
     oldest_needed: datetime | None = None
     parts: dict[tuple[str, int], set[int]] = {}
-    for name in sorted((n for n in names if n.checkpoint is None), reverse=True):
+    for name in sorted((n for n in names if n.checkpoint is None), key=_by_id, reverse=True):
         time = snapshot_time(name.snapshot_id)
         if oldest_needed is not None and time < oldest_needed:
             return
@@ -232,11 +245,24 @@ def _open_checkpoints(
         too_old = newest_time - snapshot_time(name.snapshot_id) > WINDOW
         if name.stem in covered or too_old:
             continue
-        try:
-            yield name, load_manifest(destination, layout, name)
-        except DamagedDocument:
-            # What it alone knew is captured again; it must not stop tonight's run.
-            damaged.append(name.stem)
+        # What it alone knew is captured again; it must not stop tonight's run.
+        if (checkpoint := _try(destination, layout, name, damaged)) is not None:
+            yield name, checkpoint
+
+
+def _try(
+    destination: Destination, layout: Layout, name: DocumentName, damaged: list[str]
+) -> Manifest | None:
+    try:
+        return load_manifest(destination, layout, name)
+    except DamagedDocument:
+        damaged.append(name.stem)
+        return None
+
+
+def _by_id(name: DocumentName) -> tuple[str, bool, tuple[int, int]]:
+    # Of one run the whole manifest is met before its shards.
+    return name.snapshot_id, name.shard is None, name.shard or (0, 0)
 
 
 def _time_of_stem(stem: str) -> datetime:

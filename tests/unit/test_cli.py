@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from backup.commands.restore import RestoreReport, RestoreRequest
+from backup.commands.restore import RestoreRequest
 from backup.commands.run import RunOptions
 from backup.doors import cli
 from backup.errors import BackupError, DestinationError, Interrupted
 from backup.model import Destination, Events, Outcome, RunReport, Selection, Source
+from backup.results import RestoreReport
 from backup.stopping import Stop
 
 NOW = datetime(2026, 11, 1, 3, 15, tzinfo=UTC)

@@ -104,6 +104,7 @@ def planned(
     stored: Mapping[str, int] | None = None,
     policy: Policy | None = None,
     repository: Repository = REPOSITORY,
+    selection: Selection | None = None,
     why: str = "refs changed",
 ) -> Plan:
     there = {} if record is None else {line.key: line.size_bytes for line in record.chain}
@@ -114,7 +115,7 @@ def planned(
         entry=None if record is None else Entry(host_id="1", path="widgets", record="a/record"),
         record=record,
         stored=there if stored is None else stored,
-        selection=Selection(),
+        selection=selection or Selection(),
         policy=policy or Policy(),
         now=NOW,
     )
@@ -394,14 +395,14 @@ def test_what_a_change_of_the_selection_brings_did_not_happen_to_the_repository(
     record = recorded(
         {MAIN: ONE, **({PULL: TWO} if before else {})}, selection={"pull_refs": before}
     )
-    plan = planned(Refs(tips={MAIN: THREE, **({PULL: TWO} if now else {})}), record)
-    old, new = refs_before_and_now(plan, Selection(pull_refs=now))
+    refs = Refs(tips={MAIN: THREE, **({PULL: TWO} if now else {})})
+    old, new = refs_before_and_now(planned(refs, record, selection=Selection(pull_refs=now)))
     assert old.keys() == new.keys() == {MAIN, *names}
     assert (old[MAIN], new[MAIN]) == (ONE, THREE)
 
 
 def test_before_a_first_capture_there_were_no_refs() -> None:
-    assert refs_before_and_now(planned(REFS), Selection()) == ({}, {MAIN: ONE})
+    assert refs_before_and_now(planned(REFS)) == ({}, {MAIN: ONE})
 
 
 # --- The order of work -------------------------------------------------------------------------
@@ -421,3 +422,12 @@ def test_the_longest_unchecked_come_first_and_those_never_checked_before_them() 
     }
     ordered = [one.path for one in order_of_work(repositories, entries)]
     assert ordered == ["a-never", "d-never", "e-failed", "c-long-ago", "b-yesterday"]
+
+
+def test_what_never_fits_into_the_deadline_does_not_come_first_every_night() -> None:
+    repositories = [replace(REPOSITORY, path=name, host_id=name) for name in ("huge", "small")]
+    entries: dict[tuple[Kind, str], Entry] = {
+        ("code", "huge"): Entry(host_id="huge", path="huge", attempted_at=NOW - DAY),
+        ("code", "small"): Entry(host_id="small", path="small", checked_at=NOW - 2 * DAY),
+    }
+    assert [one.path for one in order_of_work(repositories, entries)] == ["small", "huge"]

@@ -1,0 +1,92 @@
+"""What the reading commands answer: made by commands, shown by reports."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from backup.errors import ExitCode
+from backup.model import ObjectId, RefChange, RefName
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """One run of one owner, in numbers."""
+
+    id: str
+    host: str
+    owner: str
+    started_at: datetime
+    finished_at: datetime
+    complete: bool
+    result: str
+    repositories: int
+    captured: int
+    unchanged: int
+    failed: int
+    bytes_uploaded: int
+    shard: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """One capture of a repository.
+
+    Attributes:
+        head: the ref that HEAD names, or the id of a detached HEAD, or None.
+        chain: URIs of the bundles, in the order to apply.
+    """
+
+    snapshot: str
+    captured_at: datetime
+    head: str | None
+    refs: dict[RefName, ObjectId]
+    chain: tuple[str, ...]
+    changes: tuple[RefChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A repository's captures, oldest first."""
+
+    host: str
+    owner: str
+    path: str
+    host_id: str
+    kind: str
+    state: str
+    checked_at: datetime | None
+    items: tuple[HistoryItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One mirror that was made.
+
+    Attributes:
+        snapshot_id: the snapshot whose state it is.
+        state_at: when the source was seen in that state.
+    """
+
+    name: str
+    path: Path
+    snapshot_id: str
+    refs: int
+    objects: int
+    size_bytes: int
+    state_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What a restore did.
+
+    Attributes:
+        left_out: repositories that were not asked for in the end, with why: gone at that time.
+        failed: repositories that could not be given back, with why.
+        exit_code: 0 when everything asked for is there.
+    """
+
+    restored: tuple[Restored, ...]
+    left_out: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    exit_code: int = ExitCode.DONE

@@ -1,0 +1,201 @@
+"""Disks that run out of room: of the temporary folder, and of the destination."""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.destinations.folder import FolderDestination
+from tests.support.faults import OWNER, GitShim, assert_nothing_false, bring_back, states_of
+from tests.support.git import FastImport, commit_chain, init_bare, update_refs
+from tests.support.program import repo_backup
+
+MEBIBYTE = 1 << 20
+TIP = b"refs/heads/main"
+
+
+def _as_root(*command: str | Path) -> None:
+    rights = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    subprocess.run([*rights, *command], check=True, capture_output=True)
+
+
+@contextmanager
+def small_disk(place: Path, size_bytes: int) -> Iterator[Path]:
+    """Mount a file system of so many bytes; mounting takes root, or sudo without a password."""
+    place.mkdir()
+    _as_root("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=1777", "tmpfs", place)
+    try:
+        yield place
+    finally:
+        # Lazily: a child that is just being ended may still have a file open there.
+        _as_root("umount", "--lazy", place)
+
+
+def resize(place: Path, size_bytes: int) -> None:
+    _as_root("mount", "-o", f"remount,size={size_bytes}", place)
+
+
+def fill(path: Path) -> None:
+    """Write a file until there is no room left."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    assert shutil.disk_usage(path.parent).free == 0
+
+
+def add_noise(path: Path, size_bytes: int, *, seed: int = 1) -> None:
+    """Commit content that does not compress."""
+    stream = FastImport(path)
+    stream.commit(files={b"noise": random.Random(seed).randbytes(size_bytes)})
+    update_refs(path, {TIP: next(iter(stream.run().values()))})
+
+
+def new_source(folder: Path, large_bytes: int) -> Path:
+    """Make a folder with a large repository and a small one."""
+    add_noise(init_bare(folder / "large.git"), large_bytes)
+    small = init_bare(folder / "small.git")
+    update_refs(small, {TIP: commit_chain(small, 2)[-1]})
+    return folder
+
+
+def run(
+    source: Path, vault: Path, *, env: dict[str, str] | None = None, check: int = 0
+) -> dict[str, Any]:
+    words = ("run", "--from", source, "--to", vault, "--owner", OWNER, "--json")
+    return {
+        one["path"]: one for one in repo_backup(*words, env=env, check=check).json["repositories"]
+    }
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# --- The temporary folder -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("large_bytes", "disk_bytes", "taken_bytes", "looked_after"),
+    [
+        (3 * MEBIBYTE, MEBIBYTE, 4096, 0),
+        # A tenth of the disk is kept for others, so that git alone would have had room enough.
+        (10 * MEBIBYTE, 40 * MEBIBYTE, 59 * MEBIBYTE // 2, 8 * MEBIBYTE),
+    ],
+    ids=["git runs into its end", "we see its end coming"],
+)
+def test_a_pack_that_the_temporary_folder_cannot_hold_is_stored_with_the_lesser_check(
+    large_bytes: int, disk_bytes: int, taken_bytes: int, looked_after: int, tmp_path: Path
+) -> None:
+    source, vault = new_source(tmp_path / "source", large_bytes), tmp_path / "vault"
+    with small_disk(tmp_path / "temporary", disk_bytes) as temporary:
+        (temporary / "others").write_bytes(bytes(taken_bytes))
+        done = run(source, vault, env={"TMPDIR": str(temporary)})
+        assert [path.name for path in temporary.iterdir()] == ["others"]
+    assert {one["status"] for one in done.values()} == {"captured"}
+    assert (done["large"]["check"], done["small"]["check"]) == ("trailer (disk)", "connected")
+    destination = FolderDestination(vault)
+    [record] = [r for r in assert_nothing_false(destination) if r.repository.path == "large"]
+    [bundle] = record.chain
+    assert bundle.check == "trailer (disk)"
+    numbers = [int(number) for number in re.findall(r"\d+", bundle.check_detail or "")]
+    pack, needed, free = numbers
+    assert pack == bundle.size_bytes - bundle.header_bytes
+    assert looked_after <= needed <= pack
+    assert 0 <= free < disk_bytes
+    assert bring_back(destination, tmp_path / "restored") == states_of(source)
+
+
+def test_a_temporary_folder_that_is_full_from_the_beginning_costs_the_check_alone(
+    tmp_path: Path,
+) -> None:
+    source, vault = new_source(tmp_path / "source", MEBIBYTE), tmp_path / "vault"
+    with small_disk(tmp_path / "temporary", 64 << 10) as temporary:
+        # Room for a folder or two, not for a repository.
+        (temporary / "others").write_bytes(b"x" * (56 << 10))
+        done = run(source, vault, env={"TMPDIR": str(temporary)})
+        assert [path.name for path in temporary.iterdir()] == ["others"]
+    assert {one["status"] for one in done.values()} == {"captured"}
+    assert done["large"]["check"] == "trailer (disk)"
+    assert bring_back(FolderDestination(vault), tmp_path / "restored") == states_of(source)
+
+
+def test_a_mirror_that_the_temporary_folder_cannot_hold_fails_alone_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    source, vault = new_source(tmp_path / "source", 3 * MEBIBYTE), tmp_path / "vault"
+    with (
+        small_disk(tmp_path / "temporary", MEBIBYTE) as temporary,
+        GitShim(tmp_path / "shim", match=str(source), times=None, protocol=0) as shim,
+    ):
+        done = run(source, vault, env={"TMPDIR": str(temporary), **shim.env}, check=3)
+        assert not list(temporary.iterdir())
+    assert (done["large"]["status"], done["small"]["status"]) == ("failed", "captured")
+    assert "No space left on device" in done["large"]["reason"]
+    assert [r.repository.path for r in assert_nothing_false(FolderDestination(vault))] == ["small"]
+
+
+# --- The destination ------------------------------------------------------------------------------
+
+
+def test_a_repository_that_the_destination_cannot_hold_fails_alone_until_there_is_room(
+    tmp_path: Path,
+) -> None:
+    source = new_source(tmp_path / "source", 3 * MEBIBYTE)
+    with small_disk(tmp_path / "disk", 2 * MEBIBYTE) as disk:
+        vault = FolderDestination(disk / "vault")
+        done = run(source, disk / "vault", check=3)
+        assert (done["large"]["status"], done["small"]["status"]) == ("failed", "captured")
+        assert "No space left on device" in done["large"]["reason"]
+        assert "free some space" in done["large"]["hint"]
+        assert not list((disk / "vault").rglob("repositories/large"))
+        assert not list((disk / "vault" / ".partial").iterdir())
+        assert [record.repository.path for record in assert_nothing_false(vault)] == ["small"]
+
+        resize(disk, 20 * MEBIBYTE)
+        done = run(source, disk / "vault")
+        assert (done["large"]["status"], done["small"]["status"]) == ("captured", "unchanged")
+        assert bring_back(vault, tmp_path / "restored") == states_of(source)
+
+
+def test_an_increment_without_room_leaves_the_state_before_it(tmp_path: Path) -> None:
+    source = new_source(tmp_path / "source", MEBIBYTE)
+    before = states_of(source)
+    with small_disk(tmp_path / "disk", 2 * MEBIBYTE) as disk:
+        vault = FolderDestination(disk / "vault")
+        run(source, disk / "vault")
+        add_noise(source / "large.git", 2 * MEBIBYTE, seed=2)
+        small = source / "small.git"
+        update_refs(small, {TIP: commit_chain(small, 1, label=b"later")[-1]})
+        done = run(source, disk / "vault", check=3)
+        assert (done["large"]["status"], done["small"]["status"]) == ("failed", "captured")
+        assert_nothing_false(vault)
+        restored = bring_back(vault, tmp_path / "restored")
+        assert restored == {**states_of(source), "large": before["large"]}
+
+        resize(disk, 20 * MEBIBYTE)
+        assert run(source, disk / "vault")["large"]["plan"] == "incremental"
+        assert bring_back(vault, tmp_path / "again") == states_of(source)
+
+
+def test_a_run_without_room_for_its_manifest_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    source = new_source(tmp_path / "source", MEBIBYTE // 8)
+    with small_disk(tmp_path / "disk", MEBIBYTE) as disk:
+        vault = FolderDestination(disk / "vault")
+        run(source, disk / "vault")
+        before = files_of(disk / "vault")
+        fill(disk / "others")
+        words = ("run", "--from", source, "--to", disk / "vault", "--owner", OWNER)
+        done = repo_backup(*words, check=1)
+        assert "No space left on device" in done.stderr
+        assert files_of(disk / "vault") == before
+        assert bring_back(vault, tmp_path / "restored") == states_of(source)
+
+        (disk / "others").unlink()
+        assert {one["status"] for one in run(source, disk / "vault").values()} == {"unchanged"}

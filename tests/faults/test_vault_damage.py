@@ -1,0 +1,383 @@
+"""What is stored gets lost or altered behind our back: it is noticed, said, and mended."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from backup.commands.restore import RestoreRequest, restore
+from backup.commands.run import RunOptions
+from backup.destinations.folder import FolderDestination
+from backup.errors import DamagedDocument, ExitCode, IntegrityError
+from backup.model import Outcome
+from backup.stopping import Stop
+from backup.vault.documents import Manifest, decode
+from tests.support.faults import (
+    OWNER,
+    Heard,
+    assert_nothing_false,
+    back_up,
+    bring_back,
+    states_of,
+)
+from tests.support.git import commit_chain, git, init_bare, update_refs
+from tests.support.mirrors import MirrorState, mirror_state
+from tests.support.program import repo_backup
+
+DEEP = settings().max_examples > 25
+ROOT = f"folder/{OWNER}"
+TIP = b"refs/heads/main"
+
+Damage = Callable[[Path], None]
+
+
+def push(path: Path, label: str) -> None:
+    start = git("rev-parse", "--verify", "HEAD", cwd=path).strip()
+    update_refs(path, {TIP: commit_chain(path, 1, start=start, label=label.encode())[-1]})
+
+
+def new_source(folder: Path) -> Path:
+    for name in ("chained", "quiet"):
+        path = init_bare(folder / f"{name}.git")
+        update_refs(path, {TIP: commit_chain(path, 2, label=name.encode())[-1]})
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Nights:
+    """Three nights: ``chained.git`` changed in each, ``quiet.git`` never.
+
+    Attributes:
+        snapshots: the ids of the runs.
+        states: of the source in each night.
+    """
+
+    source: Path
+    vault: Path
+    snapshots: tuple[str, ...]
+    states: tuple[Mapping[str, MirrorState], ...]
+
+    @property
+    def destination(self) -> FolderDestination:
+        return FolderDestination(self.vault)
+
+    def stored(self, pattern: str) -> list[Path]:
+        """Find files of the vault, in the order of their snapshots."""
+        # Ids of one second stand in no order.
+        found = (self.vault / ROOT).glob(pattern)
+        return sorted(found, key=lambda path: self.snapshots.index(path.name.partition(".")[0]))
+
+    @property
+    def manifests(self) -> list[Path]:
+        return [self.vault / ROOT / "snapshots" / f"{one}.json.gz" for one in self.snapshots]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    folder = tmp_path_factory.mktemp("nights")
+    source, vault = new_source(folder / "source"), folder / "vault"
+    snapshots, states = [], []
+    for night in range(3):
+        if night:
+            push(source / "chained.git", f"night {night}")
+        report = back_up(source, FolderDestination(vault))
+        assert report.exit_code == 0
+        snapshots.append(report.snapshot_id)
+        states.append(states_of(source))
+    return Nights(source, vault, tuple(snapshots), tuple(states))
+
+
+@pytest.fixture
+def nights(made: Nights, tmp_path: Path) -> Nights:
+    """Give the three nights with a vault that may be damaged, and a source that must not be."""
+    shutil.copytree(made.vault, tmp_path / "vault")
+    return Nights(made.source, tmp_path / "vault", made.snapshots, made.states)
+
+
+def flip(at: int) -> Damage:
+    """Change one byte, counted from the end when negative; the size stays."""
+
+    def damage(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[at] ^= 0x55
+        path.write_bytes(data)
+
+    return damage
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"<!DOCTYPE html>")
+
+
+LOSSES: dict[str, Damage] = {
+    "deleted": Path.unlink,
+    "truncated": truncate,
+    "emptied": empty,
+    "grown": grow,
+}
+BUNDLES = {
+    "the base of a chain": ("repositories/chained/*/*.bundle", 0),
+    "an increment in the middle": ("repositories/chained/*/*.bundle", 1),
+    "the last increment": ("repositories/chained/*/*.bundle", 2),
+    "the only full": ("repositories/quiet/*/*.bundle", 0),
+}
+
+
+def by_path(outcomes: tuple[Outcome, ...]) -> dict[str, Outcome]:
+    return {one.path: one for one in outcomes}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# --- Bundles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("which", BUNDLES)
+def test_a_lost_bundle_is_replaced_by_a_new_full_though_nothing_changed(
+    which: str, loss: str, nights: Nights, tmp_path: Path
+) -> None:
+    pattern, number = BUNDLES[which]
+    LOSSES[loss](nights.stored(pattern)[number])
+    struck = pattern.split("/")[1]
+    report = back_up(nights.source, nights.destination)
+    outcome = by_path(report.outcomes)[struck]
+    assert (outcome.status, outcome.plan) == ("captured", "full")
+    assert "the chain is broken" in outcome.reason
+    assert report.count("unchanged") == 1
+    assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+    assert back_up(nights.source, nights.destination).count("unchanged") == 2
+
+
+def test_a_lost_bundle_is_replaced_when_the_repository_changed_as_well(tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source"), FolderDestination(tmp_path / "vault")
+    for night in range(3):
+        push(source / "chained.git", f"night {night}")
+        back_up(source, vault)
+    [*_, middle, _] = sorted((tmp_path / "vault" / ROOT).glob("repositories/chained/*/*.bundle"))
+    middle.unlink()
+    push(source / "chained.git", "after")
+    outcome = by_path(back_up(source, vault).outcomes)["chained"]
+    assert (outcome.status, outcome.plan) == ("captured", "full")
+    assert bring_back(vault, tmp_path / "restored") == states_of(source)
+
+
+@pytest.mark.parametrize("which", ["the base of a chain", "an increment in the middle"])
+def test_a_flipped_byte_anywhere_in_a_bundle_is_found_and_nothing_is_left_at_the_target(
+    which: str, nights: Nights, tmp_path: Path
+) -> None:
+    pattern, number = BUNDLES[which]
+    bundle = nights.stored(pattern)[number]
+    whole = bundle.read_bytes()
+    target = tmp_path / "out" / "chained.git"
+    request = RestoreRequest(repository="chained", all=False, at=None, target=target)
+    for at in range(0, len(whole), 1 if DEEP else 61):
+        flip(at)(bundle)
+        with pytest.raises(IntegrityError) as caught:
+            restore(nights.destination, request, events=Heard(), stop=Stop())
+        assert caught.value.exit_code == ExitCode.DAMAGED
+        assert bundle.name in caught.value.message, at
+        assert not list(target.parent.iterdir()), at
+        bundle.write_bytes(whole)
+    assert not restore(nights.destination, request, events=Heard(), stop=Stop()).failed
+
+
+def test_the_program_ends_with_4_and_still_gives_back_the_state_before(
+    nights: Nights, tmp_path: Path
+) -> None:
+    bundle = nights.stored("repositories/chained/*/*.bundle")[2]
+    flip(-1)(bundle)
+    vault, target = ("--from", nights.vault), tmp_path / "out" / "chained.git"
+    done = repo_backup("restore", "chained", *vault, target, check=4)
+    assert bundle.name in done.stderr
+    assert not list(target.parent.iterdir())
+    repo_backup("restore", "chained", *vault, target, "--at", nights.snapshots[1])
+    assert mirror_state(target) == nights.states[1]["chained"]
+
+
+# --- Records --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, truncate, empty, foreign, flip(30), flip(-6)],
+    ids=["deleted", "truncated", "emptied", "foreign", "flipped", "flipped in its checksum"],
+)
+def test_a_record_that_is_lost_or_damaged_costs_a_full_and_nothing_else(
+    damage: Damage, nights: Nights, tmp_path: Path
+) -> None:
+    record = nights.stored("repositories/chained/*/*.record.json.gz")[-1]
+    damage(record)
+    target = tmp_path / "out" / "chained.git"
+    request = RestoreRequest(repository="chained", all=False, at=None, target=target)
+    with pytest.raises(IntegrityError, match=record.name):
+        restore(nights.destination, request, events=Heard(), stop=Stop())
+    assert not list(target.parent.glob("*"))
+
+    report = back_up(nights.source, nights.destination)
+    outcome = by_path(report.outcomes)["chained"]
+    assert (report.exit_code, outcome.status, outcome.plan) == (0, "captured", "full")
+    assert record.name in outcome.reason
+    assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+
+
+# --- Manifests and checkpoints --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, empty, foreign, flip(40), flip(-6)],
+    ids=["truncated", "emptied", "foreign", "flipped", "flipped in its checksum"],
+)
+def test_a_damaged_newest_manifest_stops_the_run_and_what_was_before_it_comes_back(
+    damage: Damage, nights: Nights, tmp_path: Path
+) -> None:
+    newest = nights.manifests[-1]
+    damage(newest)
+    before = files_of(nights.vault)
+    run = ("run", "--from", nights.source, "--to", nights.vault, "--owner", OWNER)
+    assert newest.name in repo_backup(*run, check=4).stderr
+    assert files_of(nights.vault) == before
+    everything = ("restore", "--all", "--from", nights.vault)
+    assert newest.name in repo_backup(*everything, tmp_path / "newest", check=4).stderr
+    assert not (tmp_path / "newest").exists()
+    repo_backup(*everything, tmp_path / "before", "--at", nights.snapshots[1])
+    assert states_of(tmp_path / "before") == nights.states[1]
+
+
+def test_any_flipped_bit_of_a_manifest_is_found_or_changes_nothing(nights: Nights) -> None:
+    whole = nights.manifests[-1].read_bytes()
+    true = decode(whole, Manifest, where="the manifest")
+    found = harmless = 0
+    for at in range(len(whole)):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            try:
+                read = decode(bytes(data), Manifest, where="the manifest")
+            except DamagedDocument:
+                found += 1
+            else:
+                harmless += 1
+                assert read == true, (at, bit)
+    # gzip's own head has bits that mean nothing to us: a time, an operating system.
+    assert found > harmless > 0
+
+
+def test_an_older_manifest_that_is_damaged_stops_nothing(nights: Nights, tmp_path: Path) -> None:
+    truncate(nights.manifests[1])
+    assert back_up(nights.source, nights.destination).count("unchanged") == 2
+    assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+
+
+def test_without_the_newest_manifest_the_run_goes_on_from_the_one_before(
+    nights: Nights, tmp_path: Path
+) -> None:
+    nights.manifests[-1].unlink()
+    outcome = by_path(back_up(nights.source, nights.destination).outcomes)["chained"]
+    assert (outcome.status, outcome.plan) == ("captured", "incremental")
+    assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+    assert_nothing_false(nights.destination)
+
+
+class InterruptAfterTheFirst(Heard):
+    """Asks the run to stop once one repository is done."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def finished(self, outcome: Outcome) -> None:
+        self._stop.interrupt()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, foreign, flip(40)])
+def test_a_damaged_checkpoint_is_left_aside_and_said(damage: Damage, tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source"), FolderDestination(tmp_path / "vault")
+    stop = Stop()
+    report = back_up(source, vault, events=InterruptAfterTheFirst(stop), stop=stop)
+    assert report.exit_code == ExitCode.INTERRUPTED
+    [checkpoint] = (tmp_path / "vault" / ROOT / "checkpoints").iterdir()
+    damage(checkpoint)
+    again = back_up(source, vault)
+    assert (again.exit_code, again.count("captured")) == (0, 2)
+    assert any(
+        checkpoint.name.removesuffix(".json.gz") in note and "damaged" in note
+        for note in again.notes
+    )
+    assert bring_back(vault, tmp_path / "restored") == states_of(source)
+
+
+# --- Clocks that run ahead ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("days", [1, 400])
+def test_a_manifest_from_the_future_is_said_and_decides_nothing(days: int, tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source"), FolderDestination(tmp_path / "vault")
+    back_up(source, vault)
+    push(source / "chained.git", "in the future")
+    future = back_up(source, vault, at=datetime.now(UTC) + timedelta(days=days))
+    push(source / "chained.git", "in the present")
+    report = back_up(source, vault)
+    assert any(future.snapshot_id in note and "future" in note for note in report.notes)
+    outcome = by_path(report.outcomes)["chained"]
+    assert (report.exit_code, outcome.status) == (0, "captured")
+    assert bring_back(vault, tmp_path / "restored") == states_of(source)
+    assert_nothing_false(vault)
+    assert back_up(source, vault).count("unchanged") == 2
+
+
+def test_a_vault_begun_by_a_clock_that_ran_ahead_goes_on_in_the_present(tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source"), FolderDestination(tmp_path / "vault")
+    back_up(source, vault, at=datetime.now(UTC) + timedelta(days=400))
+    push(source / "chained.git", "in the present")
+    assert by_path(back_up(source, vault).outcomes)["chained"].status == "captured"
+    assert bring_back(vault, tmp_path / "restored") == states_of(source)
+    assert back_up(source, vault).count("unchanged") == 2
+
+
+def test_a_damaged_manifest_from_the_future_decides_nothing_either(
+    nights: Nights, tmp_path: Path
+) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    future = back_up(nights.source, nights.destination, at=tomorrow)
+    truncate(nights.vault / ROOT / "snapshots" / f"{future.snapshot_id}.json.gz")
+    report = back_up(nights.source, nights.destination)
+    assert (report.exit_code, report.count("unchanged")) == (0, 2)
+    assert any(future.snapshot_id in note for note in report.notes)
+    assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+
+
+# --- What nobody can mend now ---------------------------------------------------------------------
+
+
+def test_damage_to_a_repository_that_is_not_selected_is_said(nights: Nights) -> None:
+    nights.stored("repositories/quiet/*/*.bundle")[0].unlink()
+    options = RunOptions(include=("chained",), concurrency=1)
+    report = back_up(nights.source, nights.destination, options)
+    assert report.exit_code == ExitCode.PARTIAL
+    [problem] = report.problems
+    assert "quiet" in problem
+    assert ".full.bundle is missing" in problem

@@ -1,0 +1,93 @@
+"""Real repositories in a folder: what git made is found as git has it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backup.commands.remotes import open_remote
+from backup.errors import IncompleteRepository
+from backup.model import Refs, Repository, Selection
+from backup.sources.plain import FolderSource, open_git_folder
+from backup.stopping import Stop
+from tests.support.git import git, init_bare
+from tests.support.mirrors import mirror_state
+from tests.support.program import repo_backup
+
+Shaped = Callable[[str], Path]
+
+
+def listed(root: Path) -> dict[str, Repository]:
+    return {one.path: one for one in FolderSource(root, owner="acme").repositories()}
+
+
+def refs_of(repository: Repository) -> Refs:
+    with open_remote(
+        repository, selection=Selection(), count=lambda _: None, stop=Stop()
+    ) as remote:
+        return remote.list_refs()
+
+
+def test_a_work_tree_its_submodules_and_its_linked_work_trees(
+    shaped: Shaped, tmp_path: Path
+) -> None:
+    library = shaped("custom-refs")
+    project = tmp_path / "project"
+    shutil.copytree(shaped("working"), project, symlinks=True)
+    add = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add")
+    git(*add, library, "vendor/library", cwd=project)
+    git("worktree", "add", "--quiet", "--detach", tmp_path / "beside", cwd=project)
+    found = listed(tmp_path)
+    assert [*found] == ["project", "project/vendor/library"]
+    expected = mirror_state(project)
+    refs = refs_of(found["project"])
+    assert {name.encode() for name in refs.tips} >= {
+        name for name in expected.refs if name.startswith((b"refs/heads/", b"refs/tags/"))
+    }
+    assert "refs/stash" in refs.tips
+    submodule = refs_of(found["project/vendor/library"])
+    assert (submodule.head_id or "").encode() == mirror_state(library).refs[b"refs/heads/main"]
+
+
+def test_a_folder_moved_with_its_repositories_keeps_their_identities(tmp_path: Path) -> None:
+    init_bare(tmp_path / "one" / "a.git")
+    before = listed(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    after = listed(tmp_path / "two")
+    assert [one.host_id for one in before.values()] == [one.host_id for one in after.values()]
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"), [("shallow", "shallow"), ("partial", "partial clone")]
+)
+def test_a_repository_whose_history_is_cut_is_refused_by_its_reason(
+    shape: str, reason: str, shaped: Shaped, tmp_path: Path
+) -> None:
+    (tmp_path / "x.git").symlink_to(shaped(shape))
+    (repository,) = listed(tmp_path).values()
+    with pytest.raises(IncompleteRepository, match=reason):
+        refs_of(repository)
+
+
+def test_borrowed_objects_that_are_gone_are_the_reason_that_is_told(
+    shaped: Shaped, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "x.git").symlink_to(shaped("broken-alternates"))
+    done = repo_backup(
+        "run", "--from", tmp_path / "root", "--to", tmp_path / "vault", "--json", check=1
+    )
+    (outcome,) = done.json["repositories"]
+    assert outcome["status"] == "failed"
+    assert "alternates" in outcome["reason"]
+
+
+def test_git_is_told_of_every_path_by_which_it_may_know_the_repository(
+    shaped: Shaped, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(shaped("working"))
+    (repository,) = [one for one in listed(tmp_path).values() if "/" not in one.path]
+    folder = open_git_folder(repository)
+    real = shaped("working").resolve()
+    assert set(folder.safe) == {tmp_path / "link/.git", real / ".git", tmp_path / "link", real}

@@ -1,0 +1,264 @@
+"""The JSON that ``--json`` prints: its fields are an interface, and more may come."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from backup.model import ObjectId, Outcome, RefChange, RefName, RunReport
+from backup.report.document import (
+    history_document,
+    restore_document,
+    run_document,
+    snapshots_document,
+)
+from backup.results import History, HistoryItem, Restored, RestoreReport, SnapshotRow
+
+NOW = datetime(2026, 11, 1, 2, 30, 0, 123456, tzinfo=UTC)
+ONE, TWO = ObjectId("1" * 40), ObjectId("2" * 40)
+MAIN = RefName("refs/heads/main")
+
+
+def outcome(path: str, **more: Any) -> Outcome:
+    known = {"host": "folder", "owner": "acme", "path": path, "host_id": "42", "kind": "code"}
+    return Outcome(**{**known, "status": "unchanged", **more})
+
+
+def report(*outcomes: Outcome, **more: Any) -> RunReport:
+    known: dict[str, Any] = {
+        "result": "partial",
+        "exit_code": 3,
+        "snapshot_id": "20261101T023000Z-1a2b3c4d",
+        "started_at": NOW,
+        "finished_at": NOW + timedelta(seconds=65),
+        "dry_run": False,
+        "manifests": ("/vault/folder/acme/snapshots/x.json.gz",),
+        "outcomes": outcomes,
+        "listed": 9,
+        "requests": {"get": 1, "git": 18, "list": 5, "put": 3},
+        "objects_written": 3,
+        "bytes_uploaded": 123456,
+        "problems": ("acme/broken: it is broken",),
+        "notes": ("something to know",),
+    }
+    return RunReport(**{**known, **more})
+
+
+def over_the_wire(document: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(document, ensure_ascii=True))
+
+
+def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
+    changes = (
+        RefChange(MAIN, "advanced", ONE, TWO),
+        RefChange(RefName("refs/heads/x"), "rewritten", ONE, TWO),
+        RefChange(RefName("refs/tags/v"), "advanced", ONE, TWO),
+    )
+    captured = outcome(
+        "group/widgets",
+        kind="wiki",
+        status="captured",
+        plan="incremental",
+        reason="refs changed",
+        bytes_written=4567,
+        objects=89,
+        duration_seconds=1.25,
+        check="pack",
+        changes=changes,
+        urgent="all its branches are gone",
+    )
+    document = over_the_wire(run_document(report(captured)))
+    assert document == {
+        "result": "partial",
+        "exit_code": 3,
+        "snapshot": "20261101T023000Z-1a2b3c4d",
+        "dry_run": False,
+        "started_at": "2026-11-01T02:30:00.123Z",
+        "finished_at": "2026-11-01T02:31:05.123Z",
+        "manifests": ["/vault/folder/acme/snapshots/x.json.gz"],
+        "totals": {
+            "listed": 9,
+            "captured": 1,
+            "unchanged": 0,
+            "empty": 0,
+            "skipped": 0,
+            "failed": 0,
+            "gone": 0,
+            "bytes_uploaded": 123456,
+            "objects_written": 3,
+            "requests": {"get": 1, "git": 18, "list": 5, "put": 3},
+        },
+        "problems": ["acme/broken: it is broken"],
+        "notes": ["something to know"],
+        "repositories": [
+            {
+                "path": "group/widgets",
+                "host": "folder",
+                "owner": "acme",
+                "host_id": "42",
+                "kind": "wiki",
+                "status": "captured",
+                "plan": "incremental",
+                "reason": "refs changed",
+                "hint": "",
+                "bytes": 4567,
+                "objects": 89,
+                "duration_seconds": 1.25,
+                "check": "pack",
+                "urgent": "all its branches are gone",
+                "known": False,
+                "refs": {"added": 0, "advanced": 2, "rewritten": 1, "moved": 0, "deleted": 0},
+                "changes": [
+                    {"name": "refs/heads/main", "change": "advanced", "old": ONE, "new": TWO},
+                    {"name": "refs/heads/x", "change": "rewritten", "old": ONE, "new": TWO},
+                    {"name": "refs/tags/v", "change": "advanced", "old": ONE, "new": TWO},
+                ],
+            }
+        ],
+    }
+
+
+def test_totals_count_every_status() -> None:
+    outcomes = [
+        outcome(f"{status}-{number}", status=status)
+        for count, status in enumerate(
+            ("captured", "unchanged", "empty", "skipped", "failed", "gone"), start=1
+        )
+        for number in range(count)
+    ]
+    totals = run_document(report(*outcomes))["totals"]
+    counted = [totals[name] for name in ("captured", "unchanged", "empty", "skipped")]
+    assert counted == [1, 2, 3, 4]
+    assert (totals["failed"], totals["gone"]) == (5, 6)
+
+
+def test_what_was_not_planned_has_no_plan() -> None:
+    (one,) = over_the_wire(run_document(report(outcome("a"))))["repositories"]
+    assert one["plan"] is None
+    assert one["check"] is None
+
+
+def test_snapshots_are_listed_in_the_order_given_with_the_fields_of_the_interface() -> None:
+    row = SnapshotRow(
+        id="20261101T023000Z-1a2b3c4d",
+        host="folder",
+        owner="acme",
+        started_at=NOW,
+        finished_at=NOW,
+        complete=True,
+        result="success",
+        repositories=5,
+        captured=1,
+        unchanged=4,
+        failed=0,
+        bytes_uploaded=1000,
+    )
+    sharded = SnapshotRow(**{**{f: getattr(row, f) for f in row.__slots__}, "shard": "2/3"})
+    first, second = over_the_wire(snapshots_document([row, sharded]))["snapshots"]
+    assert first == {
+        "id": "20261101T023000Z-1a2b3c4d",
+        "host": "folder",
+        "owner": "acme",
+        "shard": None,
+        "started_at": "2026-11-01T02:30:00.123Z",
+        "finished_at": "2026-11-01T02:30:00.123Z",
+        "complete": True,
+        "result": "success",
+        "repositories": 5,
+        "captured": 1,
+        "unchanged": 4,
+        "failed": 0,
+        "bytes_uploaded": 1000,
+    }
+    assert second == {**first, "shard": "2/3"}
+
+
+def history(*items: HistoryItem, checked_at: datetime | None = NOW) -> History:
+    return History(
+        host="folder",
+        owner="acme",
+        path="widgets",
+        host_id="42",
+        kind="code",
+        state="ok",
+        checked_at=checked_at,
+        items=items,
+    )
+
+
+def test_a_history_has_the_fields_of_the_interface() -> None:
+    item = HistoryItem(
+        snapshot="20261101T023000Z-1a2b3c4d",
+        captured_at=NOW,
+        head="refs/heads/main",
+        refs={MAIN: ONE},
+        chain=("/vault/a.full.bundle", "/vault/b.incremental.bundle"),
+        changes=(RefChange(MAIN, "added", None, ONE),),
+    )
+    assert over_the_wire(history_document(history(item))) == {
+        "repository": {
+            "path": "widgets",
+            "host_id": "42",
+            "kind": "code",
+            "state": "ok",
+            "host": "folder",
+            "owner": "acme",
+            "checked_at": "2026-11-01T02:30:00.123Z",
+        },
+        "history": [
+            {
+                "snapshot": "20261101T023000Z-1a2b3c4d",
+                "captured_at": "2026-11-01T02:30:00.123Z",
+                "head": "refs/heads/main",
+                "refs": {"refs/heads/main": ONE},
+                "chain": ["/vault/a.full.bundle", "/vault/b.incremental.bundle"],
+                "changes": [
+                    {"name": "refs/heads/main", "change": "added", "old": None, "new": ONE}
+                ],
+            }
+        ],
+    }
+
+
+def test_a_repository_never_checked_has_no_time() -> None:
+    document = history_document(history(checked_at=None))
+    assert document["repository"]["checked_at"] is None
+    assert document["history"] == []
+
+
+def test_ref_names_that_are_not_utf8_keep_their_bytes_in_json() -> None:
+    odd = RefName("refs/heads/\udce9t\udce9")
+    item = HistoryItem("s", NOW, odd, {odd: ONE}, (), (RefChange(odd, "added", None, ONE),))
+    document = over_the_wire(history_document(history(item)))
+    (made,) = document["history"]
+    (name,) = made["refs"]
+    assert name.encode("utf-8", "surrogateescape") == b"refs/heads/\xe9t\xe9"
+    assert made["head"] == name == made["changes"][0]["name"]
+
+
+def test_a_restore_is_reported_with_what_was_made() -> None:
+    made = Restored(
+        name="acme/widgets",
+        path=Path("/restored/widgets.git"),
+        snapshot_id="20261101T023000Z-1a2b3c4d",
+        refs=2,
+        objects=30,
+        size_bytes=4000,
+        state_at=NOW,
+    )
+    document = restore_document(RestoreReport((made,), ("acme/gone: not listed",), ("acme/bad",)))
+    assert over_the_wire(document) == {
+        "restored": [
+            {
+                "repository": "acme/widgets",
+                "path": "/restored/widgets.git",
+                "snapshot": "20261101T023000Z-1a2b3c4d",
+                "state_at": "2026-11-01T02:30:00.123Z",
+                "refs": 2,
+                "objects": 30,
+                "bytes": 4000,
+            }
+        ],
+        "left_out": ["acme/gone: not listed"],
+        "failed": ["acme/bad"],
+    }

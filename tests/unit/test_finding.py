@@ -1,0 +1,291 @@
+"""What a person means: a moment, a snapshot, a repository by any of its names."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backup.commands.finding import (
+    Found,
+    entries_at,
+    find_repository,
+    parse_moment,
+    require_roots,
+    snapshots,
+)
+from backup.destinations.memory import MemoryDestination
+from backup.errors import ConfigError, DamagedDocument
+from backup.model import Destination
+from backup.vault.documents import AbsenceLine, Entry, Manifest, SourceLine, encode
+from backup.vault.layout import DocumentName, Layout
+
+NOW = datetime(2026, 11, 15, 2, 30, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+LAYOUT = Layout.of(host="github.com", owner="acme")
+
+
+# --- A moment ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2026-11-01", "2026-11-01T23:59:59.999999+00:00"),
+        ("2026-11-01T02:30", "2026-11-01T02:30:59.999999+00:00"),
+        ("2026-11-01 02:30", "2026-11-01T02:30:59.999999+00:00"),
+        ("2026-11-01T02:30:15", "2026-11-01T02:30:15.999999+00:00"),
+        ("2026-11-01T02:30:15Z", "2026-11-01T02:30:15.999999+00:00"),
+        ("2026-11-01T02:30:15.25Z", "2026-11-01T02:30:15.259999+00:00"),
+        ("2026-11-01T02:30:15.000001Z", "2026-11-01T02:30:15.000001+00:00"),
+        ("2026-11-01T02:30+02:00", "2026-11-01T00:30:59.999999+00:00"),
+        ("2026-11-01T00:30:00-05:30", "2026-11-01T06:00:00.999999+00:00"),
+        ("2024-02-29", "2024-02-29T23:59:59.999999+00:00"),
+        ("9999-12-31", "9999-12-31T23:59:59.999999+00:00"),
+        ("0001-01-01", "0001-01-01T23:59:59.999999+00:00"),
+    ],
+)
+def test_a_date_or_time_is_its_last_instant_in_utc(text: str, instant: str) -> None:
+    assert parse_moment(text).isoformat(timespec="microseconds") == instant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026",
+        "2026-11",
+        "2026-13-01",
+        "2026-02-29",
+        "2026-11-31",
+        "26-11-01",
+        "01/11/2026",
+        "2026-11-01T",
+        "2026-11-01T02",
+        "2026-11-01T24:00",
+        "2026-11-01T02:60",
+        "2026-11-01T02:30:60",
+        "2026-11-01T02:30:15.1234567Z",
+        "2026-11-01T02:30z",
+        "2026-11-01Z",
+        "2026-11-01T02:30+2",
+        "2026-11-01T02:30+24:00",
+        " 2026-11-01",
+        "2026-11-01\n",
+        "0001-01-01T00:00+05:00",
+        "9999-12-31T23:59-05:00",
+        "2026-11-01T02:30:00Z; rm -rf /",
+    ],
+)
+def test_anything_else_is_refused_and_the_message_says_what_is_accepted(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_moment(text)
+    assert repr(text) in caught.value.message
+    assert "2026-11-01" in caught.value.message
+
+
+# --- A repository ------------------------------------------------------------------------------
+
+
+def found(
+    path: str,
+    host_id: str,
+    *,
+    owner: str = "acme",
+    host: str = "github.com",
+    aliases: tuple[str, ...] = (),
+    gone: bool = False,
+) -> Found:
+    absence = AbsenceLine(since=NOW, asked_at=NOW, answer="not-visible") if gone else None
+    entry = Entry(host_id=host_id, path=path, aliases=aliases, absence=absence)
+    return Found(Layout.of(host=host, owner=owner), host, owner, entry)
+
+
+def meant(text: str, *candidates: Found) -> str:
+    return find_repository(candidates, text).entry.host_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "group/widgets",
+        "acme/group/widgets",
+        "github.com/acme/group/widgets",
+        "acme/group/widgets.git",
+        "group/widgets.git",
+        "42",
+    ],
+)
+def test_a_repository_has_several_names(text: str) -> None:
+    assert meant(text, found("group/widgets", "42"), found("widgets", "43")) == "42"
+
+
+def test_an_ending_that_belongs_to_the_name_goes_before_one_that_was_added() -> None:
+    candidates = (found("widgets", "1"), found("widgets.git", "2"))
+    assert meant("widgets.git", *candidates) == "2"
+    assert meant("acme/widgets", *candidates) == "1"
+
+
+def test_an_earlier_name_finds_it_too() -> None:
+    renamed = found("new", "1", aliases=("old", "older"))
+    assert meant("acme/older", renamed, found("x", "2")) == "1"
+
+
+def test_a_present_name_goes_before_an_earlier_one() -> None:
+    candidates = (found("new", "1", aliases=("widgets",)), found("widgets", "2"))
+    assert meant("widgets", *candidates) == "2"
+
+
+def test_a_live_repository_goes_before_one_that_is_gone() -> None:
+    candidates = (found("widgets", "1", gone=True), found("widgets", "2"))
+    assert meant("widgets", *candidates) == "2"
+    assert meant("1", *candidates) == "1"
+
+
+def test_one_that_is_gone_is_found_when_nothing_else_is_meant() -> None:
+    assert meant("widgets", found("widgets", "1", gone=True)) == "1"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_name_that_means_several_is_refused_and_all_are_listed(gone: bool) -> None:
+    candidates = [
+        found("widgets", "1", gone=gone),
+        found("widgets", "2", host="gitlab.example.org", gone=gone),
+    ]
+    with pytest.raises(ConfigError, match="means several") as caught:
+        find_repository(candidates, "widgets")
+    assert "github.com/acme/widgets (id 1)" in caught.value.message
+    assert "gitlab.example.org/acme/widgets (id 2)" in caught.value.message
+    assert meant("gitlab.example.org/acme/widgets", *candidates) == "2"
+
+
+def test_a_name_that_means_none_is_refused_with_some_that_are_there() -> None:
+    candidates = [found(f"r{number}", f"{number}") for number in range(7)]
+    with pytest.raises(ConfigError, match="'acme/nothing' is not in this vault") as caught:
+        find_repository(candidates, "acme/nothing")
+    assert "acme/r0, acme/r1, acme/r2, acme/r3, acme/r4 and 2 more" in caught.value.hint
+
+
+def test_letter_case_matters_as_it_does_in_keys() -> None:
+    assert meant("Widgets", found("widgets", "1"), found("Widgets", "2")) == "2"
+    with pytest.raises(ConfigError):
+        meant("WIDGETS", found("widgets", "1"))
+
+
+# --- A state -----------------------------------------------------------------------------------
+
+
+def put(
+    vault: Destination,
+    started_at: datetime,
+    entries: Iterable[Entry],
+    *,
+    took: timedelta = HOUR,
+    shard: tuple[int, int] | None = None,
+) -> DocumentName:
+    name = DocumentName(f"{started_at:%Y%m%dT%H%M%SZ}-0000", shard)
+    document = Manifest(
+        format=1,
+        document="manifest",
+        snapshot_id=name.snapshot_id,
+        started_at=started_at,
+        finished_at=started_at + took,
+        version="0.1.0",
+        source=SourceLine(provider="github", host="github.com", owner="acme"),
+        complete=True,
+        result="success",
+        entries=tuple(entries),
+    )
+    vault.put_if_absent(LAYOUT.document(name), encode(document))
+    return name
+
+
+def entry(name: str, checked_at: datetime, reason: str = "") -> Entry:
+    return Entry(host_id=name, path=name, checked_at=checked_at, reason=reason)
+
+
+def at(vault: Destination, text: str | None) -> dict[str, str]:
+    return {one.entry.path: one.entry.reason for one in entries_at(vault, LAYOUT, text, now=NOW)}
+
+
+@pytest.fixture
+def vault() -> MemoryDestination:
+    """Three nights; in the second, a was asked before midnight and b after it."""
+    made = MemoryDestination()
+    first, second, third = (datetime(2026, 11, day, 23, 30, tzinfo=UTC) for day in (1, 2, 3))
+    put(made, first, [entry("a", first, "a1"), entry("b", first, "b1")])
+    put(made, second, [entry("a", second, "a2"), entry("b", second + HOUR, "b2")])
+    put(made, third, [entry("a", third, "a3"), entry("c", third, "c3")])
+    return made
+
+
+@pytest.mark.parametrize("text", [None, "latest"])
+def test_the_newest_state_is_what_every_run_knows(
+    text: str | None, vault: MemoryDestination
+) -> None:
+    assert at(vault, text) == {"a": "a3", "b": "b2", "c": "c3"}
+
+
+def test_a_snapshot_is_what_its_manifest_says(vault: MemoryDestination) -> None:
+    assert at(vault, "20261101T233000Z-0000") == {"a": "a1", "b": "b1"}
+
+
+def test_a_snapshot_that_never_was_has_nothing(vault: MemoryDestination) -> None:
+    assert at(vault, "20261101T233001Z-0000") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("2026-10-31", {}),
+        ("2026-11-01T23:29", {}),
+        ("2026-11-01", {"a": "a1", "b": "b1"}),
+        ("2026-11-02T23:29", {"a": "a1", "b": "b1"}),
+        ("2026-11-02", {"a": "a2", "b": "b1"}),
+        ("2026-11-03T00:30:00", {"a": "a2", "b": "b2"}),
+        ("2026-11-03", {"a": "a3", "c": "c3"}),
+    ],
+)
+def test_a_moment_has_each_repositorys_last_state_that_was_seen_by_then(
+    text: str, state: dict[str, str], vault: MemoryDestination
+) -> None:
+    assert at(vault, text) == state
+
+
+def test_at_a_moment_shards_are_put_together() -> None:
+    vault = MemoryDestination()
+    put(vault, NOW - 3 * DAY, [entry(name, NOW - 3 * DAY, "old") for name in "abc"])
+    for index, name in ((1, "a"), (2, "b")):
+        put(vault, NOW - DAY, [entry(name, NOW - DAY, "new")], shard=(index, 3))
+    assert at(vault, "2026-11-14T12:00") == {"a": "new", "b": "new", "c": "old"}
+
+
+def test_a_damaged_manifest_is_passed_over_only_where_an_earlier_state_is_asked_for(
+    vault: MemoryDestination,
+) -> None:
+    key = LAYOUT.document(DocumentName("20261103T233000Z-0000"))
+    vault.delete([key])
+    vault.put_if_absent(key, b"damaged")
+    assert at(vault, "2026-11-02") == {"a": "a2", "b": "b1"}
+    for text in ("2026-11-03", None, "20261103T233000Z-0000"):
+        with pytest.raises(DamagedDocument):
+            at(vault, text)
+
+
+def test_what_is_found_tells_which_snapshot_made_it(vault: MemoryDestination) -> None:
+    for text in (None, "2026-11-03T00:30:00", "20261102T233000Z-0000"):
+        one = find_repository(entries_at(vault, LAYOUT, text, now=NOW), "b")
+        assert one.entry.carried_from == "20261102T233000Z-0000"
+        assert one.name == "acme/b"
+
+
+def test_snapshots_are_ordered_by_the_time_they_finished() -> None:
+    vault = MemoryDestination()
+    long = put(vault, NOW - 5 * HOUR, [], took=4 * HOUR)
+    short = put(vault, NOW - 4 * HOUR, [], took=HOUR)
+    assert [one.name for one in snapshots(vault, LAYOUT)] == [short, long]
+
+
+def test_a_destination_without_snapshots_is_no_vault() -> None:
+    with pytest.raises(ConfigError, match="holds no snapshots"):
+        require_roots(MemoryDestination())

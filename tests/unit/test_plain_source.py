@@ -1,0 +1,385 @@
+"""Repositories on this machine: which are found, what they are called, and who they are."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup.errors import RepositoryUnavailable, SourceError
+from backup.model import Absence, Repository
+from backup.sources.plain import (
+    FolderSource,
+    GitUrlSource,
+    broken_alternates,
+    find_git_folder,
+    incomplete_because,
+    open_git_folder,
+)
+
+
+def bare(path: Path) -> Path:
+    """Make what git takes for a repository: HEAD, objects and refs."""
+    (path / "objects").mkdir(parents=True)
+    (path / "refs").mkdir()
+    (path / "HEAD").write_text("ref: refs/heads/main\n")
+    return path
+
+
+def working(path: Path) -> Path:
+    bare(path / ".git")
+    return path
+
+
+def listed(root: Path, owner: str = "acme") -> dict[str, Repository]:
+    found = list(FolderSource(root, owner=owner).repositories())
+    by_path = {one.path: one for one in found}
+    assert len(by_path) == len(found)
+    return by_path
+
+
+# --- What is found -----------------------------------------------------------------------------
+
+
+def test_repositories_are_found_however_deep_bare_or_with_a_work_tree(tmp_path: Path) -> None:
+    bare(tmp_path / "one.git")
+    bare(tmp_path / "group" / "sub" / "two.git")
+    working(tmp_path / "group" / "three")
+    (tmp_path / "no-repository" / "src").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    found = listed(tmp_path)
+    assert [*found] == ["group/sub/two", "group/three", "one"]
+    assert found["one"].clone_url == str(tmp_path / "one.git")
+    assert {one.kind for one in found.values()} == {"code"}
+    assert {one.owner for one in found.values()} == {"acme"}
+    assert {one.host for one in found.values()} == {"folder"}
+
+
+def test_an_empty_folder_has_no_repositories(tmp_path: Path) -> None:
+    assert listed(tmp_path) == {}
+
+
+def test_a_folder_that_is_itself_a_repository_is_listed_by_its_name(tmp_path: Path) -> None:
+    bare(tmp_path / "widgets.git")
+    assert [*listed(tmp_path / "widgets.git")] == ["widgets"]
+    working(tmp_path / "gadgets")
+    assert [*listed(tmp_path / "gadgets")] == ["gadgets"]
+
+
+def test_nothing_is_looked_for_within_a_bare_repository(tmp_path: Path) -> None:
+    bare(bare(tmp_path / "outer.git") / "worktrees" / "inner.git")
+    assert [*listed(tmp_path)] == ["outer"]
+
+
+def test_repositories_within_a_work_tree_are_repositories_of_their_own(tmp_path: Path) -> None:
+    working(tmp_path / "outer")
+    bare(tmp_path / "outer" / "vendor" / "inner.git")
+    working(tmp_path / "outer" / "nested")
+    assert [*listed(tmp_path)] == ["outer", "outer/nested", "outer/vendor/inner"]
+
+
+@pytest.mark.parametrize("missing", ["HEAD", "objects", "refs"])
+def test_what_lacks_a_part_is_no_repository(missing: str, tmp_path: Path) -> None:
+    path = bare(tmp_path / "almost.git")
+    part = path / missing
+    part.unlink() if part.is_file() else part.rmdir()
+    assert find_git_folder(path) is None
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_a_submodule_is_a_repository_where_its_file_leads(ending: str, tmp_path: Path) -> None:
+    outer = working(tmp_path / "outer")
+    bare(outer / ".git" / "modules" / "lib")
+    (outer / "lib").mkdir()
+    (outer / "lib" / ".git").write_bytes(b"gitdir: ../.git/modules/lib" + ending.encode())
+    found = listed(tmp_path)
+    assert [*found] == ["outer", "outer/lib"]
+    folder = open_git_folder(found["outer/lib"])
+    assert folder.git_directory.resolve() == (outer / ".git" / "modules" / "lib").resolve()
+    assert folder.work_tree == outer / "lib"
+
+
+def test_a_linked_work_tree_is_left_out_since_its_repository_is_elsewhere(tmp_path: Path) -> None:
+    outer = working(tmp_path / "outer")
+    administration = bare(outer / ".git" / "worktrees" / "linked")
+    (administration / "commondir").write_text("../..\n")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / ".git").write_text(f"gitdir: {administration}\n")
+    assert [*listed(tmp_path)] == ["outer"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"gitdir: ", b"gitdir: nowhere\n", b"gitdir: \xff\xfe\n", b"\0" * 99]
+)
+def test_a_git_file_that_leads_nowhere_is_no_repository(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / ".git").write_bytes(content)
+    assert listed(tmp_path) == {}
+
+
+# --- Links -------------------------------------------------------------------------------------
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    bare(elsewhere / "widgets.git")
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root)
+    (root / "self").symlink_to(root)
+    (root / "dot").symlink_to(".")
+    (root / "nowhere").symlink_to("missing")
+    (root / "round").symlink_to("round")
+    assert [*listed(root)] == ["linked/widgets"]
+
+
+def test_a_repository_with_two_names_is_listed_once(tmp_path: Path) -> None:
+    bare(tmp_path / "a-real.git")
+    (tmp_path / "b-link.git").symlink_to("a-real.git")
+    assert [*listed(tmp_path)] == ["a-real"]
+
+
+def test_a_link_that_comes_to_stand_beside_a_repository_does_not_make_it_another(
+    tmp_path: Path,
+) -> None:
+    # Else the same repository would be gone one night and new, with a full, the next.
+    bare(tmp_path / "real.git")
+    before = listed(tmp_path)
+    (tmp_path / "a-link.git").symlink_to("real.git")
+    assert listed(tmp_path) == before
+
+
+def test_links_within_a_work_tree_are_content_and_not_followed(tmp_path: Path) -> None:
+    bare(tmp_path / "elsewhere" / "secret.git")
+    working(tmp_path / "root" / "project")
+    (tmp_path / "root" / "project" / "link").symlink_to(tmp_path / "elsewhere")
+    assert [*listed(tmp_path / "root")] == ["project"]
+
+
+# --- What cannot be read -----------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_an_error_and_never_an_empty_listing(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read: No such file"):
+        list(FolderSource(tmp_path / "missing", owner="x").repositories())
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError, match="Not a directory"):
+        list(FolderSource(tmp_path / "file", owner="x").repositories())
+
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from backup.sources.plain import FolderSource
+from backup.errors import SourceError
+root = Path(sys.argv[1])
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+source = FolderSource(root, owner="acme")
+for one in source.repositories():
+    print(one.path, one.problem or "fine", sep="|")
+for path in sys.argv[2:]:
+    try:
+        print(path, source.look_up(host_id="1", path=path).answer, sep="|")
+    except SourceError as error:
+        print(path, error.message, sep="|")
+"""
+
+
+def as_somebody_else(root: Path, *paths: str) -> list[str]:
+    """List a folder as a user who is not root, whoever runs the tests."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, root, *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Make a folder that every user can reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="plain-source-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_hides_nothing_else(open_folder: Path) -> None:
+    bare(open_folder / "fine.git")
+    bare(open_folder / "locked" / "inner.git")
+    (open_folder / "locked").chmod(0)
+    try:
+        said = as_somebody_else(open_folder, "locked/inner", "lockedness", "other")
+    finally:
+        (open_folder / "locked").chmod(0o755)
+    refused = f"the folder {open_folder}/locked cannot be read: Permission denied"
+    assert said == [
+        "fine|fine",
+        f"locked|{refused}",
+        "locked/inner|the folder locked cannot be read",
+        "lockedness|not-visible",
+        "other|not-visible",
+    ]
+
+
+def test_an_unreadable_root_is_an_error(open_folder: Path) -> None:
+    bare(open_folder / "fine.git")
+    root = open_folder / "root"
+    root.mkdir(mode=0)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, root], capture_output=True, text=True, check=False
+    )
+    assert "Permission denied" in done.stderr
+    assert "SourceError" in done.stderr
+    assert done.stdout == ""
+
+
+# --- Who they are ------------------------------------------------------------------------------
+
+
+def test_identity_is_the_place_below_the_folder(tmp_path: Path) -> None:
+    bare(tmp_path / "before" / "group" / "widgets.git")
+    before = listed(tmp_path / "before")["group/widgets"]
+    (tmp_path / "before").rename(tmp_path / "after")
+    after = listed(tmp_path / "after")["group/widgets"]
+    assert before.host_id == after.host_id == _hash(b"group/widgets.git")
+    (tmp_path / "after" / "group").rename(tmp_path / "after" / "team")
+    assert listed(tmp_path / "after")["team/widgets"].host_id != before.host_id
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def test_two_repositories_with_one_shown_name_stay_two(tmp_path: Path) -> None:
+    bare(tmp_path / "widgets.git")
+    working(tmp_path / "widgets")
+    found = list(FolderSource(tmp_path, owner="x").repositories())
+    assert [one.path for one in found] == ["widgets", "widgets"]
+    assert len({one.host_id for one in found}) == 2
+
+
+def test_names_that_are_not_utf8_are_shown_as_text_and_found_as_they_are(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/odd\xe9/\xff.git"
+    bare(Path(os.fsdecode(raw)))
+    bare(tmp_path / "größe" / "a.git")
+    found = listed(tmp_path)
+    assert {*found} == {"odd%E9/%FF", "größe/a"}
+    odd = found["odd%E9/%FF"]
+    assert odd.host_id == _hash(b"odd\xe9/\xff.git")
+    assert os.fsencode(odd.clone_url) == raw
+    assert open_git_folder(odd).git_directory.exists()
+
+
+def test_what_a_source_says_of_an_unreadable_odd_name_is_text(open_folder: Path) -> None:
+    # It goes into the manifest, which is UTF-8.
+    locked = Path(os.fsdecode(os.fsencode(open_folder) + b"/odd\xe9"))
+    locked.mkdir(mode=0)
+    program = PROGRAM.replace(
+        'print(one.path, one.problem or "fine", sep="|")', "one.problem.encode()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, open_folder], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_ending_is_left_out_of_a_name(tmp_path: Path) -> None:
+    for name in ("a.git.git", "b.gitx", ".git.git", "c.GIT"):
+        bare(tmp_path / name)
+    assert {*listed(tmp_path)} == {"a.git", "b.gitx", ".git", "c.GIT"}
+
+
+def test_the_source_is_where_it_lies_and_not_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "monday").mkdir()
+    (tmp_path / "current").symlink_to("monday")
+    source = FolderSource(tmp_path / "current", owner="acme")
+    assert source.identity.location == str(tmp_path / "current")
+    assert (source.identity.host, source.identity.owner) == ("folder", "acme")
+    assert source.lists_everything
+
+
+def test_a_repository_that_left_is_not_visible(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path, owner="acme")
+    assert list(source.repositories()) == []
+    answer = source.look_up(host_id="1", path="group/widgets")
+    assert isinstance(answer, Absence)
+    assert answer.answer == "not-visible"
+    assert "group/widgets" in answer.detail
+
+
+# --- Paths given one by one --------------------------------------------------------------------
+
+
+def test_locations_are_listed_in_the_order_given_each_once(tmp_path: Path) -> None:
+    one, other = str(tmp_path / "b.git"), str(tmp_path / "a")
+    source = GitUrlSource([one, other, f"{one}/", f"{tmp_path}/x/../b.git"], owner="acme")
+    found = list(source.repositories())
+    assert [(each.path, each.clone_url) for each in found] == [("b", one), ("a", other)]
+    assert [each.host_id for each in found] == [_hash(one.encode()), _hash(other.encode())]
+    assert {(each.host, each.owner) for each in found} == {("git", "acme")}
+    assert not source.lists_everything
+
+
+def test_locations_of_one_name_are_told_apart_by_where_they_lie(tmp_path: Path) -> None:
+    places = [str(tmp_path / folder / "widgets.git") for folder in "ab"]
+    found = list(GitUrlSource(places, owner="x").repositories())
+    assert [one.path for one in found] == ["widgets", "widgets"]
+    assert found[0].host_id != found[1].host_id
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_location_without_a_repository_is_unavailable_when_it_is_opened(
+    made: bool, tmp_path: Path
+) -> None:
+    if made:
+        (tmp_path / "x").mkdir()
+    (repository,) = GitUrlSource([str(tmp_path / "x")], owner="x").repositories()
+    with pytest.raises(RepositoryUnavailable, match="is no git repository"):
+        open_git_folder(repository)
+
+
+# --- What is known to be incomplete ------------------------------------------------------------
+
+
+def test_a_whole_repository_has_nothing_against_it(tmp_path: Path) -> None:
+    path = bare(tmp_path / "whole.git")
+    (path / "shallow").write_bytes(b"")
+    (path / "objects" / "pack").mkdir()
+    assert incomplete_because(path) == ""
+    assert broken_alternates(path) == ""
+
+
+def test_a_cut_off_history_is_told(tmp_path: Path) -> None:
+    path = bare(tmp_path / "cut.git")
+    (path / "shallow").write_text("1" * 40 + "\n")
+    assert "shallow" in incomplete_because(path)
+
+
+def test_a_partial_clone_is_told(tmp_path: Path) -> None:
+    path = bare(tmp_path / "partial.git")
+    (path / "objects" / "pack").mkdir()
+    (path / "objects" / "pack" / "pack-1.promisor").write_text("")
+    assert "partial clone" in incomplete_because(path)
+
+
+def test_borrowed_objects_that_are_gone_are_told_and_others_are_not(tmp_path: Path) -> None:
+    path = bare(tmp_path / "borrower.git")
+    bare(tmp_path / "lender.git")
+    (path / "objects" / "info").mkdir()
+    listing = path / "objects" / "info" / "alternates"
+    absolute = tmp_path / "lender.git" / "objects"
+    listing.write_text(f"# a comment\n\n{absolute}\n../../lender.git/objects\n")
+    assert broken_alternates(path) == ""
+    listing.write_text(f"{absolute}\n../../gone.git/objects\n")
+    assert "../../gone.git/objects" in broken_alternates(path)

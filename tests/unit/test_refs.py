@@ -1,0 +1,121 @@
+"""Which refs a capture takes."""
+
+import pytest
+
+from backup.model import Selection
+from backup.refs import (
+    HIDDEN_PREFIXES,
+    conflicting,
+    is_selected,
+    is_storable,
+    is_well_formed,
+    to_bytes,
+    to_name,
+)
+
+PLAIN = Selection()
+WITH_PULLS = Selection(pull_refs=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"refs/heads/main",
+        b"refs/tags/v1",
+        b"refs/notes/commits",
+        b"refs/remotes/origin/HEAD",
+        b"refs/changes/01/1/1",
+        b"refs/replace/" + b"a" * 40,
+        b"refs/heads/pull/1/head",
+        b"refs/pullrequests",
+        b"refs/pull",
+    ],
+)
+def test_refs_that_people_push_are_always_taken(name: bytes) -> None:
+    assert is_selected(name, PLAIN)
+    assert is_selected(name, WITH_PULLS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"refs/pull/1/merge",
+        b"refs/merge-requests/1/merge",
+        b"refs/merge-requests/1/train",
+        b"refs/pull-requests/1/merge",
+        b"refs/keep-around/" + b"a" * 40,
+        b"refs/pipelines/1",
+        b"refs/environments/production/deployments/1",
+        b"refs/pull/1/head/x",
+        b"refs/pull/1/2/head",
+        b"refs/pull//head",
+        b"refs/pull/1/head\n",
+        b"refs/pull/1/headx",
+    ],
+)
+def test_refs_that_forges_make_for_themselves_are_never_taken(name: bytes) -> None:
+    assert not is_selected(name, PLAIN)
+    assert not is_selected(name, WITH_PULLS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"refs/pull/1/head", b"refs/merge-requests/12345/head", b"refs/pull-requests/7/from"],
+)
+def test_heads_of_pull_and_merge_requests_are_taken_when_asked_for(name: bytes) -> None:
+    assert not is_selected(name, PLAIN)
+    assert is_selected(name, WITH_PULLS)
+
+
+def test_every_hidden_prefix_hides() -> None:
+    assert not any(is_selected(prefix + b"1", WITH_PULLS) for prefix in HIDDEN_PREFIXES)
+
+
+@pytest.mark.parametrize("name", [b"HEAD", b"heads/main", b"", b"/refs/heads/x", b"REFS/heads/x"])
+def test_a_name_outside_of_refs_is_not_well_formed(name: bytes) -> None:
+    assert not is_well_formed(name)
+
+
+@pytest.mark.parametrize("byte", [*range(0x21), 0x7F])
+def test_control_characters_and_spaces_are_refused(byte: int) -> None:
+    # Whitespace and NUL cannot be asked of git a line at a time, unlike all other names.
+    assert not is_well_formed(b"refs/heads/a" + bytes([byte]) + b"b")
+    assert not is_well_formed(b"refs/heads/a" + bytes([byte]))
+
+
+@pytest.mark.parametrize("raw", [b"refs/heads/\xff\xfe", "refs/heads/größe".encode(), b"\x80"])
+def test_a_name_keeps_its_bytes(raw: bytes) -> None:
+    assert to_bytes(to_name(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("name", "storable"),
+    [
+        (b"refs/heads/" + b"x" * 250, True),
+        (b"refs/heads/" + b"x" * 251, False),
+        (b"refs/" + b"x" * 251 + b"/head", False),
+        (b"refs/heads/" + b"x/" * 990 + b"x", True),
+        (b"refs/heads/" + b"x/" * 1000 + b"x", False),
+    ],
+)
+def test_a_name_must_fit_into_files_and_folders(name: bytes, storable: bool) -> None:
+    assert is_storable(name) is storable
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([], set()),
+        ([b"refs/heads/a", b"refs/heads/ab", b"refs/heads/b/a"], set()),
+        ([b"refs/heads/a", b"refs/heads/a/b"], {b"refs/heads/a/b"}),
+        ([b"refs/heads/a/b/c/d", b"refs/heads/a"], {b"refs/heads/a/b/c/d"}),
+        ([b"refs/heads", b"refs/heads/a", b"refs/heads/b"], {b"refs/heads"}),
+        ([b"refs/x", b"refs/x/y", b"refs/x/y/z"], {b"refs/x", b"refs/x/y/z"}),
+    ],
+)
+def test_of_names_that_cannot_stand_together_the_deeper_is_found(
+    names: list[bytes], found: set[bytes]
+) -> None:
+    assert conflicting(names) == found
+    left = set(names) - found
+    assert conflicting(left) == set()

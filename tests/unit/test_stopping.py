@@ -1,0 +1,80 @@
+"""One flag ends a run: by a signal, or because the time is up."""
+
+import threading
+
+import pytest
+
+from backup.errors import DeadlineReached, ExitCode, Interrupted
+from backup.stopping import Stop
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_without_a_deadline_the_time_is_never_up(clock: Clock) -> None:
+    stop = Stop(monotonic=clock)
+    clock.seconds += 10**9
+    assert stop.may_begin
+    assert not stop.out_of_time
+    stop.check()
+
+
+def test_before_the_deadline_work_may_begin_and_go_on(clock: Clock) -> None:
+    stop = Stop(deadline_seconds=600, margin_seconds=60, monotonic=clock)
+    clock.seconds += 539.9
+    assert stop.may_begin
+    stop.check()
+
+
+def test_near_the_deadline_work_goes_on_and_none_begins(clock: Clock) -> None:
+    stop = Stop(deadline_seconds=600, margin_seconds=60, monotonic=clock)
+    clock.seconds += 540
+    assert not stop.may_begin
+    assert not stop.out_of_time
+    stop.check()
+
+
+def test_at_the_deadline_work_in_hand_ends(clock: Clock) -> None:
+    stop = Stop(deadline_seconds=600, margin_seconds=60, monotonic=clock)
+    clock.seconds += 600
+    assert stop.out_of_time
+    with pytest.raises(DeadlineReached) as caught:
+        stop.check()
+    assert caught.value.exit_code == ExitCode.PARTIAL
+
+
+def test_an_interrupt_ends_work_and_lets_none_begin(clock: Clock) -> None:
+    stop = Stop(deadline_seconds=600, monotonic=clock)
+    stop.interrupt()
+    assert stop.interrupted
+    assert not stop.may_begin
+    with pytest.raises(Interrupted) as caught:
+        stop.check()
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+
+
+def test_an_interrupt_goes_before_the_deadline(clock: Clock) -> None:
+    stop = Stop(deadline_seconds=0, monotonic=clock)
+    stop.interrupt()
+    with pytest.raises(Interrupted):
+        stop.check()
+
+
+def test_every_thread_sees_the_interrupt() -> None:
+    stop = Stop()
+    thread = threading.Thread(target=stop.interrupt)
+    thread.start()
+    thread.join()
+    assert stop.interrupted

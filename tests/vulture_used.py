@@ -1,0 +1,135 @@
+"""Names that nothing in the program's own text uses, and why they are there all the same.
+
+vulture reads this file; nobody runs it. A name that comes into use, or goes, is taken out here.
+"""
+
+import click
+from rich.progress import Task
+
+from backup.config import Config
+from backup.config.syntax import Secret, Span
+from backup.destinations.memory import MemoryDestination
+from backup.doors import cli
+from backup.errors import (
+    AuthenticationError,
+    BackupError,
+    PartialFailure,
+    RateLimited,
+)
+from backup.git.pktline import Special
+from backup.git.upload_pack import HEADS_TAGS_NOTES
+from backup.report import terminal
+from backup.vault import documents
+
+
+def inputs_of_later_commands(config: Config, secret: Secret, span: Span) -> tuple[object, ...]:
+    """Parsed and checked from the first release on; read by number, by name, or later."""
+    return (
+        config.api_url,
+        config.app_private_key,
+        config.endpoint_url,
+        config.expected_bucket_owner,
+        config.export_limit,
+        config.export_timeout_minutes,
+        config.exports,
+        config.forks,
+        config.gists,
+        config.heartbeat_url,
+        config.hide_private_names,
+        config.html,
+        config.keep_daily,
+        config.keep_deleted_days,
+        config.keep_hourly,
+        config.keep_monthly,
+        config.keep_within,
+        config.keep_weekly,
+        config.keep_yearly,
+        config.kms_key_id,
+        config.max_age_hours,
+        config.oauth_secret,
+        config.object_lock_days,
+        config.object_lock_mode,
+        config.push,
+        config.region,
+        config.role_to_assume,
+        config.sample_percent,
+        config.server_url,
+        config.snippets,
+        config.sns_topic_arn,
+        config.storage_class,
+        config.visibility,
+        config.wikis,
+        secret.reveal,
+        span.unit,
+    )
+
+
+def fields_of_documents(
+    entry: documents.Entry,
+    bundle: documents.BundleLine,
+    record: documents.Record,
+    drill: documents.DrillLine,
+    head: documents.HeadLine,
+) -> tuple[object, ...]:
+    """Written for readers of the vault, or by forges' sources; format 1 has them from the start."""
+    assert entry.absence is not None
+    assert entry.export is not None
+    return (
+        documents.STORED,
+        documents.Part.model_config,
+        documents.RefLine._check_name,
+        head._check_name,
+        entry.absence.asked_at,
+        entry.changes.added,
+        entry.changes.deleted,
+        entry.changes.moved,
+        entry.changes.rewritten,
+        entry.export.requested_at,
+        entry.export.stored_at,
+        entry.not_selected,
+        entry.record_version_id,
+        bundle.check_detail,
+        bundle.header_bytes,
+        bundle.lfs_scanned,
+        bundle.retain_until,
+        bundle.storage_class,
+        record.fallback,
+        drill.ok,
+    )
+
+
+def heads(manifest: documents.Manifest) -> tuple[object, ...]:
+    return (manifest.source.owner_id, manifest.totals.skipped, manifest.writer)
+
+
+def errors_of_later_adapters() -> tuple[object, ...]:
+    return (AuthenticationError, PartialFailure, RateLimited, BackupError.retryable)
+
+
+def protocol() -> tuple[object, ...]:
+    """Known so that it is refused by its name, and for servers that list too much."""
+    return (Special.RESPONSE_END, HEADS_TAGS_NOTES)
+
+
+def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...]:
+    program = cli._program()
+    return (
+        program.list_commands(context),
+        program.format_options,
+        terminal._Amount().render(task),
+    )
+
+
+def for_tests() -> tuple[object, ...]:
+    return (MemoryDestination,)
+
+
+_ = (
+    inputs_of_later_commands,
+    fields_of_documents,
+    heads,
+    errors_of_later_adapters,
+    protocol,
+    called_by_libraries,
+    for_tests,
+)
