@@ -16,6 +16,7 @@ from backup.errors import DamagedDocument, ExitCode, IntegrityError
 from backup.model import Outcome
 from backup.stopping import Stop
 from backup.vault.documents import Manifest, decode
+from backup.vault.layout import new_snapshot_id
 from tests.support.faults import (
     OWNER,
     Heard,
@@ -67,9 +68,7 @@ class Nights:
 
     def stored(self, pattern: str) -> list[Path]:
         """Find files of the vault, in the order of their snapshots."""
-        # Ids of one second stand in no order.
-        found = (self.vault / ROOT).glob(pattern)
-        return sorted(found, key=lambda path: self.snapshots.index(path.name.partition(".")[0]))
+        return sorted((self.vault / ROOT).glob(pattern))
 
     @property
     def manifests(self) -> list[Path]:
@@ -84,7 +83,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     for night in range(3):
         if night:
             push(source / "chained.git", f"night {night}")
-        report = back_up(source, FolderDestination(vault))
+        # Nights of one second would have ids in no order.
+        began = datetime.now(UTC) - timedelta(minutes=3 - night)
+        options = RunOptions(snapshot_id=new_snapshot_id(began))
+        report = back_up(source, FolderDestination(vault), options)
         assert report.exit_code == 0
         snapshots.append(report.snapshot_id)
         states.append(states_of(source))
