@@ -57,7 +57,7 @@ class Ledger:
         self.not_reached.append(repository.path)
         self.tell(
             replace(outcome_of(repository), status="skipped", reason=reason),
-            mark=None if entry is None else carried(entry, reason=reason),
+            mark=None if entry is None else carried(entry, reason=reason, absence=None),
         )
 
     def cut(
@@ -70,7 +70,7 @@ class Ledger:
         )
         self.tell(
             replace(outcome_of(repository), status="skipped", reason=reason),
-            mark=carried(known, reason=reason, attempted_at=now),
+            mark=carried(known, reason=reason, attempted_at=now, absence=None),
         )
 
     def outcomes(self) -> list[Outcome]:
@@ -88,17 +88,21 @@ class Ledger:
             return "failed"
         return "partial" if "failed" in statuses or self.problems else "success"
 
-    def entries(self, known: Mapping[Identity, Entry]) -> Sequence[Entry]:
+    def entries(
+        self, known: Mapping[Identity, Entry], *, before: Mapping[Identity, Entry]
+    ) -> Sequence[Entry]:
         """Combine what this run made with what is known besides; the last checked entry wins.
 
         Args:
             known: what was there before, and what runs beside this one made meanwhile.
+            before: what this run began with. It supersedes that whatever the times say: a clock
+                may have been wrong.
         """
         entries = {identity: carried(entry) for identity, entry in known.items()}
         own = self.marks | {identity: result.entry for identity, result in self.results.items()}
         for identity, entry in own.items():
             theirs = known.get(identity)
-            if theirs is None or not newer(theirs, entry):
+            if theirs is None or _same(theirs, before.get(identity)) or not newer(theirs, entry):
                 entries[identity] = entry
         return tuple(sorted(entries.values(), key=lambda entry: (entry.path, entry.host_id)))
 
@@ -110,3 +114,11 @@ class Ledger:
         """Fill in the number of repositories by what came of them."""
         statuses = [outcome.status for outcome in self.outcomes()]
         return base.model_copy(update={status: statuses.count(status) for status in set(statuses)})
+
+
+def _same(entry: Entry, before: Entry | None) -> bool:
+    return before is not None and (entry.record, entry.checked_at, entry.absence) == (
+        before.record,
+        before.checked_at,
+        before.absence,
+    )

@@ -108,12 +108,10 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
     except (Interrupted, DeadlineReached):
         raise
     except BackupError as error:
-        result = failed(
-            repository, entry, shop.means.clock(), reason=error.message, hint=error.hint
-        )
+        result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001  one repository never stops the others
         reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
-        result = failed(repository, entry, shop.means.clock(), reason=reason)
+        result = _failed(repository, entry, shop, reason=reason)
     seconds = round(time.monotonic() - started, 3)
     result = replace(result, outcome=replace(result.outcome, duration_seconds=seconds))
     if result.outcome.status not in {"unchanged", "empty"}:
@@ -122,6 +120,14 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
         result = replace(result, entry=entry)
     shop.events.finished(result.outcome)
     return result
+
+
+def _failed(
+    repository: Repository, entry: Entry | None, shop: Workshop, *, reason: str, hint: str = ""
+) -> Result:
+    result = failed(repository, entry, shop.means.clock(), reason=reason, hint=hint)
+    # It failed, but it is listed.
+    return replace(result, entry=result.entry.model_copy(update={"absence": None}))
 
 
 def carried(entry: Entry, **marks: object) -> Entry:

@@ -49,10 +49,12 @@ from backup.vault.documents import (
 )
 from backup.vault.layout import DocumentName, Layout
 from backup.vault.manifest import (
+    WINDOW,
     Identity,
     State,
     list_documents,
     load_state,
+    require_findable,
     require_same_source,
 )
 
@@ -156,6 +158,7 @@ class OwnerRun:
     def _load_state(self) -> None:
         now = self._clock()
         self._seen_documents = list_documents(self._destination, self._layout)
+        require_findable(self._means.snapshot_id, self._seen_documents, now=now)
         self._state = load_state(self._destination, self._layout, self._seen_documents, now=now)
         require_same_source(self._state, self._source.identity)
         self._accepted = self._state.accepted
@@ -367,18 +370,23 @@ class OwnerRun:
         ]
         if set(documents) != set(self._seen_documents):
             self._state = load_state(self._destination, self._layout, documents, now=self._clock())
+            # In a new vault another source may have begun beside this one.
+            require_same_source(self._state, self._source.identity)
         return dict(self._state.entries)
 
     def _publish(self) -> None:
         age = self._clock() - self._started_at
-        if age > timedelta(days=self._options.grace_days):
+        # Beyond the window no reader would look for it; beyond the grace prune may have been here.
+        most = min(timedelta(days=self._options.grace_days), WINDOW)
+        if age > most:
             raise BackupError(
-                f"the run is {age.days} days old, older than --grace-days "
-                f"{self._options.grace_days}: what it stored may be pruned already",
+                f"the run is {age.days} days old, older than the {most.days} days in which runs "
+                "take notice of each other (at most --grace-days): nothing was published",
                 hint="run again; a longer grace or a --deadline-minutes avoids this",
             )
         name = DocumentName(self._means.snapshot_id)
-        entries = self.ledger.entries(self._newest_of_others())
+        before = self._state.entries
+        entries = self.ledger.entries(self._newest_of_others(), before=before)
         manifest = self._document("manifest", entries)
         key = self._layout.document(name)
         self._destination.put_if_absent(key, encode(manifest))

@@ -102,7 +102,6 @@ def _restore_all(
     failed: list[str] = []
     damaged = False
     for found, place in _places(live, target):
-        place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _half_made_beside(place) as folder:
                 made = _restore_one(destination, found, folder, events=events, stop=stop)

@@ -46,6 +46,8 @@ def clean_environment(
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "true",
         "GIT_NO_REPLACE_OBJECTS": "1",
+        # Grafts would pretend another history than the objects have.
+        "GIT_GRAFT_FILE": os.devnull,
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_ALLOW_PROTOCOL": "none",
         "GIT_DEFAULT_REF_FORMAT": "files",

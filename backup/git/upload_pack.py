@@ -276,6 +276,9 @@ class _RefCollector:
         if symref is not None and not is_well_formed(symref):
             self._left_out.append(LeftOut(to_name(b"HEAD"), "", "names no well-formed ref"))
             symref = None
+        if symref is not None and self._head_id is not None and symref not in self._tips:
+            # It names a ref that is not taken: kept as what it leads to, like a detached HEAD.
+            symref = None
         return Refs(
             tips={to_name(n): ObjectId(oid.decode()) for n, oid in sorted(self._tips.items())},
             peeled={to_name(n): ObjectId(oid.decode()) for n, oid in sorted(self._peeled.items())},

@@ -39,6 +39,7 @@ from backup.model import (
     Status,
 )
 from backup.refs import is_well_formed, to_bytes
+from backup.vault.layout import is_snapshot_id
 
 T = TypeVar("T", bound="Part")
 
@@ -48,7 +49,27 @@ _MAX_DOCUMENT_BYTES = 256 << 20
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("no such time in UTC") from error
+
+
+def _timely(snapshot_id: str) -> str:
+    if not is_snapshot_id(snapshot_id):
+        raise ValueError("no snapshot id")
+    return snapshot_id
+
+
+def _stem(stem: str) -> str:
+    _timely(stem.partition("/")[2].partition(".")[0])
+    return stem
+
+
+def _segments(path: str) -> str:
+    if not all(path.split("/")):
+        raise ValueError("a path has no empty segments")
+    return path
 
 
 def _relative(key: str) -> str:
@@ -60,6 +81,9 @@ def _relative(key: str) -> str:
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 HexId = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SnapshotId = Annotated[str, AfterValidator(_timely)]
+Stem = Annotated[str, AfterValidator(_stem)]
+Path = Annotated[str, AfterValidator(_segments)]
 RelativeKey = Annotated[str, AfterValidator(_relative)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -108,7 +132,7 @@ class PinLine(Part):
     """A record that retention must keep, and why."""
 
     record: RelativeKey
-    snapshot_id: str
+    snapshot_id: SnapshotId
     at: Time
     reason: str
 
@@ -137,7 +161,7 @@ class Entry(Part):
     """One repository in a manifest: its state, and what the run did with it."""
 
     host_id: str
-    path: str
+    path: Path
     kind: Kind = "code"
     aliases: tuple[str, ...] = Field((), description="earlier paths, oldest first")
     private: bool = False
@@ -200,7 +224,7 @@ class Header(Part):
 
     format: Literal[1]
     document: Literal["manifest", "checkpoint"]
-    snapshot_id: str
+    snapshot_id: SnapshotId
     started_at: Time
     finished_at: Time
     version: str = Field(description="of the program that wrote it")
@@ -219,7 +243,7 @@ class Manifest(Header):
     exclude: tuple[str, ...] = ()
     accepted: Count | None = Field(None, description="repositories in the last accepted listing")
     vault_checked_at: Time | None = Field(None, description="last listing of the whole vault")
-    merged: tuple[str, ...] = Field((), description="documents whose entries are merged here")
+    merged: tuple[Stem, ...] = Field((), description="documents whose entries are merged here")
     problems: tuple[str, ...] = ()
     writer: str | None = Field(None, description="account and role that wrote it, where known")
     entries: tuple[Entry, ...]
@@ -292,7 +316,7 @@ class BundleLine(Part):
 
     key: RelativeKey
     kind: BundleKind
-    snapshot_id: str
+    snapshot_id: SnapshotId
     size_bytes: Count
     sha256: Sha256
     objects: Count
@@ -330,7 +354,7 @@ class RepositoryLine(Part):
 
     host: str
     owner: str
-    path: str
+    path: Path
     host_id: str
     kind: Kind = "code"
 
@@ -340,7 +364,7 @@ class Record(Part):
 
     format: Literal[1]
     document: Literal["record"]
-    snapshot_id: str
+    snapshot_id: SnapshotId
     version: str = Field(description="of the program that wrote it")
     repository: RepositoryLine
     captured_at: Time
@@ -375,7 +399,7 @@ class LfsIndex(Part):
 
     format: Literal[1]
     document: Literal["lfs"]
-    snapshot_id: str
+    snapshot_id: SnapshotId
     objects: tuple[LfsObject, ...]
 
 
@@ -402,7 +426,7 @@ class Drill(Part):
 
     format: Literal[1]
     document: Literal["drill"]
-    snapshot_id: str
+    snapshot_id: SnapshotId
     started_at: Time
     finished_at: Time
     version: str

@@ -176,6 +176,23 @@ def newer(entry: Entry, other: Entry) -> bool:
     return (entry.checked_at or _NEVER) > (other.checked_at or _NEVER)
 
 
+def require_findable(snapshot_id: str, names: Iterable[DocumentName], *, now: datetime) -> None:
+    """Refuse an id under which readers would not look for a run's manifest.
+
+    Raises:
+        ConfigError: its time has not come, or lies more than the window before other runs.
+    """
+    time = snapshot_time(snapshot_id)
+    others = [snapshot_time(name.snapshot_id) for name in names]
+    newest = max((other for other in others if other <= now + FUTURE_TOLERANCE), default=time)
+    if newest - WINDOW < time <= now + FUTURE_TOLERANCE:
+        return
+    raise ConfigError(
+        f"--snapshot-id: {snapshot_id!r} is not accepted: give one that begins with a time between "
+        f"{WINDOW.days} days before the newest snapshot and now"
+    )
+
+
 def require_same_source(state: State, identity: SourceIdentity) -> None:
     """Refuse to mix two sources in one root.
 
