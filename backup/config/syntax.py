@@ -439,7 +439,11 @@ def _bucket_destination(text: str) -> DestinationSpec:
             prefix=_read_prefix(prefix) if prefix.strip("/") else "",
         )
     except ValueError as error:
-        raise Refusal(text, "names no bucket and prefix: give s3://BUCKET/PREFIX") from error
+        raise Refusal(
+            text,
+            "names no bucket and prefix: give s3://BUCKET/PREFIX, the bucket's name with 3 to 63 "
+            "lower-case letters, digits, dots and dashes",
+        ) from error
 
 
 BOOLEAN = Syntax("true|false", "true or false", _read_boolean)
