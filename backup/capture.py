@@ -122,7 +122,7 @@ def capture(
         sinks = (digest.update, writer.write)
         plan = replace(plan, haves=haves)
         checked = _pass_through(plan, remote, means, sinks=sinks, transferred=transferred)
-        stored = writer.commit()
+        stored = writer.commit(sha256=digest.hexdigest())
     size_bytes = len(head) + checked.summary.size_bytes
     if stored.size_bytes != size_bytes:
         raise IncompleteWrite(

@@ -9,6 +9,8 @@ The exit codes are an interface (docs/reference/exit-codes.md): 0 done, 1 the ru
 
 from enum import IntEnum
 
+from backup.secret import mask
+
 
 class ExitCode(IntEnum):
     """What the process returns."""
@@ -23,8 +25,8 @@ class ExitCode(IntEnum):
 
 
 def sound(text: str) -> str:
-    """Make text that every document can hold: bytes that are not UTF-8 are shown escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Make text that every document may hold: no secret, and what is not UTF-8 shown escaped."""
+    return mask(text.encode("utf-8", "backslashreplace").decode())
 
 
 class BackupError(Exception):
@@ -71,7 +73,17 @@ class NotBegun(DeadlineReached):
 
 
 class SourceError(BackupError):
-    """The place where repositories come from failed or refused."""
+    """The place where repositories come from failed or refused.
+
+    Args:
+        retry_after_seconds: how long it asked us to wait; None where it said nothing.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class AuthenticationError(SourceError):
@@ -92,6 +104,10 @@ class HostUnreachable(SourceError):
 
 class RepositoryUnavailable(SourceError):
     """One repository cannot be read, for a reason the source states."""
+
+
+class RepositoryBlocked(RepositoryUnavailable):
+    """One repository is blocked for good, such as for legal reasons; the message says by whom."""
 
 
 class IncompleteRepository(RepositoryUnavailable):
@@ -148,6 +164,16 @@ class ObjectNotFound(DestinationError):
 
 class AccessDenied(DestinationError):
     """The destination knows us and forbids it; never the same as not found."""
+
+
+class SessionExpired(DestinationError):
+    """The credentials' time is over: nothing more can be stored or read in this run."""
+
+
+class DestinationUnreachable(DestinationError):
+    """The destination did not answer, or asks us to slow down; it may answer later."""
+
+    retryable = True
 
 
 class WriteConflict(DestinationError):

@@ -155,8 +155,12 @@ class Writer(Protocol):
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         """Append all of data. Raises IncompleteWrite; nothing is then published."""
 
-    def commit(self) -> StoredObject:
+    def commit(self, *, sha256: str | None = None) -> StoredObject:
         """Publish what was written, durably.
+
+        Args:
+            sha256: of everything written, in hex. A store whose answer was lost tells by it
+                whether the object that it finds is this one.
 
         Raises:
             WriteConflict: an object has that key already; it is untouched.

@@ -7,7 +7,7 @@ import click
 from rich.progress import Task
 
 from backup.config import Config
-from backup.config.syntax import Secret, Span
+from backup.config.syntax import Span
 from backup.destinations.memory import MemoryDestination
 from backup.doors import cli
 from backup.errors import (
@@ -19,6 +19,7 @@ from backup.errors import (
 from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
 from backup.report import terminal
+from backup.secret import Secret
 from backup.vault import documents
 
 

@@ -13,7 +13,7 @@ from backup.config.names import (
     Group,
 )
 from backup.config.reading import Given, read_action, read_command_line, taken_by
-from backup.config.syntax import DestinationSpec, Secret, Shard, SourceSpec, Span
+from backup.config.syntax import DestinationSpec, Shard, SourceSpec, Span
 from backup.config.table import INPUTS, Config, Input
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "Given",
     "Group",
     "Input",
-    "Secret",
     "Shard",
     "SourceSpec",
     "Span",

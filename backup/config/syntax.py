@@ -13,30 +13,9 @@ from typing import Generic, Literal, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from backup.config.names import METADATA_KINDS, Forge, Provider
+from backup.secret import Secret
 
 T = TypeVar("T")
-
-
-class Secret:
-    """A text that hides itself wherever it is printed; ``reveal`` is the one way to it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """Return the text, for the one request that needs it."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __format__(self, _spec: str) -> str:
-        return "***"
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,6 @@ from backup.config.syntax import (
     USERNAME,
     WEB_URL,
     DestinationSpec,
-    Secret,
     Shard,
     SourceSpec,
     Span,
@@ -66,6 +65,7 @@ from backup.config.syntax import (
     whole,
 )
 from backup.errors import ConfigError
+from backup.secret import Secret
 
 T = TypeVar("T")
 

@@ -20,9 +20,9 @@ class _CountingWriter:
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         self._inner.write(data)
 
-    def commit(self) -> StoredObject:
+    def commit(self, *, sha256: str | None = None) -> StoredObject:
         self._requests.increment("put")
-        stored = self._inner.commit()
+        stored = self._inner.commit(sha256=sha256)
         _count_object(self._written, stored)
         return stored
 

@@ -118,7 +118,7 @@ class _FolderWriter:
             self._failure = _write_error(error, self._uri)
             raise self._failure from error
 
-    def commit(self) -> StoredObject:
+    def commit(self, *, sha256: str | None = None) -> StoredObject:
         file = self._unfinished()
         try:
             with _writing(self._uri):

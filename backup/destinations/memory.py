@@ -55,7 +55,7 @@ class _MemoryWriter:
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         self._unfinished().extend(data)
 
-    def commit(self) -> StoredObject:
+    def commit(self, *, sha256: str | None = None) -> StoredObject:
         data = bytes(self._unfinished())
         self.abort()
         if self._objects.add(self._key, data) is not None:

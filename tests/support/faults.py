@@ -591,8 +591,10 @@ class _FaultyWriter:
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         self._destination.around("write", self._key, lambda: self._inner.write(data))
 
-    def commit(self) -> StoredObject:
-        return self._destination.around("commit", self._key, self._inner.commit)
+    def commit(self, *, sha256: str | None = None) -> StoredObject:
+        return self._destination.around(
+            "commit", self._key, lambda: self._inner.commit(sha256=sha256)
+        )
 
     def abort(self) -> None:
         self._inner.abort()

@@ -20,7 +20,6 @@ from backup.config import (
     DestinationSpec,
     Given,
     Input,
-    Secret,
     Shard,
     SourceSpec,
     Span,
@@ -29,6 +28,7 @@ from backup.config import (
     taken_by,
 )
 from backup.errors import ConfigError, NotYetAvailable
+from backup.secret import Secret
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
 SENTINEL = "sentinel-3f1c"
