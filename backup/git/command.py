@@ -53,10 +53,12 @@ def clean_environment(
         "GIT_DEFAULT_REF_FORMAT": "files",
         "GIT_OPTIONAL_LOCKS": "0",
     }
+    # git speaks of the graft file above; its words are for errors.
+    quiet = [("advice.graftFileDeprecated", "false")]
     safe = [("safe.directory", os.fspath(directory)) for directory in safe_directories]
     # Source: git-config(1), GIT_CONFIG_COUNT.
-    environment["GIT_CONFIG_COUNT"] = str(len(safe) + len(settings))
-    for number, (name, value) in enumerate([*safe, *settings]):
+    environment["GIT_CONFIG_COUNT"] = str(len(quiet) + len(safe) + len(settings))
+    for number, (name, value) in enumerate([*quiet, *safe, *settings]):
         environment[f"GIT_CONFIG_KEY_{number}"] = name
         environment[f"GIT_CONFIG_VALUE_{number}"] = value
     return environment

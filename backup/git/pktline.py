@@ -87,6 +87,11 @@ class PacketReader:
                 return
             yield text_line(packet)
 
+    def put_back(self, packet: Packet) -> None:
+        """Give back the packet that was taken last; it is the next one again."""
+        data = packet.value if isinstance(packet, Special) else encode(packet)
+        self._buffer, self._position = data + self._buffer[self._position :], 0
+
     def at_end(self) -> bool:
         """Wait for the stream's next byte or its end, and tell whether it is the end."""
         if self._position == len(self._buffer):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from backup.errors import HostUnreachable, ProtocolError, TruncatedResponse
+from backup.errors import BackupError, HostUnreachable, ProtocolError, TruncatedResponse
 from backup.git.child import Child
 from backup.git.command import clean_environment
 from backup.git.pktline import FLUSH, PacketReader
@@ -37,7 +37,7 @@ class Transport(Protocol):
     def ended(self) -> bool:
         """Say that nothing more is asked, and tell whether the server has nothing more to say."""
 
-    def explain(self, error: ProtocolError) -> ProtocolError:
+    def explain(self, error: ProtocolError) -> BackupError:
         """Add what the server said beside the protocol to an error, where it said anything."""
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class ProcessTransport:
             self._child.write(FLUSH)
         return self._packets.at_end()
 
-    def explain(self, error: ProtocolError) -> ProtocolError:
+    def explain(self, error: ProtocolError) -> BackupError:
         words = "" if self._child is None else self._child.words()
         if words and words not in error.message:
             error.message = f"{error.message} ({words})"

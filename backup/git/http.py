@@ -1,0 +1,564 @@
+"""git's smart HTTP: one GET for the advertisement, one POST for each command.
+
+Each answer is received by a thread of its own, some pieces ahead of its reader. The reader waits
+on that thread alone, so that a signal or a deadline ends the wait at once, whatever the network
+does. Nothing is repeated here: a failure is one of our errors, and says whether it may pass.
+Source: gitprotocol-http(5); gitprotocol-v2(5), "HTTP Transport".
+"""
+
+import base64
+import gzip
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
+
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager
+from urllib3.exceptions import HTTPError, ProxyError, ReadTimeoutError, SSLError
+from urllib3.exceptions import ProtocolError as BrokenConnection
+from urllib3.util import Timeout, make_headers, parse_url
+
+import backup
+from backup.errors import (
+    AuthenticationError,
+    BackupError,
+    ConfigError,
+    HostUnreachable,
+    MalformedPacket,
+    ProtocolError,
+    RateLimited,
+    RepositoryBlocked,
+    RepositoryUnavailable,
+    SourceError,
+    TruncatedResponse,
+)
+from backup.git.pktline import PacketReader, Special
+from backup.secret import Secret
+from backup.stopping import Stop
+
+_SERVICE = "git-upload-pack"
+# Some servers tell git from a browser by how the name begins.
+_USER_AGENT = f"git/2 (repo-backup {backup.__version__})"
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+_MOST_REDIRECTS = 5
+_GZIP_ABOVE_BYTES = 1024
+_WORDS_BYTES = 2048
+_PIECE_BYTES = 1 << 18
+_PIECES_AHEAD = 8
+_LOOK_SECONDS = 0.25
+_CLOSING_SECONDS = 0.2
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """How servers are reached.
+
+    Attributes:
+        proxies: a proxy's URL for ``http``, ``https`` or ``all``.
+        no_proxy: hosts that are reached directly, by comma.
+        ca_bundle: a file of certificates trusted in place of the system's.
+    """
+
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    no_proxy: str = ""
+    ca_bundle: str | None = None
+
+    def proxy_for(self, url: str) -> str | None:
+        """Name the proxy that a URL is asked through, if there is one."""
+        place = urlsplit(url)
+        if self.no_proxy and proxy_bypass_environment(place.netloc, {"no": self.no_proxy}):
+            return None
+        proxy = self.proxies.get(place.scheme) or self.proxies.get("all")
+        return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+class HttpClient:
+    """The connections of a run: kept open, and shared by threads.
+
+    Args:
+        connections: how many to one server are kept open.
+        stop: ends every wait with its own error.
+        patience_seconds: how long a server may send no byte, also before the first.
+        connect_seconds: how long it may take to reach one.
+
+    Raises:
+        ConfigError: the certificates cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        *,
+        connections: int,
+        stop: Stop,
+        patience_seconds: float = 300.0,
+        connect_seconds: float = 30.0,
+    ) -> None:
+        self.stop = stop
+        self.patience_seconds = patience_seconds
+        self._settings = settings
+        self._timeout = Timeout(connect=connect_seconds, read=patience_seconds)
+        try:
+            tls = ssl.create_default_context(cafile=settings.ca_bundle)
+        except OSError as error:
+            raise ConfigError(
+                f"{settings.ca_bundle!r} gives no certificates: {error.strerror or error}"
+            ) from error
+        self._direct = PoolManager(maxsize=connections, ssl_context=tls)
+        self._proxied: dict[str, ProxyManager] = {}
+        for scheme in settings.proxies:
+            proxy = HttpSettings({"all": settings.proxies[scheme]}).proxy_for("https://any") or ""
+            self._proxied[proxy] = _proxy_manager(proxy, connections=connections, tls=tls)
+
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None
+    ) -> BaseHTTPResponse:
+        """Send one request and return its answer when the head is there; raises as urllib3 does."""
+        proxy = self._settings.proxy_for(url)
+        pool = self._direct if proxy is None else self._proxied[proxy]
+        return pool.request(
+            method,
+            url,
+            body=body,
+            headers=dict(headers),
+            preload_content=False,
+            redirect=False,
+            retries=False,
+            timeout=self._timeout,
+        )
+
+    def close(self) -> None:
+        """End the connections that nobody uses."""
+        for pool in (self._direct, *self._proxied.values()):
+            pool.clear()
+
+
+def _proxy_manager(proxy: str, *, connections: int, tls: ssl.SSLContext) -> ProxyManager:
+    try:
+        place = parse_url(proxy)
+        headers = make_headers(proxy_basic_auth=place.auth) if place.auth else {}
+        if place.auth:
+            Secret(place.auth)
+            Secret(place.auth.partition(":")[2])
+        bare = place._replace(auth=None).url
+        return ProxyManager(bare, proxy_headers=headers, maxsize=connections, ssl_context=tls)
+    except (HTTPError, ValueError) as error:
+        raise ConfigError(
+            "a proxy of the environment has no usable URL: "
+            "give http://HOST:PORT or https://HOST:PORT (https_proxy, http_proxy, all_proxy)"
+        ) from error
+
+
+def basic(username: str, password: Secret) -> Secret:
+    """Make the Authorization header's value for a name and a password or token."""
+    pair = f"{username}:{password.reveal()}".encode()
+    return Secret(f"Basic {base64.b64encode(pair).decode()}")
+
+
+def bearer(token: Secret) -> Secret:
+    """Make the Authorization header's value for a bearer token."""
+    return Secret(f"Bearer {token.reveal()}")
+
+
+def git_settings(
+    url: str, settings: HttpSettings, authorization: Secret | None
+) -> list[tuple[str, str]]:
+    """Give the git program's configuration for the same way to a server."""
+    found = []
+    if settings.ca_bundle is not None:
+        found.append(("http.sslCAInfo", settings.ca_bundle))
+    if (proxy := settings.proxy_for(url)) is not None:
+        found.append(("http.proxy", proxy))
+    if authorization is not None:
+        place = urlsplit(url)
+        # To this place alone (git-config(1), http.<url>.*).
+        name = f"http.{place.scheme}://{place.netloc}/.extraHeader"
+        found.append((name, f"Authorization: {authorization.reveal()}"))
+    return found
+
+
+class HttpTransport:
+    """One repository over HTTP; see `backup.git.transport.Transport`. Used by one thread.
+
+    Credentials go with every request to the scheme, host and port of the URL, and nowhere else:
+    a redirect to another place is an error.
+
+    Args:
+        url: as it is cloned, without credentials.
+        client: its connections are used and left open.
+        authorization: gives the header's value, asked before each request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: HttpClient,
+        authorization: Callable[[], Secret | None] = lambda: None,
+    ) -> None:
+        self._named = url
+        self._base = url.rstrip("/")
+        self._client = client
+        self._authorization = authorization
+        self._answer: _Answer | None = None
+        self._packets: PacketReader | None = None
+
+    def advertisement(self) -> PacketReader:
+        suffix = f"/info/refs?service={_SERVICE}"
+        answer = self._ask("GET", self._base + suffix, body=None)
+        if answer.url.endswith(suffix):
+            # What the server redirected to is where the next requests go as well.
+            self._base = answer.url.removesuffix(suffix)
+        packets = self._receive(answer, f"application/x-{_SERVICE}-advertisement")
+        first = packets.next()
+        if first is Special.FLUSH or _service_line(first) is None:
+            packets.put_back(first)
+            return packets
+        # Source: gitprotocol-http(5), "Smart Server Response": the service, then a flush.
+        if packets.next() is not Special.FLUSH:
+            raise MalformedPacket(f"{self._named}: no flush packet follows the service's name")
+        return packets
+
+    def exchange(self, request: bytes) -> PacketReader:
+        answer = self._ask("POST", f"{self._base}/{_SERVICE}", body=request)
+        return self._receive(answer, f"application/x-{_SERVICE}-result")
+
+    def ended(self) -> bool:
+        if self._packets is None:
+            raise AssertionError("nothing was begun")
+        return self._packets.at_end()
+
+    def explain(self, error: ProtocolError) -> BackupError:
+        return error
+
+    def close(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+
+    def _ask(self, method: str, url: str, *, body: bytes | None) -> "_Answer":
+        """Make a request and follow redirects within the place it is made to."""
+        self.close()
+        for _ in range(_MOST_REDIRECTS):
+            answer = self._answer = self._send(method, url, body)
+            if answer.status not in _REDIRECTS:
+                _require_success(answer, self._named, signed_in=self._authorization() is not None)
+                return answer
+            answer.close()
+            target = urljoin(url, answer.headers.get("location", ""))
+            if _origin(target) != _origin(self._named):
+                raise SourceError(
+                    f"{self._named}: the server redirects to another place, {_shown_url(target)}",
+                    hint="give that URL, if you trust it: credentials never follow a redirect",
+                )
+            url = target
+        raise SourceError(f"{self._named}: the server redirects in circles")
+
+    def _send(self, method: str, url: str, body: bytes | None) -> "_Answer":
+        headers = {
+            "User-Agent": _USER_AGENT,
+            "Git-Protocol": "version=2",
+            "Accept-Encoding": "gzip",
+            "Accept": "*/*",
+            "Pragma": "no-cache",
+        }
+        if body is not None:
+            headers["Content-Type"] = f"application/x-{_SERVICE}-request"
+            headers["Accept"] = f"application/x-{_SERVICE}-result"
+            if len(body) > _GZIP_ABOVE_BYTES:
+                headers["Content-Encoding"] = "gzip"
+                body = gzip.compress(body, mtime=0)
+        if (authorization := self._authorization()) is not None:
+            headers["Authorization"] = authorization.reveal()
+
+        def begin() -> BaseHTTPResponse:
+            return self._client.request(method, url, headers=headers, body=body)
+
+        return _Answer(
+            begin,
+            url=url,
+            named=self._named,
+            stop=self._client.stop,
+            patience_seconds=self._client.patience_seconds,
+        )
+
+    def _receive(self, answer: "_Answer", content_type: str) -> PacketReader:
+        found = answer.headers.get("content-type", "")
+        if found.partition(";")[0].strip().lower() != content_type:
+            raise RepositoryUnavailable(
+                f"{self._named}: the server answers with {found[:80]!r}, not with git's protocol",
+                hint="check the URL: it must be the one that git clone takes",
+            )
+        self._packets = PacketReader(answer.read)
+        return self._packets
+
+
+def _service_line(packet: bytes | Special) -> bytes | None:
+    if isinstance(packet, bytes) and packet.rstrip(b"\n") == b"# service=git-upload-pack":
+        return packet
+    return None
+
+
+class _Answer:
+    """One answer on its way. The thread that receives it ends with it, or when it is closed."""
+
+    def __init__(
+        self,
+        begin: Callable[[], BaseHTTPResponse],
+        *,
+        url: str,
+        named: str,
+        stop: Stop,
+        patience_seconds: float,
+    ) -> None:
+        self.url = url
+        self._named = named
+        self._stop = stop
+        self._patience_seconds = patience_seconds
+        # Pieces, the head before them, an error in their place; an empty piece is the end.
+        self._pieces: Queue[BaseHTTPResponse | bytes | BackupError] = Queue(_PIECES_AHEAD)
+        self._closed = Event()
+        self._rest = b""
+        self._over: BackupError | None = None
+        self._is_whole = False
+        self._response: BaseHTTPResponse | None = None
+        self._thread = Thread(target=self._receive, args=(begin,), daemon=True)
+        self._thread.start()
+        head = self._next()
+        if isinstance(head, bytes):
+            raise AssertionError("the head comes first")  # noqa: TRY004 - no caller's mistake
+        self.status = head.status
+        self.headers = {name.lower(): value for name, value in head.headers.items()}
+
+    def read(self, size: int) -> bytes:
+        """Return at most size bytes as soon as there are any; nothing at the end only.
+
+        Raises:
+            TruncatedResponse: the connection broke before the answer's end.
+            HostUnreachable: nothing came for too long.
+        """
+        if not self._rest and not self._is_whole:
+            piece = self._next()
+            if not isinstance(piece, bytes):
+                raise AssertionError("one head only")
+            self._rest, self._is_whole = piece, not piece
+        if len(self._rest) <= size:
+            taken, self._rest = self._rest, b""
+        else:
+            taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    def close(self) -> None:
+        """Receive no more. May be called any number of times.
+
+        The connection of an answer that is over is used again; any other is ended.
+        """
+        if self._pieces.empty() and not self._stop.interrupted:
+            # After the last packet, the end of the body takes one more moment.
+            self._thread.join(_CLOSING_SECONDS)
+        self._closed.set()
+        if self._thread.is_alive() and self._response is not None:
+            # Wakes the thread where it waits for bytes; it closes the connection itself.
+            with suppress(Exception):
+                self._response.shutdown()
+
+    def _next(self) -> BaseHTTPResponse | bytes:
+        if self._over is not None:
+            raise self._over
+        while True:
+            try:
+                item = self._pieces.get(timeout=_LOOK_SECONDS)
+            except Empty:
+                try:
+                    self._stop.check()
+                except BackupError:
+                    self.close()
+                    raise
+                continue
+            if isinstance(item, BackupError):
+                self._over = item
+                raise item
+            return item
+
+    # --- In the thread ---
+
+    def _receive(self, begin: Callable[[], BaseHTTPResponse]) -> None:
+        response: BaseHTTPResponse | None = None
+        try:
+            response = self._response = begin()
+            self._put(response)
+            while not self._closed.is_set() and (piece := response.read1(_PIECE_BYTES)):
+                self._put(piece)
+            self._put(b"")
+        except (HTTPError, OSError) as error:
+            self._put(_network_error(error, self._named, self._patience_seconds, response))
+        except Exception as error:  # noqa: BLE001  told where it is read, whatever it is
+            self._put(SourceError(f"{self._named}: {type(error).__name__}: {error}"))
+        finally:
+            if response is not None and self._closed.is_set():
+                response.close()
+
+    def _put(self, item: BaseHTTPResponse | bytes | BackupError) -> None:
+        while not self._closed.is_set():
+            try:
+                self._pieces.put(item, timeout=_LOOK_SECONDS)
+            except Full:
+                continue
+            return
+
+
+def _network_error(
+    error: Exception, url: str, patience_seconds: float, response: BaseHTTPResponse | None
+) -> BackupError:
+    """Name what the network did, and tell what may pass from what will not."""
+    cause = error.args[-1] if isinstance(error, ProxyError) else error
+    words = _reason(error)
+    if isinstance(error, ReadTimeoutError):
+        return HostUnreachable(f"{url}: no byte came for {patience_seconds:.0f} seconds")
+    if _is_distrust(error):
+        return SourceError(
+            f"{url}: the server's certificate is not trusted: {words}",
+            hint="name the authority's certificates in SSL_CERT_FILE, if it is your own",
+        )
+    if isinstance(error, ProxyError) and " 407 " in f" {cause} ":
+        return SourceError(
+            f"{url}: the proxy wants to know who we are (407)",
+            hint="put its user and password into the proxy's URL in the environment",
+        )
+    if response is None:
+        way = " through the proxy" if isinstance(error, ProxyError) else ""
+        return HostUnreachable(f"{url}: cannot be reached{way}: {words}")
+    return TruncatedResponse(f"{url}: the answer broke off: {words}")
+
+
+def _reason(error: Exception) -> str:
+    """Say what lies at the bottom of an error, in the system's words where there are any."""
+    words = ""
+    for place in _chain(error):
+        if isinstance(place, OSError) and place.strerror:
+            words = place.strerror
+    if words:
+        return words
+    if isinstance(error, BrokenConnection):
+        return "the connection ended too early"
+    return str(error)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    place: BaseException | None = error
+    while place is not None:
+        yield place
+        place = place.__cause__ or place.__context__
+
+
+def _is_distrust(error: Exception) -> bool:
+    if any(isinstance(place, ssl.SSLCertVerificationError) for place in _chain(error)):
+        return True
+    return isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+# --- What a server answers -----------------------------------------------------------------------
+
+
+def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
+    """Turn an answer that is no success into the error that says what it asks of people."""
+    if answer.status == 200:
+        return
+    said = _words(answer)
+    wait = _seconds_to_wait(answer.headers)
+    answer.close()
+    match answer.status:
+        case 401:
+            raise AuthenticationError(
+                f"{url}: the server does not accept who we are (401){said}",
+                hint="the token is wrong, expired or revoked (REPO_BACKUP_TOKEN)"
+                if signed_in
+                else "set REPO_BACKUP_TOKEN to a token that may read it",
+            )
+        case 429:
+            raise RateLimited(
+                f"{url}: the server asks us to slow down (429){said}", retry_after_seconds=wait
+            )
+        case 403 if wait is not None:
+            raise RateLimited(
+                f"{url}: the server limits how much is asked (403){said}", retry_after_seconds=wait
+            )
+        case 403:
+            raise RepositoryUnavailable(
+                f"{url}: the server forbids it (403){said}",
+                hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN)",
+            )
+        case 404:
+            raise RepositoryUnavailable(f"{url}: not there, or not visible to us (404){said}")
+        case 407:
+            raise SourceError(f"{url}: the proxy wants to know who we are (407)")
+        case 410:
+            raise RepositoryUnavailable(f"{url}: gone for good (410){said}")
+        case 451:
+            notice = _notice(answer.headers)
+            raise RepositoryBlocked(f"{url}: blocked for legal reasons (451){notice or said}")
+        case status if status >= 500:
+            raise HostUnreachable(
+                f"{url}: the server is in trouble ({status}){said}", retry_after_seconds=wait
+            )
+        case status:
+            raise RepositoryUnavailable(f"{url}: the server answers {status}{said}")
+
+
+def _words(answer: _Answer) -> str:
+    """Read what an answer says to people: the first line of a plain text, with a colon before."""
+    if not answer.headers.get("content-type", "text/plain").startswith("text/plain"):
+        return ""
+    data = b""
+    with suppress(ProtocolError, SourceError):
+        while len(data) < _WORDS_BYTES and (piece := answer.read(_WORDS_BYTES)):
+            data += piece
+    line = data.decode("utf-8", "backslashreplace").strip().partition("\n")[0][:200]
+    shown = "".join(c if c.isprintable() else " " for c in line).strip()
+    return f": {shown}" if shown else ""
+
+
+def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+    """Read how long a server asks us to wait.
+
+    Source: RFC 9110, section 10.2.3; for x-ratelimit-*, GitHub's "Rate limits for the REST API".
+    """
+    asked = headers.get("retry-after", "").strip()
+    if asked.isdigit():
+        return float(asked)
+    try:
+        until = parsedate_to_datetime(asked) if asked else None
+    except ValueError:
+        until = None
+    if until is not None:
+        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+        return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    reset = headers.get("x-ratelimit-reset", "")
+    if headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
+        return max(0.0, float(reset) - time.time())
+    return None
+
+
+def _notice(headers: Mapping[str, str]) -> str:
+    # Source: RFC 7725, section 4: who blocks is named by a link of type blocked-by.
+    link = headers.get("link", "")
+    return f": {link[:500]}" if link else ""
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    place = urlsplit(url)
+    scheme = place.scheme.lower()
+    return scheme, (place.hostname or "").lower(), place.port or _PORTS.get(scheme)
+
+
+def _shown_url(url: str) -> str:
+    place = urlsplit(url)
+    return urlunsplit((place.scheme, place.netloc.rpartition("@")[2], place.path, "", ""))[:300]

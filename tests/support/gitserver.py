@@ -1,0 +1,242 @@
+"""Real ``git http-backend`` behind a small HTTP/1.1 server on loopback, in this process.
+
+The server does what a web server does for a CGI program (RFC 3875) and no more: it checks
+credentials, passes bodies on as they come and keeps connections alive. What git answers is git's.
+"""
+
+import base64
+import os
+import ssl
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from tests.support.git import environment
+
+_PIECE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that came.
+
+    Attributes:
+        target: path and query.
+        headers: names in lower case.
+        connection: tells connections apart: the client's port.
+    """
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer given in place of git's."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class GitHttpServer:
+    """Serves every bare repository below a folder, for reading.
+
+    Args:
+        root: the folder; ``<url>/acme/widgets.git`` is ``root/acme/widgets.git``.
+        credentials: the user and password that Basic must have; others get 401.
+        bearer: the token that Bearer must have.
+        tls: the server's context; None for plain HTTP.
+        answer: gives an answer in place of git's, or None.
+        protocol: 0 for a server that knows no protocol version 2.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        credentials: tuple[str, str] | None = None,
+        bearer: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        answer: Callable[[Request], Answer | None] | None = None,
+        protocol: int = 2,
+    ) -> None:
+        self._tls = tls
+        self._lock = Lock()
+        self._accepted = set()
+        if credentials is not None:
+            pair = base64.b64encode(":".join(credentials).encode()).decode()
+            self._accepted.add(f"Basic {pair}")
+        if bearer is not None:
+            self._accepted.add(f"Bearer {bearer}")
+        self.root = root
+        self.answer = answer
+        self.protocol = protocol
+        self.requests: list[Request] = []
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        handler = type("Handler", (_Handler,), {"place": self})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name="git server")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def connections(self) -> int:
+        """How many connections requests came over."""
+        return len({request.connection for request in self.requests})
+
+    def note(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(request)
+
+    def accepts(self, authorization: str | None) -> bool:
+        return not self._accepted or authorization in self._accepted
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 256
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: clients that hang up are what these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body of an answer are sent apart.
+    disable_nagle_algorithm = True
+    place: GitHttpServer
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        pass
+
+    def _serve(self) -> None:
+        fields = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, fields, self.client_address[1])
+        self.place.note(request)
+        answer = self.place.answer(request) if self.place.answer is not None else None
+        if answer is None and not self.place.accepts(fields.get("authorization")):
+            answer = Answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"who are you?")
+        if answer is None:
+            self._run_git(request)
+            return
+        # All of it: who is still sending gets a broken pipe in place of the answer.
+        self.rfile.read(int(fields.get("content-length", "0")))
+        self.send_response(answer.status)
+        for name, value in ({"Content-Type": "text/plain"} | answer.headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _run_git(self, request: Request) -> None:
+        with subprocess.Popen(
+            ["git", "http-backend"],
+            env=self._cgi(request),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                self._pass_body(process.stdin, int(request.headers.get("content-length", "0")))
+                self._pass_answer(process.stdout)
+            except BaseException:
+                process.kill()
+                self.close_connection = True
+                raise
+
+    def _cgi(self, request: Request) -> dict[str, str]:
+        place = urlsplit(request.target)
+        fields = request.headers
+        more = {
+            "GIT_PROJECT_ROOT": os.fspath(self.place.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GATEWAY_INTERFACE": "CGI/1.1",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "REQUEST_METHOD": request.method,
+            "PATH_INFO": unquote(place.path),
+            "QUERY_STRING": place.query,
+            "REMOTE_ADDR": "127.0.0.1",
+            "CONTENT_TYPE": fields.get("content-type", ""),
+            "CONTENT_LENGTH": fields.get("content-length", ""),
+            "HTTP_CONTENT_ENCODING": fields.get("content-encoding", ""),
+        }
+        if self.place.protocol == 2:
+            more["GIT_PROTOCOL"] = fields.get("git-protocol", "")
+        settings = environment()
+        count = int(settings["GIT_CONFIG_COUNT"])
+        more |= {
+            "GIT_CONFIG_COUNT": str(count + 1),
+            f"GIT_CONFIG_KEY_{count}": "safe.directory",
+            f"GIT_CONFIG_VALUE_{count}": "*",
+        }
+        return settings | more
+
+    def _pass_body(self, stdin: object, size_bytes: int) -> None:
+        assert isinstance(stdin, BufferedIOBase)
+        try:
+            while size_bytes:
+                data = self.rfile.read1(min(size_bytes, _PIECE_BYTES))
+                if not data:
+                    raise ConnectionError("the request's body broke off")
+                size_bytes -= len(data)
+                stdin.write(data)
+            stdin.close()
+        except BrokenPipeError:
+            # git answers without having read everything; the rest must be taken all the same.
+            while size_bytes and (data := self.rfile.read1(min(size_bytes, _PIECE_BYTES))):
+                size_bytes -= len(data)
+
+    def _pass_answer(self, stdout: object) -> None:
+        assert isinstance(stdout, BufferedIOBase)
+        status, fields = 200, []
+        while (line := stdout.readline().rstrip(b"\r\n")) != b"":
+            name, _, value = line.decode("latin-1").partition(":")
+            if name.lower() == "status":
+                status = int(value.split()[0])
+            else:
+                fields.append((name, value.strip()))
+        self.send_response(status)
+        for name, value in fields:
+            self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while data := stdout.read1(_PIECE_BYTES):
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.wfile.write(b"0\r\n\r\n")
