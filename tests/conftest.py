@@ -1,4 +1,7 @@
-"""What holds for every test: nothing of the user, fixed examples, no silent skips in CI."""
+"""What holds for every test: nothing of the user, fixed examples, no silent skips in CI.
+
+And the stores of a session, one of each kind, for tests that make a bucket of their own there.
+"""
 
 import os
 import subprocess
@@ -9,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import git, shapes
+from tests.support.s3server import S3Server, moto_server, rclone_server
+from tests.support.tls import Certificates, certificates
 
 REAL_HOME = Path.home()
 
@@ -111,3 +116,36 @@ def shaped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[name]
 
     return give
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def moto_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with moto_server(_folder(tmp_path_factory)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_https(tmp_path_factory: pytest.TempPathFactory, tls: Certificates) -> Iterator[S3Server]:
+    with moto_server(_folder(tmp_path_factory), tls) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with rclone_server(_folder(tmp_path_factory)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_https(tmp_path_factory: pytest.TempPathFactory, tls: Certificates) -> Iterator[S3Server]:
+    with rclone_server(_folder(tmp_path_factory), tls) as server:
+        yield server
+
+
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "objects"

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
+from uuid import uuid4
 
 import pytest
 
@@ -10,7 +11,10 @@ from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination
+from backup.destinations.s3 import S3Destination, S3Settings, settings
 from backup.model import Destination, Key
+from backup.stopping import Stop
+from tests.support.s3server import S3Server
 
 MEBIBYTE = 1024 * 1024
 
@@ -34,6 +38,33 @@ def _memory(request: pytest.FixtureRequest) -> Destination:
     return MemoryDestination()
 
 
+def _s3(server: str, *, as_aws: bool = False) -> Callable[[pytest.FixtureRequest], Destination]:
+    """Make the maker of a destination in a bucket of its own, at a server of the test session."""
+
+    def make(request: pytest.FixtureRequest) -> Destination:
+        if as_aws:
+            monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+            monkeypatch.setattr(settings, "is_aws", lambda url: True)
+        return bucket_destination(request, request.getfixturevalue(server))
+
+    return make
+
+
+def bucket_destination(request: pytest.FixtureRequest, server: S3Server) -> S3Destination:
+    """Make a destination in a new bucket, and close it after the test."""
+    bucket = f"b-{uuid4().hex}"
+    server.make_bucket(bucket)
+    monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    destination = S3Destination(
+        S3Settings(bucket=bucket, prefix="some/where", endpoint_url=server.endpoint_url),
+        stop=Stop(),
+    )
+    request.addfinalizer(destination.close)
+    return destination
+
+
 def _counted(request: pytest.FixtureRequest) -> Destination:
     return CountingDestination(_folder(request), RequestCounts())
 
@@ -44,7 +75,16 @@ IMPLEMENTATIONS: Mapping[str, Callable[[pytest.FixtureRequest], Destination]] = 
     "folder": _folder,
     "folder without hard links": _folder_without_hard_links,
     "folder, counted": _counted,
+    "moto": _s3("moto_http"),
+    "moto, https": _s3("moto_https"),
+    "moto, as AWS": _s3("moto_https", as_aws=True),
+    "rclone": _s3("rclone_http"),
+    "rclone, https": _s3("rclone_https"),
 }
+# Of these the last promises are not to be had: rclone ignores conditions, so that two writers of
+# one key at the same moment both have success; and to delete a folder's name deletes the folder.
+# No two runs write the same key, and nobody deletes a folder's name.
+INEXACT = {"rclone", "rclone, https"}
 
 
 def refuse_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:

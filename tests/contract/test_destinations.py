@@ -11,6 +11,7 @@ from backup.errors import DestinationError, ObjectNotFound, WriteConflict
 from backup.model import Destination, Key, StoredObject
 from tests.contract.destination_contract import (
     IMPLEMENTATIONS,
+    INEXACT,
     MEBIBYTE,
     in_chunks,
     keys_of,
@@ -57,6 +58,15 @@ NO_KEYS = [
 
 @pytest.fixture(params=list(IMPLEMENTATIONS.values()), ids=list(IMPLEMENTATIONS))
 def destination(request: pytest.FixtureRequest) -> Destination:
+    make: Callable[[pytest.FixtureRequest], Destination] = request.param
+    return make(request)
+
+
+EXACT = {name: make for name, make in IMPLEMENTATIONS.items() if name not in INEXACT}
+
+
+@pytest.fixture(params=list(EXACT.values()), ids=list(EXACT))
+def exact_destination(request: pytest.FixtureRequest) -> Destination:
     make: Callable[[pytest.FixtureRequest], Destination] = request.param
     return make(request)
 
@@ -274,18 +284,20 @@ class TestConflicts:
             destination.put_if_absent(KEY, other)
         assert read(destination, KEY) == b"content"
 
-    def test_of_many_contents_put_at_once_exactly_one_wins(self, destination: Destination) -> None:
+    def test_of_many_contents_put_at_once_exactly_one_wins(
+        self, exact_destination: Destination
+    ) -> None:
         contents = [f"content {number}".encode() for number in range(THREADS)]
 
-        met = in_threads(lambda number: destination.put_if_absent(KEY, contents[number]))
+        met = in_threads(lambda number: exact_destination.put_if_absent(KEY, contents[number]))
 
         winners = [number for number, answer in enumerate(met) if isinstance(answer, StoredObject)]
-        assert [read(destination, KEY)] == [contents[winner] for winner in winners]
+        assert [read(exact_destination, KEY)] == [contents[winner] for winner in winners]
         assert sum(isinstance(answer, WriteConflict) for answer in met) == THREADS - 1
 
-    def test_of_many_commits_at_once_exactly_one_wins(self, destination: Destination) -> None:
+    def test_of_many_commits_at_once_exactly_one_wins(self, exact_destination: Destination) -> None:
         def write(number: int) -> StoredObject:
-            with destination.writer(KEY) as writer:
+            with exact_destination.writer(KEY) as writer:
                 writer.write(b"the same")
                 return writer.commit()
 
@@ -487,10 +499,19 @@ class TestDeleting:
     def test_deleting_what_is_not_there_is_no_error(self, destination: Destination) -> None:
         put(destination, "a/x")
 
-        destination.delete([Key("a/y"), Key("missing/x"), Key("a/x/below"), Key("a")])
+        destination.delete([Key("a/y"), Key("missing/x")])
         destination.delete([])
 
         assert keys_of(destination) == ["a/x"]
+
+    def test_deleting_a_name_above_or_below_an_object_deletes_nothing(
+        self, exact_destination: Destination
+    ) -> None:
+        put(exact_destination, "a/x")
+
+        exact_destination.delete([Key("a"), Key("a/x/below")])
+
+        assert keys_of(exact_destination) == ["a/x"]
 
     def test_keys_to_delete_may_come_from_the_listing_itself(
         self, destination: Destination

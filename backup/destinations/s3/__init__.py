@@ -1,0 +1,6 @@
+"""A destination in a bucket: AWS S3, and the stores that speak its language."""
+
+from backup.destinations.s3.destination import S3Destination
+from backup.destinations.s3.settings import S3Settings
+
+__all__ = ["S3Destination", "S3Settings"]

@@ -1,0 +1,155 @@
+"""A vault in a bucket; see `backup.model.Destination` for the promises."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from backup.destinations.keys import check_key, check_prefix, is_segment
+from backup.destinations.s3.bucket import Answer, Bucket, version_of
+from backup.destinations.s3.failures import NotSupported
+from backup.destinations.s3.reading import S3Reader
+from backup.destinations.s3.settings import S3Settings
+from backup.destinations.s3.upload import S3Writer, put
+from backup.errors import AccessDenied, DestinationError
+from backup.model import Key, Reader, StoredObject, Writer
+from backup.stopping import Stop
+
+# Inside the class, list is a method.
+_Keys = list[Key]
+
+_DELETED_AT_ONCE = 1000
+_DENIED = {"AccessDenied", "AccessForbidden"}
+
+
+class S3Destination:
+    """Keeps objects in a bucket, below a prefix.
+
+    An object is written whole or not at all, and its key never changes hands: by ``If-None-Match``
+    on AWS, and by asking first at other stores, where two writers at the same moment are told
+    apart only if the store understands the condition. Keys of two runs never meet.
+
+    Args:
+        settings: where and how; nothing is asked before the first use.
+        stop: a signal ends every wait within seconds; a deadline ends those of writers.
+    """
+
+    def __init__(self, settings: S3Settings, *, stop: Stop) -> None:
+        self._bucket = Bucket(settings, stop=stop)
+
+    def close(self) -> None:
+        """End the connections."""
+        self._bucket.close()
+
+    @property
+    def listing_is_local(self) -> bool:
+        return False
+
+    def uri(self, key: str) -> str:
+        """Return ``s3://bucket/prefix/key``, as the aws program takes it."""
+        return self._bucket.uri(key)
+
+    def writer(self, key: Key) -> Writer:
+        check_key(key)
+        return S3Writer(self._bucket, key)
+
+    def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
+        check_key(key)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return put(self._bucket, key, data, is_bundle=False, sha256=sha256)
+
+    def open(self, key: Key, *, offset: int = 0) -> Reader:
+        check_key(key)
+        if offset < 0:
+            raise ValueError(f"offset {offset} is negative")
+        return S3Reader(self._bucket, key, offset=offset)
+
+    def stat(self, key: Key) -> StoredObject:
+        check_key(key)
+        answer = self._bucket.ask("head_object", key, Key=self._bucket.name(key))
+        return StoredObject(key, int(answer["ContentLength"]), version_of(answer))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects below prefix; what other programs put there is left out.
+
+        Raises:
+            DestinationError: a page of the listing is missing or out of order; never a shorter
+                list instead.
+        """
+        check_prefix(prefix)
+        return self._objects(prefix)
+
+    def children(self, prefix: str) -> tuple[str, ...]:
+        check_prefix(prefix)
+        start = len(self._bucket.name(prefix))
+        found = {
+            str(folder["Prefix"])[start:-1]
+            for page in self._pages(prefix, Delimiter="/")
+            for folder in page.get("CommonPrefixes", ())
+        }
+        return tuple(sorted(filter(is_segment, found)))
+
+    def delete(self, keys: Iterable[Key]) -> None:
+        remaining = iter(keys)
+        while some := [*islice(remaining, _DELETED_AT_ONCE)]:
+            for key in some:
+                check_key(key)
+            self._delete_some(some)
+
+    def _objects(self, prefix: str) -> Iterator[StoredObject]:
+        start = len(self._bucket.name(""))
+        before = ""
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                key = str(item["Key"])[start:]
+                if key <= before:
+                    raise DestinationError(
+                        f"{self.uri(prefix)}: the store's listing is out of order: "
+                        f"{key!r} comes after {before!r}"
+                    )
+                before = key
+                if all(map(is_segment, key.split("/"))):
+                    yield StoredObject(Key(key), int(item["Size"]))
+
+    def _pages(self, prefix: str, **parameters: str) -> Iterator[Answer]:
+        token: Answer = {}
+        while True:
+            page = self._bucket.ask(
+                "list_objects_v2",
+                prefix,
+                Prefix=self._bucket.name(prefix),
+                **parameters,
+                **token,
+            )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            if not (mark := page.get("NextContinuationToken")):
+                raise DestinationError(
+                    f"{self.uri(prefix)}: the store's listing breaks off without saying where"
+                )
+            token = {"ContinuationToken": mark}
+
+    def _delete_some(self, keys: _Keys) -> None:
+        bucket = self._bucket
+        if bucket.deletes_many:
+            names = [{"Key": bucket.name(key)} for key in keys]
+            try:
+                answer = bucket.ask("delete_objects", "", Delete={"Objects": names, "Quiet": True})
+            except AccessDenied:
+                raise
+            except (NotSupported, DestinationError) as error:
+                if error.retryable:
+                    raise
+                bucket.deletes_many = False
+            else:
+                self._require_deleted(answer)
+                return
+        for key in keys:
+            bucket.ask("delete_object", key, Key=bucket.name(key))
+
+    def _require_deleted(self, answer: Answer) -> None:
+        for failure in answer.get("Errors", ()):
+            kind = AccessDenied if failure.get("Code") in _DENIED else DestinationError
+            uri = f"s3://{self._bucket.settings.bucket}/{failure.get('Key')}"
+            words = f"{failure.get('Code')}: {failure.get('Message', '')}"
+            raise kind(f"{uri} could not be deleted ({words})")
