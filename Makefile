@@ -7,10 +7,10 @@ LOCK    = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --p
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install develop backup restore test check fix bench docs lock clean
+.PHONY: help install develop backup restore test test-stores check fix bench docs lock clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The interpreter, the packages of the lock file, then this checkout itself.
 $(VENV)/installed: requirements/runtime.txt pyproject.toml
@@ -29,7 +29,7 @@ install: $(VENV)/installed ## make the environment with .venv/bin/repo-backup
 
 develop: $(VENV)/developed ## the same with the tools that check and test
 
-backup: $(VENV)/installed ## back up FROM=<folder> TO=<folder>
+backup: $(VENV)/installed ## back up FROM=<folder or git:URL> TO=<folder or s3://bucket/prefix>
 	@$(BIN)/repo-backup run --from "$(FROM)" --to "$(TO)"
 
 restore: $(VENV)/installed ## bring back REPOSITORY=<name> FROM=<vault> TO=<folder>
@@ -37,6 +37,9 @@ restore: $(VENV)/installed ## bring back REPOSITORY=<name> FROM=<vault> TO=<fold
 
 test: $(VENV)/developed ## run every test
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-stores: $(VENV)/developed ## run the contract of destinations against Ceph and Swift (as root)
+	$(BIN)/python -m pytest tests/stores
 
 check: $(VENV)/developed ## format, lint, types, dead code, spelling, generated files
 	$(BIN)/ruff format --check .
@@ -52,6 +55,7 @@ fix: $(VENV)/developed ## format and mend what the linter can
 
 bench: $(VENV)/developed ## measure over the repositories of REPOS=<folder>
 	@$(BIN)/python -m benchmarks.folder "$(REPOS)"
+	@$(BIN)/python -m benchmarks.network "$(REPOS)"
 
 docs: $(VENV)/developed ## write the generated parts of the documents again
 	$(BIN)/python -m docs.generate
