@@ -69,12 +69,14 @@ class Captured:
 
     Attributes:
         record_key: relative to the root.
+        record_version_id: the store's own version of it, where it has versions.
         bytes_written: bundle and record together.
         objects: git objects in the new pack.
     """
 
     record: Record
     record_key: str
+    record_version_id: str | None
     bytes_written: int
     objects: int
     check: Check | None
@@ -279,10 +281,11 @@ def _save_record(
     record = _record(plan, means, bundle=bundle, kinds=kinds, changes=changes)
     data = encode(record)
     key = record_key(folder, means.snapshot_id)
-    means.destination.put_if_absent(means.layout.key(key), data)
+    stored = means.destination.put_if_absent(means.layout.key(key), data)
     return Captured(
         record,
         key,
+        stored.version_id,
         bytes_written=len(data) + (0 if bundle is None else bundle.size_bytes),
         objects=0 if bundle is None else bundle.objects,
         check=None if bundle is None else bundle.check,

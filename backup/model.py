@@ -1,4 +1,4 @@
-"""The core types. They travel between the stages of a run and import nothing of ours but errors.
+"""The core types. They travel between the stages of a run and import nothing of ours but secrets.
 
 Ids are lower-case hex, ref names are full (``refs/heads/main``) and carry bytes that are not UTF-8
 as surrogate escapes (PEP 383). Times are aware and in UTC, sizes are bytes.
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, NewType, Protocol, Self
+
+from backup.secret import Secret
 
 ObjectId = NewType("ObjectId", str)
 RefName = NewType("RefName", str)
@@ -256,7 +258,7 @@ class Destination(Protocol):
 
 
 class Source(Protocol):
-    """Where repositories come from. Used from one thread."""
+    """Where repositories come from. Used from one thread, but for `authorization`."""
 
     @property
     def identity(self) -> SourceIdentity: ...
@@ -266,6 +268,12 @@ class Source(Protocol):
         """Whether a repository missing from the listing is missing at the source.
 
         False where the listing is what the user named on the command line.
+        """
+
+    def authorization(self) -> Secret | None:
+        """Give the Authorization header's value for git over HTTP; None where none is needed.
+
+        Asked before each request, from many threads, since credentials may be renewed.
         """
 
     def repositories(self) -> Iterator[Repository]:
@@ -293,6 +301,7 @@ class Outcome:
         changes: refs that differ from the capture before; empty for a first capture.
         urgent: something an owner must see first, such as all branches being gone.
         known: a failure or block that the run before had already.
+        retries: how often it was tried again before it came to this.
     """
 
     host: str
@@ -311,6 +320,7 @@ class Outcome:
     changes: tuple[RefChange, ...] = ()
     urgent: str = ""
     known: bool = False
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

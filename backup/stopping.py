@@ -4,7 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from backup.errors import DeadlineReached, Interrupted
+from backup.errors import BackupError, DeadlineReached, Interrupted
+
+_LOOK_SECONDS = 0.5
 
 
 class Stop:
@@ -28,10 +30,20 @@ class Stop:
         self._begin = monotonic()
         self._end = None if deadline_seconds is None else monotonic() + deadline_seconds
         self._margin_seconds = margin_seconds
+        self._abandoned: BackupError | None = None
 
     def interrupt(self) -> None:
         """Ask every thread to end what it does and drop it."""
         self._interrupted.set()
+
+    def abandon(self, error: BackupError) -> None:
+        """Give the run up: whoever looks next gets this error."""
+        self._abandoned = self._abandoned or error
+
+    @property
+    def abandoned(self) -> BackupError | None:
+        """Why the run was given up, if it was."""
+        return self._abandoned
 
     @property
     def interrupted(self) -> bool:
@@ -53,7 +65,7 @@ class Stop:
     @property
     def may_begin(self) -> bool:
         """Whether new work may begin: nobody asked to stop and the deadline is not near."""
-        if self.interrupted:
+        if self.interrupted or self._abandoned is not None:
             return False
         return self._end is None or self._monotonic() < self._end - self._margin_seconds
 
@@ -61,5 +73,18 @@ class Stop:
         """Raise Interrupted or DeadlineReached when work in hand must end now."""
         if self.interrupted:
             raise Interrupted("interrupted")
+        if self._abandoned is not None:
+            kind = type(self._abandoned)
+            raise kind(self._abandoned.message, hint=self._abandoned.hint)
         if self.out_of_time:
             raise DeadlineReached("the time given to this run is used up")
+
+    def sleep(self, seconds: float) -> None:
+        """Pause. Raises as `check` does, as soon as there is reason to, or when the time is up."""
+        wake_at = self._monotonic() + seconds
+        if self._end is not None and wake_at > self._end:
+            raise DeadlineReached("the time given to this run is used up before the next try")
+        self.check()
+        while (left := wake_at - self._monotonic()) > 0:
+            self._interrupted.wait(min(left, _LOOK_SECONDS))
+            self.check()

@@ -10,26 +10,19 @@ from backup.config import Config
 from backup.config.syntax import Span
 from backup.destinations.memory import MemoryDestination
 from backup.doors import cli
-from backup.errors import (
-    AuthenticationError,
-    BackupError,
-    PartialFailure,
-    RateLimited,
-)
+from backup.errors import PartialFailure
+from backup.git.http import bearer
 from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
 from backup.report import terminal
-from backup.secret import Secret
 from backup.vault import documents
 
 
-def inputs_of_later_commands(config: Config, secret: Secret, span: Span) -> tuple[object, ...]:
+def inputs_of_later_commands(config: Config, span: Span) -> tuple[object, ...]:
     """Parsed and checked from the first release on; read by number, by name, or later."""
     return (
         config.api_url,
         config.app_private_key,
-        config.endpoint_url,
-        config.expected_bucket_owner,
         config.export_limit,
         config.export_timeout_minutes,
         config.exports,
@@ -45,22 +38,18 @@ def inputs_of_later_commands(config: Config, secret: Secret, span: Span) -> tupl
         config.keep_within,
         config.keep_weekly,
         config.keep_yearly,
-        config.kms_key_id,
         config.max_age_hours,
         config.oauth_secret,
         config.object_lock_days,
         config.object_lock_mode,
         config.push,
-        config.region,
         config.role_to_assume,
         config.sample_percent,
         config.server_url,
         config.snippets,
         config.sns_topic_arn,
-        config.storage_class,
         config.visibility,
         config.wikis,
-        secret.reveal,
         span.unit,
     )
 
@@ -88,7 +77,6 @@ def fields_of_documents(
         entry.export.requested_at,
         entry.export.stored_at,
         entry.not_selected,
-        entry.record_version_id,
         bundle.check_detail,
         bundle.header_bytes,
         bundle.lfs_scanned,
@@ -103,8 +91,8 @@ def heads(manifest: documents.Manifest) -> tuple[object, ...]:
     return (manifest.source.owner_id, manifest.totals.skipped, manifest.writer)
 
 
-def errors_of_later_adapters() -> tuple[object, ...]:
-    return (AuthenticationError, PartialFailure, RateLimited, BackupError.retryable)
+def of_later_adapters() -> tuple[object, ...]:
+    return (PartialFailure, bearer)
 
 
 def protocol() -> tuple[object, ...]:
@@ -129,7 +117,7 @@ _ = (
     inputs_of_later_commands,
     fields_of_documents,
     heads,
-    errors_of_later_adapters,
+    of_later_adapters,
     protocol,
     called_by_libraries,
     for_tests,

@@ -1,7 +1,6 @@
 """One repository on its way through a run: ask for its refs, plan, capture, make its entry."""
 
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,17 +8,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from backup.capture import Captured, Means, capture
-from backup.commands.remotes import lacking, open_mirror, open_remote
-from backup.counting import RequestCounts
+from backup.commands.pace import Pace
+from backup.commands.remotes import Remotes, is_local, lacking
+from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
 from backup.errors import (
     BackupError,
     DeadlineReached,
+    DestinationError,
     IncompleteRepository,
     IntegrityError,
     Interrupted,
     NotBegun,
     NotOurRef,
     ObjectNotFound,
+    RateLimited,
+    RepositoryBlocked,
+    SessionExpired,
     SourceError,
     sound,
 )
@@ -39,8 +43,9 @@ from backup.vault.documents import ChangeCounts, Entry, PinLine, Record, refs_di
 from backup.vault.layout import folder_of
 from backup.vault.manifest import load_record
 
-_TRIES = 3
-_SLOT_WAIT_SECONDS = 0.5
+_LOOKS = 3
+# Where a throttling server does not say how long to wait.
+_THROTTLED_SECONDS = 60.0
 # After this share of a run's time a capture that does not end in time was only begun too late.
 _LATE_SHARE = 0.5
 # What an entry says of the run that made it; everything else is the repository's state.
@@ -76,18 +81,21 @@ class Workshop:
     """What the work on every repository shares. Used from many threads.
 
     Attributes:
-        slots: how many captures may go on at once; asking for refs needs none.
+        pace: how many captures may go on at once; asking for refs needs no slot.
         prove_unchanged: look after the chain of a repository that did not change, too.
+        stored: what a listing of all repositories found, relative key to size; None where each
+            folder is listed by itself.
         max_drop_percent: losing more of its refs than this is said first.
     """
 
     means: Means
     selection: Selection
     policy: Policy
-    counts: RequestCounts
+    remotes: Remotes
     events: Events
-    slots: threading.Semaphore
+    pace: Pace
     prove_unchanged: bool
+    stored: Mapping[str, int] | None
     max_drop_percent: int
     accept_drop: bool
     dry_run: bool
@@ -101,25 +109,53 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
     Raises:
         Interrupted: the run must stop; nothing of this repository was recorded.
         DeadlineReached: the same, because its time is up.
+        SessionExpired: the same, because the destination is closed to it.
     """
     started = time.monotonic()
+    retries = 0
+
+    def again(error: BackupError, seconds: float) -> None:
+        nonlocal retries
+        retries += 1
+        name = f"{repository.owner}/{repository.path}"
+        shop.events.note(f"{name}: {error.message}; again in {seconds:.0f} s")
+
     try:
-        result = _until_refs_hold_still(repository, entry, shop)
+        result = repeat(
+            lambda: _at_its_pace(repository, entry, shop),
+            tries=TRIES,
+            stop=shop.means.stop,
+            again=again,
+            may_pass=lambda error: _is_far_away(error, repository, shop),
+        )
     except (Interrupted, DeadlineReached):
         raise
+    except SessionExpired as error:
+        shop.means.stop.abandon(error)
+        raise
+    except RepositoryBlocked as error:
+        result = _blocked(repository, entry, reason=error.message)
     except BackupError as error:
         result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001  one repository never stops the others
         reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
         result = _failed(repository, entry, shop, reason=reason)
     seconds = round(time.monotonic() - started, 3)
-    result = replace(result, outcome=replace(result.outcome, duration_seconds=seconds))
+    outcome = replace(result.outcome, duration_seconds=seconds, retries=retries)
+    result = replace(result, outcome=outcome)
     if result.outcome.status not in {"unchanged", "empty"}:
         # Thousands of manifest entries need not say how fast nothing was done.
         entry = result.entry.model_copy(update={"duration_seconds": seconds})
         result = replace(result, entry=entry)
     shop.events.finished(result.outcome)
     return result
+
+
+def _is_far_away(error: BackupError, repository: Repository, shop: Workshop) -> bool:
+    """Tell whether the network may be to blame: on this machine an error would come again."""
+    if isinstance(error, DestinationError):
+        return not shop.means.destination.listing_is_local
+    return not is_local(repository)
 
 
 def _failed(
@@ -175,19 +211,40 @@ def chain_problem(entry: Entry, shop: Workshop) -> str:
     return missing(record, _stored(record, shop))
 
 
+def _blocked(repository: Repository, entry: Entry | None, *, reason: str) -> Result:
+    """Say that the source blocks a repository for good; what is stored of it stays as it is."""
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    known = base.skipped_why is not None
+    marks = _listed(repository, base) | {"status": "skipped", "reason": reason}
+    return Result(
+        replace(outcome_of(repository), status="skipped", reason=reason, known=known),
+        base.model_copy(update={**_NOTHING_DONE} | marks | {"skipped_why": reason}),
+    )
+
+
+def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
+    """Do one try, and slow everybody down where the server asks for it."""
+    shop.pace.wait()
+    try:
+        return _until_refs_hold_still(repository, entry, shop)
+    except RateLimited as error:
+        asked = error.retry_after_seconds
+        if asked is None:
+            error.retry_after_seconds = asked = _THROTTLED_SECONDS
+        if asked <= LONGEST_PAUSE_SECONDS:
+            shop.pace.slow_down(asked)
+        raise
+
+
 def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
     """Ask and capture; when a ref moved in between and its object is gone, ask again."""
     if repository.problem:
         raise SourceError(repository.problem)
     refs: Refs | None = None
-    for _ in range(_TRIES):
-        with open_remote(
-            repository,
-            selection=shop.selection,
-            count=shop.counts.increment,
-            stop=shop.means.stop,
-        ) as remote:
-            refs = remote.list_refs()
+    for _ in range(_LOOKS):
+        with shop.remotes.open(repository) as remote:
+            with _only_asking():
+                refs = remote.list_refs()
             try:
                 return _ask_and_capture(repository, entry, shop, remote=remote, refs=refs)
             except NotOurRef as error:
@@ -249,7 +306,9 @@ def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
         return None, error.message
 
 
-def _stored(record: Record, shop: Workshop) -> dict[str, int]:
+def _stored(record: Record, shop: Workshop) -> Mapping[str, int]:
+    if shop.stored is not None:
+        return shop.stored
     # A renamed repository's chain lies in more than one folder.
     means = shop.means
     stored: dict[str, int] = {}
@@ -268,13 +327,7 @@ def _capture(plan: Plan, remote: Remote, shop: Workshop) -> Captured:
 
 def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
     means = shop.means
-    with open_mirror(
-        plan.repository,
-        selection=shop.selection,
-        count=shop.counts.increment,
-        disk=means.disk,
-        stop=means.stop,
-    ) as remote:
+    with shop.remotes.open_mirror(plan.repository, disk=means.disk) as remote:
         mirrored = remote.list_refs()
         if dict(mirrored.tips) != dict(plan.refs.tips) or mirrored.head_id != plan.refs.head_id:
             # The repository moved on while it was mirrored: what is there now is captured.
@@ -345,6 +398,7 @@ def _captured(
         | {
             "digest": captured.record.digest,
             "record": captured.record_key,
+            "record_version_id": captured.record_version_id,
             "checked_at": checked_at,
             "captured_at": captured.record.captured_at,
             "selection": selection_line(shop.selection),
@@ -416,14 +470,21 @@ def _listed(repository: Repository, entry: Entry) -> dict[str, object]:
 
 @contextmanager
 def _slot(shop: Workshop) -> Iterator[None]:
-    while not shop.slots.acquire(timeout=_SLOT_WAIT_SECONDS):
-        shop.means.stop.check()
-    try:
+    with shop.pace.slot():
+        if shop.means.stop.abandoned is not None:
+            shop.means.stop.check()
         if not shop.means.stop.may_begin:
             raise NotBegun("not reached: no time was left to begin a capture")
         yield
-    finally:
-        shop.slots.release()
+
+
+@contextmanager
+def _only_asking() -> Iterator[None]:
+    """Do not count as work that was begun what took no time of its own."""
+    try:
+        yield
+    except DeadlineReached as error:
+        raise NotBegun("not reached: the time was up while it was asked for its refs") from error
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """One owner's part of a run: from the newest state in the vault to the next manifest."""
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,8 @@ from backup.commands.one import (
     failed,
     outcome_of,
 )
+from backup.commands.pace import Pace
+from backup.commands.remotes import Network, Remotes
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.errors import (
@@ -32,6 +33,7 @@ from backup.errors import (
     DestinationError,
     Interrupted,
     NotBegun,
+    SessionExpired,
     SourceError,
     sound,
 )
@@ -39,6 +41,7 @@ from backup.git.check import Disk
 from backup.model import Absence, Events, Repository, Selection, Source
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
+from backup.vault.chain import sizes
 from backup.vault.documents import (
     AbsenceLine,
     Entry,
@@ -62,6 +65,7 @@ CHECKPOINT_SECONDS = 240.0
 VAULT_CHECK_EVERY = timedelta(days=7)
 # Asking an unchanged repository for its refs is waiting, mostly; capturing is work.
 _ASKING_PER_CAPTURE = 4
+REQUESTS_PER_CAPTURE = 1 + _ASKING_PER_CAPTURE
 _LOOK_SECONDS = 0.5
 
 
@@ -95,6 +99,7 @@ class OwnerRun:
         snapshot_id: str,
         started_at: datetime,
         counts: RequestCounts,
+        network: Network,
         disk: Disk,
         events: Events,
         stop: Stop,
@@ -108,6 +113,7 @@ class OwnerRun:
         self._stop = stop
         self._clock = clock
         self._counts = counts
+        self._network = network
         identity = source.identity
         self._layout = Layout.of(host=identity.host, owner=identity.owner)
         self._means = Means(
@@ -126,6 +132,7 @@ class OwnerRun:
         self._accepted: int | None = None
         self._selected = 0
         self._vault_check_due = False
+        self._stored: Mapping[str, int] | None = None
         self._checkpoints = 0
         self._stored_at_checkpoint = 0
         self.listed = 0
@@ -145,6 +152,8 @@ class OwnerRun:
         selected += self._ask_for_absent(listing)
         self._work_off(selected)
         self._look_after_the_rest()
+        if self._stop.abandoned is not None:
+            raise self._stop.abandoned
         if self._stop.interrupted:
             self._save_checkpoint()
             self.ledger.fail("interrupted; the next run goes on from the last checkpoint")
@@ -168,6 +177,10 @@ class OwnerRun:
             or checked_at is None
             or now - checked_at >= VAULT_CHECK_EVERY
         )
+        if self._vault_check_due and not self._destination.listing_is_local:
+            # One listing for all, in place of one for each repository.
+            listed = self._destination.list(self._layout.folder("repositories"))
+            self._stored = sizes(listed, prefix=self._layout.prefix)
         if self._state.source is None:
             where = self._destination.uri(self._layout.prefix)
             self._note(f"a new vault begins at {where}")
@@ -275,7 +288,7 @@ class OwnerRun:
         shop = self._workshop()
         finished: SimpleQueue[tuple[Future[Result], Repository]] = SimpleQueue()
         saved_at, left = time.monotonic(), 0
-        with ThreadPoolExecutor(options.concurrency * (1 + _ASKING_PER_CAPTURE)) as pool:
+        with ThreadPoolExecutor(options.concurrency * REQUESTS_PER_CAPTURE) as pool:
             for repository in order_of_work(selected, entries):
                 entry = entries.get((repository.kind, repository.host_id))
                 if repository.problem and entry is None:
@@ -291,7 +304,7 @@ class OwnerRun:
                 with suppress(Empty):
                     self._collect(*finished.get(timeout=_LOOK_SECONDS))
                     left -= 1
-                if self._stop.interrupted:
+                if self._stop.interrupted or self._stop.abandoned is not None:
                     pool.shutdown(wait=False, cancel_futures=True)
                 if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                     self._save_checkpoint()
@@ -305,10 +318,17 @@ class OwnerRun:
             means=self._means,
             selection=options.selection,
             policy=Policy(options.max_chain_length, options.full_after_days),
-            counts=self._counts,
+            remotes=Remotes(
+                network=self._network,
+                selection=options.selection,
+                count=self._counts.increment,
+                stop=self._stop,
+                authorization=self._source.authorization,
+            ),
             events=self._events,
-            slots=threading.Semaphore(options.concurrency),
+            pace=Pace(options.concurrency, stop=self._stop),
             prove_unchanged=self._vault_check_due,
+            stored=self._stored,
             max_drop_percent=options.max_drop_percent,
             accept_drop=options.accept_drop,
             dry_run=options.dry_run,
@@ -321,7 +341,7 @@ class OwnerRun:
             return
         try:
             self.ledger.add(repository, future.result())
-        except (Interrupted, NotBegun) as error:
+        except (Interrupted, NotBegun, SessionExpired) as error:
             self.ledger.leave(repository, entry, reason=error.message)
         except DeadlineReached as error:
             self.ledger.cut(repository, entry, reason=error.message, now=self._clock())

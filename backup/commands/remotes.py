@@ -2,66 +2,164 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from urllib.parse import urlsplit
 
 from backup.errors import IncompleteRepository, NotOurRef, ProtocolError
 from backup.git.check import Disk
-from backup.git.fallback import mirrored
-from backup.git.transport import open_folder
+from backup.git.fallback import Reach, mirrored
+from backup.git.http import HttpClient, HttpSettings, HttpTransport, git_settings
+from backup.git.ssh import command_line, is_ssh, open_ssh
+from backup.git.transport import Transport, open_folder
 from backup.git.upload_pack import Remote
 from backup.model import Repository, Selection
+from backup.secret import Secret
 from backup.sources.plain import broken_alternates, incomplete_because, open_git_folder
 from backup.stopping import Stop
 
+Authorization = Callable[[], Secret | None]
 
-@contextmanager
-def open_remote(
-    repository: Repository, *, selection: Selection, count: Callable[[str], None], stop: Stop
-) -> Iterator[Remote]:
-    """Open a repository on this machine, and say why where its own history is not whole.
 
-    Raises:
-        IncompleteRepository: it is shallow, a partial clone, or borrows objects that are gone.
-        RepositoryUnavailable: it is no repository (any more).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """How servers are reached.
+
+    Attributes:
+        ssh_key_file: the private key; None for the agent's keys.
+        ssh_known_hosts_file: the servers' keys; None for those that ssh knows.
+        ssh_agent: the agent's socket; empty when there is none.
     """
-    folder = open_git_folder(repository)
-    if reason := incomplete_because(folder.git_directory):
-        raise IncompleteRepository(f"the repository is {reason}")
-    transport = open_folder(folder.git_directory, safe=folder.safe, stop=stop)
-    try:
-        with Remote(transport, selection=selection, count=count) as remote:
-            yield remote
-    except NotOurRef:
-        # The refs may only have moved; who asks again asks `lacking` in the end.
-        raise
-    except ProtocolError as error:
-        if reason := broken_alternates(folder.git_directory):
-            raise IncompleteRepository(
-                f"the repository's objects are not all there: {reason}"
-            ) from error
-        raise
+
+    http: HttpSettings = field(default_factory=HttpSettings)
+    ssh_key_file: Path | None = None
+    ssh_known_hosts_file: Path | None = None
+    ssh_agent: str = ""
+
+
+class Network:
+    """The connections of one run, shared by its threads.
+
+    Args:
+        connections: how many requests may go on at once.
+    """
+
+    def __init__(self, settings: NetworkSettings, *, connections: int, stop: Stop) -> None:
+        self.settings = settings
+        self._connections = connections
+        self._stop = stop
+        self._lock = Lock()
+        self._http: HttpClient | None = None
+
+    @property
+    def http(self) -> HttpClient:
+        """The client, made when it is first needed."""
+        with self._lock:
+            if self._http is None:
+                self._http = HttpClient(
+                    self.settings.http, connections=self._connections, stop=self._stop
+                )
+            return self._http
+
+    def close(self) -> None:
+        """End all connections."""
+        if self._http is not None:
+            self._http.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Remotes:
+    """Opens the upload-packs of one source's repositories. Used from many threads.
+
+    Attributes:
+        selection: which refs are taken.
+        count: called with ``git`` for every request made.
+        authorization: tells what goes into the Authorization header, asked anew for each request.
+    """
+
+    network: Network
+    selection: Selection
+    count: Callable[[str], None]
+    stop: Stop
+    authorization: Authorization = lambda: None
+
+    @contextmanager
+    def open(self, repository: Repository) -> Iterator[Remote]:
+        """Open a repository, and say why where its own history is not whole.
+
+        Raises:
+            IncompleteRepository: it is shallow, a partial clone, or borrows objects that are gone.
+            RepositoryUnavailable: it is no repository (any more).
+        """
+        if not is_local(repository):
+            with self._remote(self._over_the_network(repository.clone_url)) as remote:
+                yield remote
+            return
+        folder = open_git_folder(repository)
+        if reason := incomplete_because(folder.git_directory):
+            raise IncompleteRepository(f"the repository is {reason}")
+        transport = open_folder(folder.git_directory, safe=folder.safe, stop=self.stop)
+        try:
+            with self._remote(transport) as remote:
+                yield remote
+        except NotOurRef:
+            # The refs may only have moved; who asks again asks `lacking` in the end.
+            raise
+        except ProtocolError as error:
+            if reason := broken_alternates(folder.git_directory):
+                raise IncompleteRepository(
+                    f"the repository's objects are not all there: {reason}"
+                ) from error
+            raise
+
+    @contextmanager
+    def open_mirror(self, repository: Repository, *, disk: Disk) -> Iterator[Remote]:
+        """Open a temporary mirror of a repository whose server has no protocol version 2."""
+        self.count("git")
+        reach = self._reach(repository)
+        with mirrored(repository.clone_url, reach=reach, disk=disk, stop=self.stop) as mirror:
+            transport = open_folder(mirror, safe=[mirror], stop=self.stop)
+            with Remote(transport, selection=self.selection, count=lambda _: None) as remote:
+                yield remote
+
+    def _remote(self, transport: Transport) -> Remote:
+        return Remote(transport, selection=self.selection, count=self.count)
+
+    def _over_the_network(self, url: str) -> Transport:
+        settings = self.network.settings
+        if is_ssh(url):
+            return open_ssh(
+                url,
+                key_file=settings.ssh_key_file,
+                known_hosts=settings.ssh_known_hosts_file,
+                agent=settings.ssh_agent,
+                stop=self.stop,
+            )
+        return HttpTransport(url, client=self.network.http, authorization=self.authorization)
+
+    def _reach(self, repository: Repository) -> Reach:
+        """Tell the git program what the transports above know."""
+        url, settings = repository.clone_url, self.network.settings
+        if is_local(repository):
+            return Reach("file", safe=open_git_folder(repository).safe)
+        if is_ssh(url):
+            ssh = command_line(
+                key_file=settings.ssh_key_file, known_hosts=settings.ssh_known_hosts_file
+            )
+            agent = {"SSH_AUTH_SOCK": settings.ssh_agent} if settings.ssh_agent else {}
+            return Reach("ssh", variables={"GIT_SSH_COMMAND": ssh, **agent})
+        known = git_settings(url, settings.http, self.authorization())
+        return Reach(urlsplit(url).scheme, settings=known)
+
+
+def is_local(repository: Repository) -> bool:
+    """Tell whether a repository lies on this machine."""
+    return repository.clone_url.startswith("/")
 
 
 def lacking(repository: Repository) -> str:
     """Say what a repository's store of objects lacks, where that can be seen; empty otherwise."""
+    if not is_local(repository):
+        return ""
     return broken_alternates(open_git_folder(repository).git_directory)
-
-
-@contextmanager
-def open_mirror(
-    repository: Repository,
-    *,
-    selection: Selection,
-    count: Callable[[str], None],
-    disk: Disk,
-    stop: Stop,
-) -> Iterator[Remote]:
-    """Open a temporary mirror of a repository whose server has no protocol version 2."""
-    folder = open_git_folder(repository)
-    count("git")
-    with (
-        mirrored(repository.clone_url, safe=folder.safe, disk=disk, stop=stop) as mirror,
-        Remote(
-            open_folder(mirror, safe=[mirror], stop=stop), selection=selection, count=lambda _: None
-        ) as remote,
-    ):
-        yield remote

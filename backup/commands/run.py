@@ -6,9 +6,11 @@ pool of threads, note what left the listing, publish the manifest (`owner.py`; o
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 
-from backup.commands.owner import OwnerRun, RunOptions
+from backup.commands.owner import REQUESTS_PER_CAPTURE, OwnerRun, RunOptions
+from backup.commands.remotes import Network, NetworkSettings
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.errors import BackupError, ExitCode
@@ -29,6 +31,7 @@ def run(
     *,
     events: Events,
     stop: Stop,
+    network: NetworkSettings | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> RunReport:
     """Back up every owner given: one run, one snapshot id, a manifest for each owner.
@@ -43,7 +46,12 @@ def run(
     started_at = clock()
     snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
     errors = []
-    with work_folder() as folder:
+    connections = Network(
+        network or NetworkSettings(),
+        connections=options.concurrency * REQUESTS_PER_CAPTURE,
+        stop=stop,
+    )
+    with work_folder() as folder, closing(connections):
         owners = [
             OwnerRun(
                 source,
@@ -52,6 +60,7 @@ def run(
                 snapshot_id=snapshot_id,
                 started_at=started_at,
                 counts=counts,
+                network=connections,
                 disk=disk_of(folder),
                 events=events,
                 stop=stop,

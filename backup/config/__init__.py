@@ -4,6 +4,7 @@
 `reading` turns what a door was given into a `Config`. Nothing here reads the environment.
 """
 
+from backup.config.declaring import Input
 from backup.config.names import (
     COMMANDS,
     METADATA_KINDS,
@@ -14,7 +15,7 @@ from backup.config.names import (
 )
 from backup.config.reading import Given, read_action, read_command_line, taken_by
 from backup.config.syntax import DestinationSpec, Shard, SourceSpec, Span
-from backup.config.table import INPUTS, Config, Input
+from backup.config.table import INPUTS, Config
 
 __all__ = [
     "COMMANDS",

@@ -25,6 +25,7 @@ Visibility = Literal["all", "public", "private", "internal"]
 CheckLevel = Literal["pack", "trailer"]
 Depth = Literal["objects", "packs", "restore"]
 LockMode = Literal["governance", "compliance"]
+Encryption = Literal["bucket", "sse-s3", "sse-kms"]
 HideNames = Literal["auto", "true", "false"]
 StorageClass = Literal[
     "STANDARD",

@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
+from backup.config.declaring import Input
 from backup.config.names import (
     READING_COMMANDS,
     SOURCE_COMMANDS,
@@ -14,7 +16,7 @@ from backup.config.names import (
     Provider,
 )
 from backup.config.syntax import OWNER_PATTERNS, Refusal, SourceSpec, either
-from backup.config.table import BY_NAME, INPUTS, Config, Input
+from backup.config.table import BY_NAME, INPUTS, Config
 from backup.errors import ConfigError, NotYetAvailable
 
 
@@ -68,6 +70,9 @@ def read_action(given: Mapping[str, Given]) -> Config:
         raise ConfigError("token is missing: give a token, or app-id and app-private-key")
     if config.destination is None and config.bucket is None:
         raise ConfigError("destination is missing: give bucket, or destination")
+    if config.provider != "git":
+        label = labels["provider"]
+        raise NotYetAvailable(f"{label}: {config.provider!r} is not available yet")
     _check_available(config, given)
     return config
 
@@ -125,10 +130,23 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
     ):
         if _is_set(config, first) and not _is_set(config, second):
             raise ConfigError(f"{labels[first]} needs {labels[second]} too")
+    if config.kms_key_id is not None and config.encryption == "sse-s3":
+        raise ConfigError(
+            f"{labels['kms-key-id']} and {labels['encryption']} 'sse-s3' exclude each other: "
+            "give one of them"
+        )
 
 
 def _is_set(config: Config, name: str) -> bool:
-    return getattr(config, BY_NAME[name].attribute) is not None
+    return _value_of(config, name) is not None
+
+
+def _value_of(config: Config, name: str) -> object:
+    return getattr(config, BY_NAME[name].attribute)
+
+
+def _default(name: str) -> object:
+    return BY_NAME[name].syntax.parse(BY_NAME[name].default)
 
 
 def _check_available(config: Config, given: Mapping[str, Given]) -> None:
@@ -136,16 +154,11 @@ def _check_available(config: Config, given: Mapping[str, Given]) -> None:
         wanted = BY_NAME[name]
         if not wanted.available and not _asks_for_nothing(wanted, one.text.strip()):
             raise NotYetAvailable(f"{one.label} is not available yet", hint="leave it out")
-    if config.destination is not None and config.destination.folder is None:
-        raise NotYetAvailable(
-            f"{given['destination'].label}: {str(config.destination)!r} is not available yet",
-            hint="what works is a folder",
-        )
     for source in config.sources:
-        if source.path is None:
+        if source.path is None and not source.url:
             raise NotYetAvailable(
                 f"{given['from'].label}: {str(source)!r} is not available yet",
-                hint="what works is a folder of repositories, and git:PATH",
+                hint="what works is a folder of repositories, git:URL and git:PATH",
             )
 
 
@@ -158,17 +171,37 @@ def _asks_for_nothing(one: Input, text: str) -> bool:
 def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
     command = config.command
     if command in SOURCE_COMMANDS and not config.sources:
-        _refuse_missing("from", command, labels, what="a folder of repositories, or git:PATH")
-    if config.destination is None:
-        what = (
-            "the folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
-        )
+        what = "a folder of repositories, git:URL or git:PATH"
+        _refuse_missing("from", command, labels, what=what)
+    if config.destination is None and config.bucket is None:
+        what = "a folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
+        what = f"{what}, or s3://BUCKET/PREFIX"
         _refuse_missing("destination", command, labels, what=what)
-    if command in READING_COMMANDS and not config.folder.exists():
+    folder = config.vault.folder
+    if folder is None:
+        return
+    if command in READING_COMMANDS and not folder.exists():
         raise ConfigError(
-            f"{labels['destination']}: {str(config.destination)!r} does not exist: "
+            f"{labels['destination']}: {str(config.vault)!r} does not exist: "
             "give the folder of a vault"
         )
+    for name in _OF_BUCKETS:
+        if BY_NAME[name] in taken_by(command) and _value_of(config, name) != _default(name):
+            raise ConfigError(
+                f"{labels[name]} needs a bucket: {labels['destination']} {str(config.vault)!r} is "
+                "a folder"
+            )
+
+
+# What only a bucket can have.
+_OF_BUCKETS = (
+    "region",
+    "endpoint-url",
+    "storage-class",
+    "encryption",
+    "kms-key-id",
+    "expected-bucket-owner",
+)
 
 
 def _refuse_missing(
@@ -183,7 +216,10 @@ def _refuse_missing(
 def _check_plain_sources(config: Config, labels: Mapping[str, str]) -> None:
     """Refuse sources that the vault could not keep apart, from itself and from each other."""
     if len(config.owner) > 1:
-        raise ConfigError(f"{labels['owner']}: give one name; folders and git:PATH share it")
+        raise ConfigError(
+            f"{labels['owner']}: give one name; all that is named with --from shares it"
+        )
+    _check_where_token_goes(config, labels)
     places: dict[tuple[Provider, str], SourceSpec] = {}
     for source in config.sources:
         _check_apart(config, source, labels)
@@ -202,16 +238,42 @@ def _check_plain_sources(config: Config, labels: Mapping[str, str]) -> None:
             )
 
 
+def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
+    """Let a token go to one server alone, and never in the clear."""
+    if config.token is None:
+        return
+    servers = {}
+    for source in config.sources:
+        parts = urlsplit(source.url)
+        if parts.scheme in {"http", "https"}:
+            servers[parts.scheme, parts.netloc.lower()] = source
+            if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):
+                raise ConfigError(
+                    f"{labels['from']}: {str(source)!r} would send {labels['token']} in the clear: "
+                    "give the address with https://"
+                )
+    if len(servers) > 1:
+        first, second = (str(source) for source in list(servers.values())[:2])
+        raise ConfigError(
+            f"{labels['token']} goes to one server only: {first!r} and {second!r} are at two",
+            hint="back them up in two runs",
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
 def _check_apart(config: Config, source: SourceSpec, labels: Mapping[str, str]) -> None:
     # The walk of a source would find the vault, and a vault may hold nothing but its own objects.
-    if source.path is None:
+    if source.path is None or config.vault.folder is None:
         return
-    vault, place = config.folder.resolve(), source.path.resolve()
+    vault, place = config.vault.folder.resolve(), source.path.resolve()
     if not (vault.is_relative_to(place) or place.is_relative_to(vault)):
         return
     relation = "is" if vault == place else "lies in" if vault.is_relative_to(place) else "holds"
     raise ConfigError(
-        f"{labels['destination']}: {str(config.destination)!r} {relation} "
+        f"{labels['destination']}: {str(config.vault)!r} {relation} "
         f"the source {str(source)!r}: give a folder apart from it"
     )
 

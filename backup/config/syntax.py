@@ -35,11 +35,17 @@ class SourceSpec:
         return self.value if self.provider == "folder" else f"{self.provider}:{self.value}"
 
     @property
+    def url(self) -> str:
+        """Where a single repository lies on a server; empty for everything else."""
+        return self.value if self.provider == "git" and self.path is None else ""
+
+    @property
     def default_owner(self) -> str:
         """The owner's name where none is given; empty when the place gives no usable name."""
         if self.path is None:
-            return ""
-        name = self.path.name if self.provider == "folder" else self.path.parent.name
+            name = _folder_of_url(self.url) if self.url else ""
+        else:
+            name = self.path.name if self.provider == "folder" else self.path.parent.name
         return name if _is_owner(name) else ""
 
 
@@ -127,8 +133,8 @@ def words(metavar: str, pattern: str, *, accepts: str) -> Syntax[str]:
     return Syntax(metavar, accepts, lambda text: _matched(pattern, text))
 
 
-def choice(names: tuple[T, ...]) -> Syntax[T]:
-    """Accept one of the names, in their letter case."""
+def choice(names: tuple[T, ...], *, metavar: str = "") -> Syntax[T]:
+    """Accept one of the names, in their letter case; a line of help has them all by default."""
     by_text = {str(name): name for name in names}
 
     def read(text: str) -> T:
@@ -136,7 +142,7 @@ def choice(names: tuple[T, ...]) -> Syntax[T]:
             raise ValueError
         return by_text[text]
 
-    return Syntax("|".join(by_text), either(*by_text), read)
+    return Syntax(metavar or "|".join(by_text), either(*by_text), read)
 
 
 def whole(low: int, high: int, *, metavar: str = "N") -> Syntax[int]:
@@ -297,6 +303,18 @@ _SCP_LIKE = r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]+:[^:\s]\S*
 
 def _has_scheme(text: str) -> bool:
     return ":" in text.split("/", maxsplit=1)[0]
+
+
+def _folder_of_url(url: str) -> str:
+    """Name the folder around a repository on a server: the last but one part, or the host."""
+    if "://" in url:
+        parts = urlsplit(url)
+        host, path = parts.hostname or "", unquote(parts.path)
+    else:
+        before, _, path = url.partition(":")
+        host = before.rpartition("@")[2]
+    above = [part for part in path.split("/") if part][:-1]
+    return above[-1] if above else host
 
 
 def _absolute(text: str) -> Path:

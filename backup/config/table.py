@@ -7,10 +7,10 @@ of the command line, the inputs of the action, the tables of the documents.
 # ruff: noqa: RUF009 - the fields of Config are declared by functions that return field(...)
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+from dataclasses import dataclass, fields
+from typing import get_args
 
+from backup.config.declaring import Input, declare, optional
 from backup.config.names import (
     FORGE_COMMANDS,
     METADATA_KINDS,
@@ -21,8 +21,8 @@ from backup.config.names import (
     CheckLevel,
     Command,
     Depth,
+    Encryption,
     Forge,
-    Group,
     HideNames,
     LockMode,
     StorageClass,
@@ -60,113 +60,11 @@ from backup.config.syntax import (
     Shard,
     SourceSpec,
     Span,
-    Syntax,
     choice,
     whole,
 )
 from backup.errors import ConfigError
 from backup.secret import Secret
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One input as every door and document sees it.
-
-    Attributes:
-        name: kebab-case; the action's input, and the option of the command line but for the
-            vault's place (see ``option``).
-        attribute: the field of `Config`.
-        default: as text; empty where there is none.
-        commands: which commands of the command line take it.
-        secret: never an option, never printed.
-        available: whether it works; others are checked, and refused unless they ask for nothing.
-        off: texts besides the default that ask for nothing.
-        action: whether the container action has it.
-    """
-
-    name: str
-    attribute: str
-    help: str
-    group: Group
-    syntax: Syntax[Any]
-    default: str
-    commands: tuple[Command, ...]
-    secret: bool
-    available: bool
-    off: tuple[str, ...]
-    action: bool
-
-    def option(self, command: Command) -> str:
-        """Name the option of the command line; a secret has none, only the variable."""
-        if self.name != "destination":
-            return f"--{self.name}"
-        return "--to" if command in WRITING_COMMANDS else "--from"
-
-    def variable(self, command: Command) -> str:
-        """Name the environment variable of the command line."""
-        return "REPO_BACKUP_" + self.option(command)[2:].upper().replace("-", "_")
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it is true or false."""
-        return self.syntax is BOOLEAN
-
-
-def _input(
-    syntax: Syntax[T],
-    help_text: str,
-    *,
-    group: Group,
-    commands: tuple[Command, ...],
-    default: str,
-    available: bool = False,
-    off: tuple[str, ...] = (),
-    action: bool = True,
-    name: str = "",
-) -> T:
-    """Declare an input that always has a value; the field's type is checked against the syntax."""
-    facts = {
-        "name": name,
-        "help": help_text,
-        "group": group,
-        "syntax": syntax,
-        "default": default,
-        "commands": commands,
-        "secret": syntax.metavar == "SECRET",
-        "available": available,
-        "off": off,
-        "action": action,
-    }
-    return field(default=syntax.parse(default), metadata=facts)
-
-
-def _optional(
-    syntax: Syntax[T],
-    help_text: str,
-    *,
-    group: Group,
-    commands: tuple[Command, ...],
-    available: bool = False,
-    action: bool = True,
-    name: str = "",
-) -> T | None:
-    """Declare an input that may be absent."""
-
-    def read(text: str) -> T | None:
-        return syntax.parse(text) if text else None
-
-    return _input(
-        Syntax(syntax.metavar, syntax.accepts, read, joined_by=syntax.joined_by),
-        help_text,
-        group=group,
-        commands=commands,
-        default="",
-        available=available,
-        action=action,
-        name=name,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +72,10 @@ class Config:
     """What was asked for, checked. Every field is an input; the comments are its sections."""
 
     # Source
-    sources: tuple[SourceSpec, ...] = _input(
+    sources: tuple[SourceSpec, ...] = declare(
         SOURCES,
-        "Where the repositories are: a folder that holds them, or git:PATH for a single one; may "
-        "be given several times. github:OWNER, gitlab:GROUP, bitbucket:WORKSPACE and git:URL are "
+        "Where the repositories are: a folder that holds them, or git:URL or git:PATH for a single "
+        "one; may be given several times. github:OWNER, gitlab:GROUP and bitbucket:WORKSPACE are "
         "not available yet.",
         group="Source",
         commands=SOURCE_COMMANDS,
@@ -186,23 +84,24 @@ class Config:
         action=False,
         name="from",
     )
-    owner: tuple[str, ...] = _input(
+    owner: tuple[str, ...] = declare(
         OWNERS,
         "Whose repositories they are; the name of the first folders in the vault. For a folder its "
-        "own name is the default, for git:PATH that of the folder around the repository.",
+        "own name is the default, for git:URL and git:PATH that of the folder around the "
+        "repository.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",
         available=True,
     )
-    provider: Forge = _input(
+    provider: Forge = declare(
         choice(get_args(Forge)),
         "Which forge the owner is at.",
         group="Source",
         commands=(),
         default="github",
     )
-    command: Command = _input(
+    command: Command = declare(
         choice(get_args(ActionCommand)),
         "What to do: back up (run), prove backups (verify), delete old ones (prune), tell their "
         "age (status), look for mistakes in the set-up (doctor), or a step of a sharded run.",
@@ -210,57 +109,74 @@ class Config:
         commands=(),
         default="run",
     )
-    token: Secret | None = _optional(
+    token: Secret | None = optional(
         TOKEN,
-        "The forge's access token, with read access to the owner's repositories.",
+        "The access token of the forge or git server, with read access to the repositories.",
         group="Source",
         commands=FORGE_COMMANDS,
+        available=True,
     )
-    app_id: str | None = _optional(
+    app_id: str | None = optional(
         APP_ID,
         "The id of a GitHub App installed at the owner, used with app-private-key in place of "
         "a token.",
         group="Source",
         commands=FORGE_COMMANDS,
     )
-    app_private_key: Secret | None = _optional(
+    app_private_key: Secret | None = optional(
         PRIVATE_KEY,
         "The private key of the GitHub App, the PEM text itself.",
         group="Source",
         commands=FORGE_COMMANDS,
     )
-    oauth_key: str | None = _optional(
+    oauth_key: str | None = optional(
         OAUTH_KEY,
         "The key of a Bitbucket OAuth consumer, used with oauth-secret in place of a token.",
         group="Source",
         commands=FORGE_COMMANDS,
     )
-    oauth_secret: Secret | None = _optional(
+    oauth_secret: Secret | None = optional(
         TOKEN,
         "The secret of the Bitbucket OAuth consumer.",
         group="Source",
         commands=FORGE_COMMANDS,
     )
-    username: str | None = _optional(
+    username: str | None = optional(
         USERNAME,
         "The user name that goes with a token, where the forge or git server wants one.",
         group="Source",
         commands=FORGE_COMMANDS,
+        available=True,
     )
-    server_url: str | None = _optional(
+    ssh_key_file: str | None = optional(
+        FILE,
+        "The private key for git over ssh; the ssh agent's keys when left out.",
+        group="Source",
+        commands=SOURCE_COMMANDS,
+        available=True,
+    )
+    ssh_known_hosts_file: str | None = optional(
+        FILE,
+        "The servers' keys for git over ssh (ssh-keyscan prints them); those known to ssh when "
+        "left out. Unknown servers are refused.",
+        group="Source",
+        commands=SOURCE_COMMANDS,
+        available=True,
+    )
+    server_url: str | None = optional(
         WEB_URL,
         "Your own server of the forge, such as https://github.example.com; the public service "
         "when left out.",
         group="Source",
         commands=FORGE_COMMANDS,
     )
-    api_url: str | None = _optional(
+    api_url: str | None = optional(
         WEB_URL,
         "Where that server's API is, if not where its kind has it.",
         group="Source",
         commands=FORGE_COMMANDS,
     )
-    include: tuple[str, ...] = _input(
+    include: tuple[str, ...] = declare(
         GLOBS,
         "Take only repositories whose path matches one of these globs, such as 'team-*'. A "
         "repository's wiki goes with it.",
@@ -269,7 +185,7 @@ class Config:
         default="",
         available=True,
     )
-    exclude: tuple[str, ...] = _input(
+    exclude: tuple[str, ...] = declare(
         GLOBS,
         "Leave out repositories whose path matches one of these globs, even if included. What "
         "the vault already has of them stays.",
@@ -278,28 +194,28 @@ class Config:
         default="",
         available=True,
     )
-    visibility: Visibility = _input(
+    visibility: Visibility = declare(
         choice(get_args(Visibility)),
         "Take only public, private or internal repositories.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="all",
     )
-    archived: bool = _input(
+    archived: bool = declare(
         BOOLEAN,
         "Take archived repositories too.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="true",
     )
-    forks: bool = _input(
+    forks: bool = declare(
         BOOLEAN,
         "Take forks too.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="true",
     )
-    pull_refs: bool = _input(
+    pull_refs: bool = declare(
         BOOLEAN,
         "Take the heads of pull and merge requests too. They can make a repository several times "
         "as large.",
@@ -308,35 +224,35 @@ class Config:
         default="false",
         available=True,
     )
-    wikis: bool = _input(
+    wikis: bool = declare(
         BOOLEAN,
         "Take the wikis of the repositories too.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="true",
     )
-    gists: bool = _input(
+    gists: bool = declare(
         BOOLEAN,
         "Take the owner's gists too (GitHub users).",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="false",
     )
-    snippets: bool = _input(
+    snippets: bool = declare(
         BOOLEAN,
         "Take the snippets too (GitLab, Bitbucket).",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="false",
     )
-    lfs: bool = _input(
+    lfs: bool = declare(
         BOOLEAN,
         "Store the files that Git LFS pointers name. Without it they are counted and said.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="false",
     )
-    metadata: tuple[str, ...] = _input(
+    metadata: tuple[str, ...] = declare(
         METADATA,
         f"Store what the forge keeps beside git: all, or some of {', '.join(METADATA_KINDS)}. "
         "Comments and reviews come with their issue or pull request.",
@@ -344,7 +260,7 @@ class Config:
         commands=SOURCE_COMMANDS,
         default="none",
     )
-    exports: bool = _input(
+    exports: bool = declare(
         BOOLEAN,
         "Store GitLab's own project exports too.",
         group="Source",
@@ -353,68 +269,86 @@ class Config:
     )
 
     # Destination
-    destination: DestinationSpec | None = _optional(
+    destination: DestinationSpec | None = optional(
         DESTINATION,
-        "The folder where the vault lies. s3://BUCKET/PREFIX is not available yet.",
+        "Where the vault lies: a folder, or s3://BUCKET/PREFIX.",
         group="Destination",
         commands=VAULT_COMMANDS,
         available=True,
     )
-    bucket: str | None = _optional(
+    bucket: str | None = optional(
         BUCKET,
         "The bucket of the vault, in place of s3://BUCKET/PREFIX.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
     )
-    prefix: str | None = _optional(
+    prefix: str | None = optional(
         PREFIX,
         "The path inside the bucket where the vault begins.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
     )
-    region: str | None = _optional(
+    region: str | None = optional(
         REGION,
         "The bucket's region; asked from the bucket when left out.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
     )
-    endpoint_url: str | None = _optional(
+    endpoint_url: str | None = optional(
         WEB_URL,
         "The address of an S3-compatible store, such as https://minio.example.com.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
     )
-    storage_class: StorageClass | None = _optional(
-        choice(get_args(StorageClass)),
-        "The storage class of bundles. Manifests and records are always instantly readable.",
+    storage_class: StorageClass | None = optional(
+        choice(get_args(StorageClass), metavar="CLASS"),
+        "The storage class of bundles, such as STANDARD_IA or GLACIER_IR. Manifests and records "
+        "are always instantly readable.",
         group="Destination",
         commands=WRITING_COMMANDS,
+        available=True,
     )
-    kms_key_id: str | None = _optional(
+    encryption: Encryption = declare(
+        choice(get_args(Encryption)),
+        "How the store encrypts: as the bucket is set (bucket), or as asked for with each object; "
+        "what it answers is compared, and what it did not encrypt fails.",
+        group="Destination",
+        commands=WRITING_COMMANDS,
+        default="bucket",
+        available=True,
+    )
+    kms_key_id: str | None = optional(
         KMS_KEY,
-        "Encrypt what is stored with this KMS key, and fail where the store does not.",
+        "Encrypt what is stored with this KMS key (encryption sse-kms), and fail where the store "
+        "does not.",
         group="Destination",
         commands=WRITING_COMMANDS,
+        available=True,
     )
-    expected_bucket_owner: str | None = _optional(
+    expected_bucket_owner: str | None = optional(
         ACCOUNT,
         "Refuse a bucket that belongs to another AWS account than this.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
     )
-    object_lock_mode: LockMode | None = _optional(
+    object_lock_mode: LockMode | None = optional(
         choice(get_args(LockMode)),
         "Lock what is stored against deletion; with object-lock-days.",
         group="Destination",
         commands=WRITING_COMMANDS,
     )
-    object_lock_days: int | None = _optional(
+    object_lock_days: int | None = optional(
         whole(1, 36_500, metavar="DAYS"),
         "How many days what is stored stays locked; with object-lock-mode.",
         group="Destination",
         commands=WRITING_COMMANDS,
     )
-    role_to_assume: str | None = _optional(
+    role_to_assume: str | None = optional(
         ROLE,
         "The AWS role to work as, assumed by the job's own identity and renewed in time.",
         group="Destination",
@@ -422,7 +356,7 @@ class Config:
     )
 
     # Behaviour
-    concurrency: int = _input(
+    concurrency: int = declare(
         whole(1, 64),
         "How many repositories are captured at once.",
         group="Behaviour",
@@ -430,7 +364,7 @@ class Config:
         default="4",
         available=True,
     )
-    check: CheckLevel = _input(
+    check: CheckLevel = declare(
         choice(get_args(CheckLevel)),
         "How a pack is checked before it counts: pack has git index it on a local copy, trailer "
         "compares its checksum and needs no disk.",
@@ -439,7 +373,7 @@ class Config:
         default="pack",
         available=True,
     )
-    full_after_days: int = _input(
+    full_after_days: int = declare(
         whole(1, 36_500, metavar="DAYS"),
         "Take a full bundle of a changed repository when the last one is older.",
         group="Behaviour",
@@ -447,7 +381,7 @@ class Config:
         default="90",
         available=True,
     )
-    max_chain_length: int = _input(
+    max_chain_length: int = declare(
         whole(1, 1000),
         "Take a full bundle when a repository's chain has so many bundles; 1 makes every bundle a "
         "full one.",
@@ -456,7 +390,7 @@ class Config:
         default="50",
         available=True,
     )
-    deadline_minutes: float | None = _optional(
+    deadline_minutes: float | None = optional(
         MINUTES,
         "End in time: no new work near the end, and the rest is left to the next run. No limit "
         "when left out.",
@@ -464,20 +398,20 @@ class Config:
         commands=("run",),
         available=True,
     )
-    shard: Shard | None = _optional(
+    shard: Shard | None = optional(
         SHARD,
         "Do one part of the work: 3/8 is the third of eight.",
         group="Behaviour",
         commands=("run",),
     )
-    snapshot_id: str | None = _optional(
+    snapshot_id: str | None = optional(
         SNAPSHOT_ID,
         "The id of the snapshot to write, for runs that share one. Made anew when left out.",
         group="Behaviour",
         commands=("run", "finalise"),
         available=True,
     )
-    max_drop_percent: int = _input(
+    max_drop_percent: int = declare(
         whole(0, 100, metavar="PERCENT"),
         "Fail when the listing, or a repository's refs, fell by more than this since the last run.",
         group="Behaviour",
@@ -485,7 +419,7 @@ class Config:
         default="20",
         available=True,
     )
-    accept_drop: bool = _input(
+    accept_drop: bool = declare(
         BOOLEAN,
         "Take a listing that fell further as the new truth, this once.",
         group="Behaviour",
@@ -493,14 +427,14 @@ class Config:
         default="false",
         available=True,
     )
-    max_age_hours: int = _input(
+    max_age_hours: int = declare(
         whole(1, 87_600, metavar="HOURS"),
         "How old the newest snapshot may be.",
         group="Behaviour",
         commands=("status",),
         default="26",
     )
-    dry_run: bool = _input(
+    dry_run: bool = declare(
         BOOLEAN,
         "Say what would be done and why, and write nothing.",
         group="Behaviour",
@@ -508,28 +442,28 @@ class Config:
         default="false",
         available=True,
     )
-    export_limit: int = _input(
+    export_limit: int = declare(
         whole(1, 1000),
         "How many GitLab exports may be asked for in a minute.",
         group="Behaviour",
         commands=("run",),
         default="6",
     )
-    export_timeout_minutes: int = _input(
+    export_timeout_minutes: int = declare(
         whole(1, 1440, metavar="MINUTES"),
         "How long to wait for one GitLab export.",
         group="Behaviour",
         commands=("run",),
         default="60",
     )
-    sample_percent: int = _input(
+    sample_percent: int = declare(
         whole(1, 100, metavar="PERCENT"),
         "Verify only so much of the vault, another part each time.",
         group="Behaviour",
         commands=("verify",),
         default="100",
     )
-    depth: Depth = _input(
+    depth: Depth = declare(
         choice(get_args(Depth)),
         "How much to prove: sizes and checksums (objects), packs that git can index (packs), or "
         "repositories rebuilt and compared (restore).",
@@ -537,7 +471,7 @@ class Config:
         commands=("verify",),
         default="objects",
     )
-    at: str | None = _optional(
+    at: str | None = optional(
         AT,
         "Restore the state of that date, time or snapshot; the newest when left out. Times are UTC "
         "unless they name a zone.",
@@ -546,7 +480,7 @@ class Config:
         available=True,
         action=False,
     )
-    everything: bool = _input(
+    everything: bool = declare(
         BOOLEAN,
         "Restore every repository, each to its own folder below the one given.",
         group="Behaviour",
@@ -556,7 +490,7 @@ class Config:
         action=False,
         name="all",
     )
-    push: str | None = _optional(
+    push: str | None = optional(
         PUSH_URL,
         "Push the restored repository there.",
         group="Behaviour",
@@ -565,49 +499,49 @@ class Config:
     )
 
     # Retention
-    keep_within: Span | None = _optional(
+    keep_within: Span | None = optional(
         SPAN,
         "Keep every snapshot younger than this.",
         group="Retention",
         commands=("prune",),
     )
-    keep_hourly: int | None = _optional(
+    keep_hourly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many hours.",
         group="Retention",
         commands=("prune",),
     )
-    keep_daily: int | None = _optional(
+    keep_daily: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many days.",
         group="Retention",
         commands=("prune",),
     )
-    keep_weekly: int | None = _optional(
+    keep_weekly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many weeks.",
         group="Retention",
         commands=("prune",),
     )
-    keep_monthly: int | None = _optional(
+    keep_monthly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many months.",
         group="Retention",
         commands=("prune",),
     )
-    keep_yearly: int | None = _optional(
+    keep_yearly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many years.",
         group="Retention",
         commands=("prune",),
     )
-    keep_deleted_days: int | None = _optional(
+    keep_deleted_days: int | None = optional(
         whole(0, 36_500, metavar="DAYS"),
         "Keep repositories that are no longer listed for so many days; for good when left out.",
         group="Retention",
         commands=("prune",),
     )
-    grace_days: int = _input(
+    grace_days: int = declare(
         whole(1, 365, metavar="DAYS"),
         "Delete nothing that was referenced in the last so many days; a run that takes longer "
         "refuses to publish.",
@@ -618,19 +552,19 @@ class Config:
     )
 
     # Alerts and report
-    heartbeat_url: str | None = _optional(
+    heartbeat_url: str | None = optional(
         HTTPS_URL,
         "Call this address after a success, so that a monitor notices a night without one.",
         group="Alerts and report",
         commands=("run", "verify", "prune"),
     )
-    sns_topic_arn: str | None = _optional(
+    sns_topic_arn: str | None = optional(
         TOPIC,
         "Send a message to this SNS topic when something is not a success.",
         group="Alerts and report",
         commands=("run", "verify", "prune", "status"),
     )
-    hide_private_names: HideNames = _input(
+    hide_private_names: HideNames = declare(
         choice(get_args(HideNames)),
         "Hide the names of private repositories in what is printed; auto does so when the "
         "workflow's repository is public.",
@@ -639,7 +573,7 @@ class Config:
         default="auto",
         off=("false",),
     )
-    as_json: bool = _input(
+    as_json: bool = declare(
         BOOLEAN,
         "Print one JSON document on stdout, in place of the table. When there is no answer to "
         'give it is {"error": {"message", "hint", "exit_code"}}.',
@@ -661,7 +595,7 @@ class Config:
         action=False,
         name="json",
     )
-    html: str | None = _optional(
+    html: str | None = optional(
         FILE,
         "Write the report as a page to this file.",
         group="Alerts and report",
@@ -670,18 +604,22 @@ class Config:
     )
 
     @property
-    def folder(self) -> Path:
-        """The vault's folder.
+    def vault(self) -> DestinationSpec:
+        """Where the vault lies, however it was given.
 
         Raises:
-            ConfigError: no destination was given, or one that is no folder.
+            ConfigError: it was not given.
         """
-        if self.destination is None or self.destination.folder is None:
-            raise ConfigError("the destination is no folder")
-        return self.destination.folder
+        if self.destination is not None:
+            return self.destination
+        if self.bucket is None:
+            raise ConfigError("there is no destination")
+        prefix = self.prefix or ""
+        value = "/".join(filter(None, (f"s3://{self.bucket}", prefix)))
+        return DestinationSpec(value, bucket=self.bucket, prefix=prefix)
 
     def owner_of(self, source: SourceSpec) -> str:
-        """Name the owner of a plain source."""
+        """Name the owner of a folder, or of a repository that was named by its place."""
         return self.owner[0] if self.owner else source.default_owner
 
 

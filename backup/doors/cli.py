@@ -36,19 +36,22 @@ from backup.config import (
     read_command_line,
     taken_by,
 )
+from backup.doors.opening import (
+    make_stop,
+    network_settings,
+    open_destination,
+    open_sources,
+    run_options,
+)
 from backup.errors import BackupError, ConfigError, ExitCode
-from backup.model import Destination, Selection, Source
+from backup.secret import mask
 from backup.stopping import Stop
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from backup.commands.run import RunOptions
-
 PROGRAM = "repo-backup"
 
-_MOST_MARGIN_SECONDS = 120.0
-_MARGIN_SHARE = 0.1
 _UNFOLDED = 10_000
 
 
@@ -80,13 +83,14 @@ _PAGES: Mapping[Command, _Page] = {
     "run": _Page(
         "Back up repositories into a vault.",
         "repo-backup run --from ./repositories --to ./vault\n"
-        "repo-backup run --from git:./widgets --from git:./gadgets --to ./vault",
+        "repo-backup run --from git:./widgets --from git:./gadgets --to ./vault\n"
+        "repo-backup run --from git:https://git.example/a/b.git --to s3://bucket/git",
         text="Asks every repository for its refs and stores only what is new, as git bundles. "
         "A repository that did not change costs nothing.",
     ),
     "list": _Page(
         "Show the snapshots of a vault, or the history of one repository.",
-        "repo-backup list --from ./vault\nrepo-backup list acme/widgets --from ./vault",
+        "repo-backup list --from ./vault\nrepo-backup list acme/widgets --from s3://bucket/git",
         arguments="[REPOSITORY]",
     ),
     "restore": _Page(
@@ -149,10 +153,19 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
     from backup.report.document import run_document
     from backup.report.terminal import TerminalEvents, print_run
 
-    stop = _stop(config)
-    with _stopped_by_signals(stop), TerminalEvents(_console(stderr=True)) as events:
+    stop = make_stop(config)
+    with (
+        _stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(_console(stderr=True)) as events,
+    ):
         report = run(
-            _sources(config), _destination(config), _run_options(config), events=events, stop=stop
+            open_sources(config),
+            destination,
+            run_options(config),
+            events=events,
+            stop=stop,
+            network=network_settings(config),
         )
     _answer(config, run_document(report), lambda console: print_run(report, console))
     return report.exit_code
@@ -167,11 +180,13 @@ def _list(config: Config, arguments: tuple[str, ...]) -> int:
     from backup.report.terminal import print_history, print_snapshots
 
     if repository is not None:
-        history = list_history(_destination(config), repository)
+        with open_destination(config, Stop()) as destination:
+            history = list_history(destination, repository)
         document = history_document(history)
         _answer(config, document, lambda console: print_history(history, console))
         return ExitCode.DONE
-    rows = list_snapshots(_destination(config))
+    with open_destination(config, Stop()) as destination:
+        rows = list_snapshots(destination)
     _answer(config, snapshots_document(rows), lambda console: print_snapshots(rows, console))
     return ExitCode.DONE
 
@@ -185,9 +200,13 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
     request = RestoreRequest(
         repository=repository, all=config.everything, at=config.at, target=target
     )
-    stop = _stop(config)
-    with _stopped_by_signals(stop), TerminalEvents(_console(stderr=True)) as events:
-        report = restore(_destination(config), request, events=events, stop=stop)
+    stop = make_stop(config)
+    with (
+        _stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(_console(stderr=True)) as events,
+    ):
+        report = restore(destination, request, events=events, stop=stop)
     _answer(config, restore_document(report), lambda console: print_restore(report, console))
     return report.exit_code
 
@@ -197,57 +216,6 @@ _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "list": _list,
     "restore": _restore,
 }
-
-
-def _run_options(config: Config) -> "RunOptions":
-    from backup.commands.run import RunOptions
-
-    return RunOptions(
-        selection=Selection(pull_refs=config.pull_refs, lfs=config.lfs, metadata=config.metadata),
-        include=config.include,
-        exclude=config.exclude,
-        concurrency=config.concurrency,
-        check=config.check,
-        full_after_days=config.full_after_days,
-        max_chain_length=config.max_chain_length,
-        max_drop_percent=config.max_drop_percent,
-        accept_drop=config.accept_drop,
-        dry_run=config.dry_run,
-        snapshot_id=config.snapshot_id,
-        grace_days=config.grace_days,
-    )
-
-
-def _sources(config: Config) -> list[Source]:
-    """Open the plain sources; repositories named one by one share a source per owner."""
-    from backup.sources.plain import FolderSource, GitUrlSource
-
-    sources: list[Source] = []
-    locations: dict[str, list[str]] = {}
-    for spec in config.sources:
-        owner, path = config.owner_of(spec), spec.path
-        if path is None:
-            raise ConfigError(f"{str(spec)!r} is not on this machine")
-        if spec.provider == "folder":
-            sources.append(FolderSource(path, owner=owner))
-        else:
-            locations.setdefault(owner, []).append(os.fspath(path))
-    named = [GitUrlSource(paths, owner=owner) for owner, paths in locations.items()]
-    return [*sources, *named]
-
-
-def _destination(config: Config) -> Destination:
-    from backup.destinations.folder import FolderDestination
-
-    return FolderDestination(config.folder)
-
-
-def _stop(config: Config) -> Stop:
-    if config.deadline_minutes is None:
-        return Stop()
-    seconds = config.deadline_minutes * 60
-    margin = min(_MOST_MARGIN_SECONDS, seconds * _MARGIN_SHARE)
-    return Stop(deadline_seconds=seconds, margin_seconds=margin)
 
 
 def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | None, Path]:
@@ -287,7 +255,8 @@ def _target(config: Config, word: str) -> Path:
     if not word:
         raise ConfigError("TARGET is missing: give the folder to restore into")
     target = Path(word)
-    if target.resolve().is_relative_to(config.folder.resolve()):
+    folder = config.vault.folder
+    if folder is not None and target.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"TARGET: {word!r} lies in the vault: give a folder apart from it")
     return target
 
@@ -393,7 +362,7 @@ def _report_bug(error: Exception, words: Sequence[str]) -> int:
 
 def _say(line: str) -> None:
     try:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(mask(line), file=sys.stderr, flush=True)  # noqa: T201
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
@@ -499,8 +468,8 @@ def _program() -> click.Group:
         name=PROGRAM,
         no_args_is_help=False,
         context_settings={"help_option_names": ["-h", "--help"]},
-        help="Back up git repositories into a folder as plain git bundles, incrementally, and "
-        "give every state back.",
+        help="Back up git repositories as plain git bundles into a bucket or a folder, "
+        "incrementally, and give every state back.",
         epilog="Every option is also an environment variable: --max-chain-length is "
         f"REPO_BACKUP_MAX_CHAIN_LENGTH. Secrets are given in no other way.\n\n{_EXIT_CODES}",
     )

@@ -130,6 +130,7 @@ def _outcome(outcome: Outcome) -> JsonObject:
         "check": outcome.check,
         "urgent": outcome.urgent,
         "known": outcome.known,
+        "retries": outcome.retries,
         "refs": {kind: sum(one.kind == kind for one in outcome.changes) for kind in _CHANGES},
         "changes": [_change(one) for one in outcome.changes],
     }

@@ -102,6 +102,9 @@ class TerminalEvents:
             self._say(f"{name}: {action} ({reason})")
             return
         with self._lock:
+            if (task := self._tasks.pop(name, None)) is not None:
+                # Tried again: what went through before does not count.
+                self._progress.remove_task(task)
             description = f"  {shown(name)} {action}"
             self._tasks[name] = self._progress.add_task(description, total=None)
 

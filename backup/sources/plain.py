@@ -1,7 +1,7 @@
-"""Repositories on this machine: a folder tree that holds them, or paths given one by one.
+"""Plain git: a folder tree that holds repositories, or repositories named one by one.
 
-A repository's identity is a hash of where it lies: its path below the folder, or its location. So
-a repository that is moved is a new one.
+A repository's identity is a hash of where it lies: its path below the folder, or its path or URL.
+So a repository that is moved is a new one.
 """
 
 import hashlib
@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 from backup.errors import RepositoryUnavailable, SourceError
 from backup.model import Absence, Repository, SourceIdentity
+from backup.secret import Secret
 
 _ID_DIGITS = 16
 
@@ -123,6 +125,10 @@ class FolderSource:
             folder, relative = walk.links.pop(0)
             yield from self._below(folder, relative, walk, within_work_tree=False)
 
+    def authorization(self) -> None:
+        """Answer that nothing is needed: folders are read as they are."""
+        return
+
     def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
         """Answer for a repository that the last listing did not have.
 
@@ -180,13 +186,25 @@ class FolderSource:
 
 
 class GitUrlSource:
-    """Repositories named one by one, by their paths on this machine."""
+    """Repositories named one by one, by their paths on this machine or their URLs.
+
+    Args:
+        locations: paths, URLs, and ``user@host:path`` as git takes it.
+        authorization: the Authorization header's value for git over HTTP.
+    """
 
     lists_everything = False
 
-    def __init__(self, locations: Sequence[str], *, owner: str) -> None:
-        self._locations = list(dict.fromkeys(_absolute(one) for one in locations))
+    def __init__(
+        self, locations: Sequence[str], *, owner: str, authorization: Secret | None = None
+    ) -> None:
+        self._locations = list(dict.fromkeys(_location(one) for one in locations))
+        self._authorization = authorization
         self.identity = SourceIdentity(provider="git", host="git", owner=owner)
+
+    def authorization(self) -> Secret | None:
+        """Give what was given."""
+        return self._authorization
 
     def repositories(self) -> Iterator[Repository]:
         """Yield the repositories in the order given."""
@@ -194,7 +212,7 @@ class GitUrlSource:
             yield Repository(
                 host=self.identity.host,
                 owner=self.identity.owner,
-                path=_without_ending(_shown(Path(location).name)),
+                path=_without_ending(_name(location)),
                 host_id=_hash(os.fsencode(location)),
                 clone_url=location,
             )
@@ -249,6 +267,21 @@ def _is_folder(child: "os.DirEntry[str]") -> bool:
 def _absolute(path: str | os.PathLike[str]) -> str:
     # Not resolved: a link that keeps its name may lead elsewhere tomorrow, and is the same source.
     return os.path.abspath(path)  # noqa: PTH100
+
+
+def _location(text: str) -> str:
+    # A colon before the first slash: a URL, or user@host:path (git-clone(1), "GIT URLS").
+    if ":" in text.split("/", maxsplit=1)[0]:
+        return text.rstrip("/")
+    return _absolute(text)
+
+
+def _name(location: str) -> str:
+    last = location.rstrip("/").rpartition("/")[2]
+    if ":" in location.split("/", maxsplit=1)[0]:
+        # user@host:name has no slash at all.
+        return _shown(unquote(last.rpartition(":")[2], errors="surrogateescape"))
+    return _shown(last)
 
 
 def _hash(location: bytes) -> str:

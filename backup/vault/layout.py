@@ -155,8 +155,8 @@ class Layout:
         # Only what this program would write itself: a real time, numbers without leading zeros.
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
 
-    def folder(self, kind: Literal["snapshots", "checkpoints"]) -> str:
-        """Return the prefix under which documents of one kind are listed."""
+    def folder(self, kind: Literal["snapshots", "checkpoints", "repositories"]) -> str:
+        """Return the prefix under which objects of one kind are listed."""
         return f"{self.prefix}{kind}/"
 
 

@@ -29,12 +29,22 @@ ROWS = {
     "chain": [RUN, MIRROR, RESTORE, LIST, f"{LIST} REPOSITORY"],
     "many": ["git ls-remote", RUN, LIST],
 }
+SYNC = "clone and sync"
+NETWORK_ROWS = {
+    "first": [MIRROR, SYNC, "raw download", RUN, TRAILER],
+    "unchanged": [FETCH, SYNC, RUN],
+    "changed": [FETCH, SYNC, RUN],
+    "restore": [MIRROR, RESTORE],
+    "largest": [MIRROR, RUN, TRAILER, RESTORE],
+    "many": [RUN],
+    "snapshots": [LIST, f"{LIST} REPOSITORY"],
+}
 
 
 class Ran:
-    """One run of the benchmark over three repositories, and what it left."""
+    """One run of a benchmark over three repositories, and what it left."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, which: str, *, repeat: int) -> None:
         self.repositories = place / "repositories"
         for number, name in enumerate(NAMES):
             make_repository(self.repositories / f"{name}.git", 3 + number)
@@ -43,8 +53,9 @@ class Ran:
         self.temporary.mkdir()
         answer = place / "answer.json"
         options: list[str | Path]
-        options = ["--repeat", "2", "--many", str(MANY), "--nights", str(NIGHTS), "--json", answer]
-        self.done = benchmark(self.repositories, *options, temporary=self.temporary)
+        options = ["--repeat", str(repeat), "--many", str(MANY), "--nights", str(NIGHTS)]
+        options += ["--json", answer]
+        self.done = benchmark(self.repositories, *options, temporary=self.temporary, which=which)
         assert self.done.returncode == 0, self.done.stderr
         self.changed = written(before, contents(self.repositories))
         self.answer: dict[str, Any] = json.loads(answer.read_text())
@@ -52,6 +63,13 @@ class Ran:
     def samples(self, row: str, variant: str) -> list[dict[str, Any]]:
         rows = {one["name"]: one for one in self.answer["rows"]}
         found: list[dict[str, Any]] = rows[row]["samples"][variant]
+        return found
+
+    def rows(self) -> dict[str, list[str]]:
+        return {row["name"]: list(row["samples"]) for row in self.answer["rows"]}
+
+    def notes(self, row: str) -> list[str]:
+        found: list[str] = {one["name"]: one for one in self.answer["rows"]}[row]["notes"]
         return found
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -68,9 +86,11 @@ def make_repository(path: Path, commits: int) -> Path:
     return path
 
 
-def benchmark(*words: str | Path, temporary: Path) -> subprocess.CompletedProcess[str]:
+def benchmark(
+    *words: str | Path, temporary: Path, which: str = "folder"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.folder", *words],
+        [sys.executable, "-m", f"benchmarks.{which}", *words],
         cwd=CHECKOUT,
         env=environment({"TMPDIR": os.fspath(temporary)}),
         capture_output=True,
@@ -81,12 +101,16 @@ def benchmark(*words: str | Path, temporary: Path) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return Ran(tmp_path_factory.mktemp("benchmark"))
+    return Ran(tmp_path_factory.mktemp("benchmark"), "folder", repeat=2)
+
+
+@pytest.fixture(scope="module")
+def over_network(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(tmp_path_factory.mktemp("network"), "network", repeat=1)
 
 
 def test_every_row_has_every_variant(ran: Ran) -> None:
-    shown = {row["name"]: list(row["samples"]) for row in ran.answer["rows"]}
-    assert shown == ROWS
+    assert ran.rows() == ROWS
 
 
 def test_every_variant_is_measured_as_often_as_asked(ran: Ran) -> None:
@@ -159,23 +183,92 @@ def test_a_chain_has_a_bundle_for_each_night(ran: Ran) -> None:
         assert sample["objects"] == 2 * len(NAMES) + 1
 
 
-def test_what_does_not_depend_on_the_machine_is_kept(ran: Ran) -> None:
-    promised = {
+def promises(ran: Ran) -> dict[str, bool]:
+    """Take the figures that are the same on every machine."""
+    return {
         name: figure["kept"]
         for name, figure in ran.figures().items()
         if name.endswith((": bytes", "objects written", "git requests", ": manifest"))
         or "temporary disk" in name
     }
+
+
+def test_what_does_not_depend_on_the_machine_is_kept(ran: Ran) -> None:
+    promised = promises(ran)
     assert len(promised) == 9, list(promised)
     assert all(promised.values()), promised
 
 
-def test_the_repositories_are_as_before_and_nothing_is_left(ran: Ran) -> None:
+def test_over_the_network_every_row_has_every_variant_once(over_network: Ran) -> None:
+    assert over_network.rows() == NETWORK_ROWS
+    for row, variants in NETWORK_ROWS.items():
+        for variant in variants:
+            assert len(over_network.samples(row, variant)) == 1, (row, variant)
+
+
+def test_over_the_network_as_much_is_written_and_asked_as_from_a_folder(over_network: Ran) -> None:
+    number = len(NAMES)
+    for row, variant, objects, asked in (
+        ("first", RUN, 2 * number + 1, 3 * number),
+        ("first", TRAILER, 2 * number + 1, 3 * number),
+        ("unchanged", RUN, 1, 2 * number),
+        ("changed", RUN, 2 * 3 + 1, 3 * 3),
+        ("many", RUN, 1, 2 * MANY),
+    ):
+        for sample in over_network.samples(row, variant):
+            assert sample["objects"] == objects, (row, variant)
+            assert sample["requests"]["git"] == asked, (row, variant)
+
+
+def test_the_raw_download_over_http_brings_the_packs_that_are_stored(over_network: Ran) -> None:
+    packs = over_network.samples("first", "raw download")[0]["bytes_written"]
+    stored = over_network.samples("first", TRAILER)[0]["bytes_written"]
+    assert 0 < packs < stored < packs + 4096 * len(NAMES)
+
+
+def test_the_script_uploads_every_file_of_every_clone(over_network: Ran, tmp_path: Path) -> None:
+    for name in NAMES:
+        git(
+            "clone",
+            "--quiet",
+            (over_network.repositories / f"{name}.git").as_uri(),
+            tmp_path / name,
+        )
+    count, _ = written({}, contents(tmp_path))
+    for row in ("first", "unchanged"):
+        for sample in over_network.samples(row, SYNC):
+            assert sample["objects"] == count
+            assert sample["cost"]["temporary_bytes"] == sample["bytes_written"]
+
+
+def test_lists_of_many_nights_say_how_many_requests_they_make(over_network: Ran) -> None:
+    # What is listed at least costs a request for each night's document.
+    for variant in NETWORK_ROWS["snapshots"]:
+        head = f"{variant} makes "
+        (note,) = [note for note in over_network.notes("snapshots") if note.startswith(head)]
+        assert int(note.removeprefix(head).split()[0]) > NIGHTS
+
+
+def test_over_the_network_what_does_not_depend_on_the_machine_is_kept(over_network: Ran) -> None:
+    promised = promises(over_network)
+    assert len(promised) == 9, list(promised)
+    assert all(promised.values()), promised
+
+
+@pytest.mark.parametrize("which", ["ran", "over_network"])
+def test_the_repositories_are_as_before_and_nothing_is_left(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    ran: Ran = request.getfixturevalue(which)
     assert ran.changed == (0, 0)
     assert list(ran.temporary.iterdir()) == []
 
 
-def test_nothing_it_prints_names_the_machine_or_a_path(ran: Ran) -> None:
+@pytest.mark.parametrize("which", ["ran", "over_network"])
+def test_nothing_it_prints_names_the_machine_or_a_path(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    ran: Ran = request.getfixturevalue(which)
     for text in (ran.done.stdout, json.dumps(ran.answer)):
         assert os.uname().nodename not in text
         assert str(ran.repositories.parent) not in text

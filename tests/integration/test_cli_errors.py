@@ -163,10 +163,16 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ("backup", "there is no command 'backup'"),
         ("rum", "there is no command 'rum'"),
         ("--from repositories", "there is no option --from"),
-        ("run", "--from is missing: give a folder of repositories, or git:PATH"),
-        ("run --from repositories", "--to is missing: give the folder to back up to"),
-        ("run --from= --to=", "--from is missing: give a folder of repositories, or git:PATH"),
-        ("run --to vault", "--from is missing: give a folder of repositories, or git:PATH"),
+        ("run", "--from is missing: give a folder of repositories, git:URL or git:PATH"),
+        (
+            "run --from repositories",
+            "--to is missing: give a folder to back up to, or s3://BUCKET/PREFIX",
+        ),
+        (
+            "run --from= --to=",
+            "--from is missing: give a folder of repositories, git:URL or git:PATH",
+        ),
+        ("run --to vault", "--from is missing: give a folder of repositories, git:URL or git:PATH"),
         ("run --form repositories --to vault", "run has no option --form"),
         ("run -x --from repositories --to vault", "run has no option -x"),
         ("run --from repositories --to", "--to is given without a value"),
@@ -176,7 +182,7 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ("run --from repositories --to vault --dry-run=yes", "--dry-run takes no value"),
         ("run --from repositories --to vault --keep-daily 3", "run has no option --keep-daily"),
         ("run --from repositories --destination vault", "run has no option --destination"),
-        ("list", "--from is missing: give the folder of a vault"),
+        ("list", "--from is missing: give the folder of a vault, or s3://BUCKET/PREFIX"),
         ("list --from nowhere", "--from: 'nowhere' does not exist: give the folder of a vault"),
         ("list --from vault a/b c", "unexpected argument 'c'"),
         (
@@ -184,7 +190,7 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
             ("REPOSITORY: '../b' is not accepted: give OWNER/NAME as list shows it"),
         ),
         ("restore --from vault", "a REPOSITORY or --all is missing"),
-        ("restore a/b", "--from is missing: give the folder of a vault"),
+        ("restore a/b", "--from is missing: give the folder of a vault, or s3://BUCKET/PREFIX"),
         ("restore a/b --from vault c d", "unexpected argument 'd'"),
         (
             "restore a/b --all --from vault c",

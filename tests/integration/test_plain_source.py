@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.commands.remotes import open_remote
+from backup.commands.remotes import Network, NetworkSettings, Remotes
 from backup.errors import IncompleteRepository
 from backup.model import Refs, Repository, Selection
 from backup.sources.plain import FolderSource, open_git_folder
@@ -23,9 +23,10 @@ def listed(root: Path) -> dict[str, Repository]:
 
 
 def refs_of(repository: Repository) -> Refs:
-    with open_remote(
-        repository, selection=Selection(), count=lambda _: None, stop=Stop()
-    ) as remote:
+    stop = Stop()
+    network = Network(NetworkSettings(), connections=1, stop=stop)
+    remotes = Remotes(network, Selection(), lambda _: None, stop)
+    with remotes.open(repository) as remote:
         return remote.list_refs()
 
 

@@ -654,7 +654,7 @@ def test_the_week_begins_anew_with_every_proof(far: Lab) -> None:
     far.repository("widgets")
     listings = [far.run().requests.get("list", 0) for _ in range(16)]
     often = max(listings)
-    assert [day for day, count in enumerate(listings) if count == often] == [7, 14]
+    assert [day for day, count in enumerate(listings) if count == often] == [0, 7, 14]
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter"])

@@ -357,9 +357,12 @@ def test_repositories_that_no_deadline_is_long_enough_for_starve_no_other(lab: L
     """Being the longest unchecked, they would come first every night, and be all that is done."""
     endless = tuple(f"r{number}" for number in range(5))
     captured: set[str] = set()
-    for _ in range(9):
+    # Five are asked at once, and the first to answer is captured first: some nights are wasted.
+    for _ in range(30):
         rows = in_time(lab, Watch(endless=endless), 100)
         captured |= {path for path, status in rows.items() if status == "captured"}
+        if len(captured) == 3:
+            break
     assert captured == {"r5", "r6", "r7"}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from backup.commands.remotes import NetworkSettings
 from backup.commands.restore import RestoreRequest
 from backup.commands.run import RunOptions
 from backup.doors import cli
@@ -54,6 +55,7 @@ class FakeRun:
         *,
         events: Events,
         stop: Stop,
+        network: NetworkSettings,
     ) -> RunReport:
         self.sources = sources
         self.options.append(options)

@@ -139,6 +139,8 @@ EXAMPLES: Mapping[str, Examples] = {
     "oauth-key": Examples({"Nhe3k": "Nhe3k"}, ("a b", "ü")),
     "oauth-secret": Examples({"x1y2": "x1y2"}, (f"{SENTINEL} b",)),
     "username": Examples({"jane": "jane", "jane@example": "jane@example"}, ("a:b", "a b")),
+    "ssh-key-file": Examples({"~/.ssh/id": "~/.ssh/id"}, ("a/", "a\x07")),
+    "ssh-known-hosts-file": Examples({"known": "known"}, ("a/",)),
     "server-url": _url("https", "http"),
     "api-url": _url("https", "http"),
     "include": _globs(),
@@ -197,6 +199,10 @@ EXAMPLES: Mapping[str, Examples] = {
     "endpoint-url": _url("https", "http"),
     "storage-class": Examples(
         {"STANDARD": "STANDARD", "GLACIER_IR": "GLACIER_IR"}, ("standard", "COLD")
+    ),
+    "encryption": Examples(
+        {"bucket": "bucket", "sse-s3": "sse-s3", "sse-kms": "sse-kms"},
+        ("AES256", "aws:kms", "none"),
     ),
     "kms-key-id": Examples(
         {
@@ -575,18 +581,65 @@ def test_a_folder_without_a_name_needs_an_owner(
         "github:acme",
         "gitlab:group/sub",
         "bitbucket:space",
-        "git:https://host.example/a.git",
-        "git:http://localhost:8080/a.git",
-        "git:ssh://git@host.example:2222/a.git",
-        "git:git@host.example:acme/a.git",
-        "git:host.example:a.git",
     ],
 )
 @pytest.mark.usefixtures("places")
-def test_a_source_on_a_server_is_not_available_yet(text: str) -> None:
+def test_a_forge_is_not_available_yet(text: str) -> None:
     with pytest.raises(NotYetAvailable) as caught:
         run_config(from_=text)
     assert caught.value.message == f"--from: {text!r} is not available yet"
+
+
+@pytest.mark.parametrize(
+    ("text", "owner"),
+    [
+        ("git:https://host.example/acme/a.git", "acme"),
+        ("git:https://host.example/group/sub/a", "sub"),
+        ("git:https://host.example/two%20words/a", "two words"),
+        ("git:http://localhost:8080/a.git", "localhost"),
+        ("git:ssh://git@host.example:2222/acme/a.git", "acme"),
+        ("git:git@host.example:acme/a.git", "acme"),
+        ("git:host.example:a.git", "host.example"),
+        ("git:https://host.example/../a.git", "host.example"),
+    ],
+)
+@pytest.mark.usefixtures("places")
+def test_a_url_names_a_repository_and_its_owner(text: str, owner: str) -> None:
+    if ".." in text:
+        with pytest.raises(ConfigError, match="gives no name for the owner: name it with --owner"):
+            run_config(from_=text)
+        return
+    config = run_config(from_=text)
+    (source,) = config.sources
+    assert source.url == text.removeprefix("git:")
+    assert config.owner_of(source) == owner
+
+
+@pytest.mark.parametrize(
+    ("sources", "problem"),
+    [
+        (("http://git.example/a/b",), "would send --token in the clear"),
+        (("https://a.example/a/b", "https://b.example/a/b"), "--token goes to one server only"),
+        (("https://a.example/a/b", "https://a.example:8443/a/b"), "goes to one server only"),
+    ],
+)
+@pytest.mark.usefixtures("places")
+def test_a_token_goes_to_one_server_and_never_in_the_clear(
+    sources: tuple[str, ...], problem: str
+) -> None:
+    text = "\n".join(f"git:{source}" for source in sources)
+    with pytest.raises(ConfigError) as caught:
+        run_config(from_=text, token=SENTINEL)
+    assert problem in caught.value.message
+    assert SENTINEL not in caught.value.message
+    assert run_config(from_=text).token is None
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
+@pytest.mark.usefixtures("places")
+def test_a_token_may_go_to_this_machine_in_the_clear(host: str) -> None:
+    config = run_config(from_=f"git:http://{host}:8080/acme/a.git", token=SENTINEL)
+    assert config.token is not None
 
 
 # --- What works, and what does not yet -----------------------------------------------------------
@@ -648,10 +701,39 @@ def test_a_bad_value_comes_before_what_is_not_available() -> None:
         read(lfs="true", shard="0/2")
 
 
+@pytest.mark.parametrize(
+    ("texts", "prefix"),
+    [
+        ({"destination": "s3://bucket"}, ""),
+        ({"destination": "s3://bucket/a/b/"}, "a/b"),
+        ({"destination": "", "bucket": "bucket"}, ""),
+        ({"destination": "", "bucket": "bucket", "prefix": "/a/b/"}, "a/b"),
+    ],
+)
 @pytest.mark.usefixtures("places")
-def test_a_bucket_is_not_available_yet() -> None:
-    with pytest.raises(NotYetAvailable, match=r"^--to: 's3://bucket/a' is not available yet$"):
-        run_config(destination="s3://bucket/a")
+def test_a_bucket_is_named_in_either_way(texts: dict[str, str], prefix: str) -> None:
+    vault = run_config(**texts).vault
+    assert (vault.bucket, vault.prefix, vault.folder) == ("bucket", prefix, None)
+    assert str(vault).rstrip("/") == f"s3://bucket/{prefix}".rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("region", "eu-west-1"),
+        ("endpoint-url", "http://localhost:9000"),
+        ("storage-class", "STANDARD_IA"),
+        ("encryption", "sse-s3"),
+        ("kms-key-id", "alias/backup"),
+        ("expected-bucket-owner", "123456789012"),
+    ],
+)
+@pytest.mark.usefixtures("places")
+def test_what_only_a_bucket_has_is_refused_for_a_folder(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_config(**{name.replace("-", "_"): text})
+    assert caught.value.message == f"--{name} needs a bucket: --to 'vault' is a folder"
+    assert run_config(destination="s3://bucket", **{name.replace("-", "_"): text}).sources
 
 
 @pytest.mark.parametrize(
@@ -662,6 +744,10 @@ def test_a_bucket_is_not_available_yet() -> None:
         ({"prefix": "a"}, "--prefix needs --bucket too"),
         ({"app_id": "1"}, "--app-id needs --app-private-key too"),
         ({"app_private_key": PEM}, "--app-private-key needs --app-id too"),
+        (
+            {"kms_key_id": "alias/a", "encryption": "sse-s3"},
+            "--kms-key-id and --encryption 'sse-s3' exclude each other",
+        ),
         ({"oauth_key": "x"}, "--oauth-key needs --oauth-secret too"),
         ({"oauth_secret": "x"}, "--oauth-secret needs --oauth-key too"),
         ({"object_lock_days": "1"}, "--object-lock-days needs --object-lock-mode too"),
@@ -680,8 +766,8 @@ def test_inputs_that_contradict_each_other(texts: dict[str, str], problem: str) 
 
 @pytest.mark.parametrize("command", ["list", "restore"])
 def test_readers_name_the_vault_with_from(places: Path, command: Command) -> None:
-    assert read(command, destination="vault").folder == places / "vault"
-    with pytest.raises(ConfigError, match=r"^--from is missing: give the folder of a vault$"):
+    assert read(command, destination="vault").vault.folder == places / "vault"
+    with pytest.raises(ConfigError, match=r"^--from is missing: give the folder of a vault, or "):
         read(command)
     with pytest.raises(ConfigError, match=r"^--from: 'nowhere' does not exist"):
         read(command, destination="nowhere")
@@ -710,7 +796,7 @@ def action(**texts: str) -> Config:
         ({"destination": ""}, "destination is missing"),
         ({"bucket": "abc"}, "bucket and destination exclude each other"),
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
-        ({}, "token is not available yet"),
+        ({}, "provider: 'github' is not available yet"),
     ],
 )
 def test_inputs_that_the_action_refuses(texts: dict[str, str], problem: str) -> None:

@@ -107,6 +107,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                 "check": "pack",
                 "urgent": "all its branches are gone",
                 "known": False,
+                "retries": 0,
                 "refs": {"added": 0, "advanced": 2, "rewritten": 1, "moved": 0, "deleted": 0},
                 "changes": [
                     {"name": "refs/heads/main", "change": "advanced", "old": ONE, "new": TWO},

@@ -1,10 +1,11 @@
 """One flag ends a run: by a signal, or because the time is up."""
 
 import threading
+import time
 
 import pytest
 
-from backup.errors import DeadlineReached, ExitCode, Interrupted
+from backup.errors import DeadlineReached, ExitCode, Interrupted, SessionExpired
 from backup.stopping import Stop
 
 
@@ -78,3 +79,35 @@ def test_every_thread_sees_the_interrupt() -> None:
     thread.start()
     thread.join()
     assert stop.interrupted
+
+
+def test_a_run_that_is_given_up_tells_everybody_why() -> None:
+    stop = Stop()
+    stop.abandon(SessionExpired("the session is over", hint="make it longer"))
+    stop.abandon(SessionExpired("another reason"))
+    assert not stop.may_begin
+    assert not stop.interrupted
+    with pytest.raises(SessionExpired, match="the session is over") as caught:
+        stop.check()
+    assert caught.value.hint == "make it longer"
+    assert stop.abandoned is not None
+
+
+def test_a_pause_lasts_as_long_as_was_said() -> None:
+    began = time.monotonic()
+    Stop().sleep(0.05)
+    assert time.monotonic() - began >= 0.05
+
+
+def test_an_interrupt_ends_a_pause_at_once() -> None:
+    stop = Stop()
+    threading.Timer(0.05, stop.interrupt).start()
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        stop.sleep(60)
+    assert time.monotonic() - began < 30
+
+
+def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
+    with pytest.raises(DeadlineReached):
+        Stop(deadline_seconds=1).sleep(2)

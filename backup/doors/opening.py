@@ -1,0 +1,146 @@
+"""Opens what a `Config` names: sources, destination, network, the run's limits.
+
+Every door does it the same way. Libraries of a forge or a store are imported where they are needed,
+so that a refusal waits for none, and a missing one breaks nothing else.
+"""
+# ruff: noqa: PLC0415 - see above
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backup.config import Config
+from backup.errors import ConfigError
+from backup.model import Destination, Selection, Source
+from backup.secret import Secret
+from backup.stopping import Stop
+
+if TYPE_CHECKING:
+    from backup.commands.remotes import NetworkSettings
+    from backup.commands.run import RunOptions
+
+_MOST_MARGIN_SECONDS = 120.0
+_MARGIN_SHARE = 0.1
+# Servers that take tokens mostly look at no name; GitHub documents this one.
+_ANY_USERNAME = "x-access-token"
+
+
+def run_options(config: Config) -> "RunOptions":
+    """Take what a run is asked to do, apart from where from and where to."""
+    from backup.commands.run import RunOptions
+
+    return RunOptions(
+        selection=Selection(pull_refs=config.pull_refs, lfs=config.lfs, metadata=config.metadata),
+        include=config.include,
+        exclude=config.exclude,
+        concurrency=config.concurrency,
+        check=config.check,
+        full_after_days=config.full_after_days,
+        max_chain_length=config.max_chain_length,
+        max_drop_percent=config.max_drop_percent,
+        accept_drop=config.accept_drop,
+        dry_run=config.dry_run,
+        snapshot_id=config.snapshot_id,
+        grace_days=config.grace_days,
+    )
+
+
+def open_sources(config: Config) -> list[Source]:
+    """Open the plain sources; repositories named one by one share a source per owner."""
+    from backup.sources.plain import FolderSource, GitUrlSource
+
+    sources: list[Source] = []
+    locations: dict[str, list[str]] = {}
+    for spec in config.sources:
+        owner, path = config.owner_of(spec), spec.path
+        if spec.provider == "folder" and path is not None:
+            sources.append(FolderSource(path, owner=owner))
+        else:
+            place = spec.url if path is None else os.fspath(path)
+            locations.setdefault(owner, []).append(place)
+    authorization = _authorization(config)
+    named = [
+        GitUrlSource(places, owner=owner, authorization=authorization)
+        for owner, places in locations.items()
+    ]
+    return [*sources, *named]
+
+
+def _authorization(config: Config) -> Secret | None:
+    if config.token is None:
+        return None
+    from backup.git.http import basic
+
+    return basic(config.username or _ANY_USERNAME, config.token)
+
+
+def network_settings(config: Config) -> "NetworkSettings":
+    """Take what the environment says of proxies and certificates, as curl and git name it."""
+    from backup.commands.remotes import NetworkSettings
+    from backup.git.http import HttpSettings
+
+    environment = os.environ
+    proxies = {
+        scheme: url
+        for scheme in ("http", "https", "all")
+        if (url := environment.get(f"{scheme}_proxy") or environment.get(f"{scheme}_proxy".upper()))
+    }
+    bundles = ("GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+    return NetworkSettings(
+        http=HttpSettings(
+            proxies=proxies,
+            no_proxy=environment.get("no_proxy") or environment.get("NO_PROXY") or "",
+            ca_bundle=next((environment[name] for name in bundles if environment.get(name)), None),
+        ),
+        ssh_key_file=_existing_file(config.ssh_key_file, "--ssh-key-file"),
+        ssh_known_hosts_file=_existing_file(config.ssh_known_hosts_file, "--ssh-known-hosts-file"),
+        ssh_agent=environment.get("SSH_AUTH_SOCK", ""),
+    )
+
+
+def _existing_file(name: str | None, option: str) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name).expanduser().absolute()
+    if not path.is_file():
+        raise ConfigError(f"{option}: {name!r} is no file: give the path of a file")
+    return path
+
+
+@contextmanager
+def open_destination(config: Config, stop: Stop) -> Iterator[Destination]:
+    """Open the vault's place; makes no request yet."""
+    if config.vault.folder is not None:
+        from backup.destinations.folder import FolderDestination
+
+        yield FolderDestination(config.vault.folder)
+        return
+    from backup.destinations.s3 import S3Destination, S3Settings
+
+    settings = S3Settings(
+        bucket=config.vault.bucket,
+        prefix=config.vault.prefix,
+        region=config.region
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+        or None,
+        endpoint_url=config.endpoint_url,
+        storage_class=config.storage_class,
+        encryption="sse-kms" if config.kms_key_id else config.encryption,
+        kms_key_id=config.kms_key_id,
+        expected_bucket_owner=config.expected_bucket_owner,
+        captures=config.concurrency,
+    )
+    with closing(S3Destination(settings, stop=stop)) as destination:
+        yield destination
+
+
+def make_stop(config: Config) -> Stop:
+    """Start the clock of the deadline, where there is one."""
+    if config.deadline_minutes is None:
+        return Stop()
+    seconds = config.deadline_minutes * 60
+    margin = min(_MOST_MARGIN_SECONDS, seconds * _MARGIN_SHARE)
+    return Stop(deadline_seconds=seconds, margin_seconds=margin)

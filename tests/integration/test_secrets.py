@@ -1,0 +1,186 @@
+"""No secret gets out: not printed, not in a process list, not in a key, an object or a file."""
+
+import base64
+import gzip
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.gitserver import Answer, GitHttpServer, Request
+from tests.support.program import Completed, repo_backup
+from tests.support.proxy import FaultProxy, ProxyFault
+from tests.support.s3server import rclone_server
+from tests.support.shapes import make
+
+TOKEN = "ghx_Sentinel+7c1f/9aB2"
+USERNAME = "jane"
+SECRET_NAMES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def spellings(secret: str) -> set[bytes]:
+    """Give the forms in which a secret would be recognised, also within ``user:token``."""
+    raw = secret.encode()
+    encoded = {base64.b64encode(b"x" * before + raw) for before in range(3)}
+    # Without what depends on the neighbours.
+    inner = {one.rstrip(b"=")[4:-4] for one in encoded}
+    return {raw, quote(secret, safe="").encode(), *inner}
+
+
+def held_by(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of every file, and what is packed in it."""
+    for path in folder.rglob("*"):
+        yield str(path), str(path).encode()
+        if path.is_file() and not path.is_symlink():
+            data = path.read_bytes()
+            yield str(path), data
+            if data[:2] == b"\x1f\x8b":
+                yield str(path), gzip.decompress(data)
+            elif b"PACK" in data[:4096]:
+                yield str(path), b"".join(_inflated(data))
+
+
+def _inflated(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while (at := data.find(b"\x78\x9c", at)) >= 0:
+        with suppress(zlib.error):
+            yield zlib.decompressobj().decompress(data[at:])
+        at += 1
+
+
+@contextmanager
+def watched_process_list() -> Iterator[set[bytes]]:
+    """Collect every command line on this machine while the block runs."""
+    seen: set[bytes] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            # Processes come and go at any moment.
+            with suppress(OSError):
+                for path in Path("/proc").glob("[0-9]*/cmdline"):
+                    with suppress(OSError):
+                        seen.add(path.read_bytes())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def assert_nowhere(secret: str, places: list[tuple[str, bytes]]) -> None:
+    found = [(where, form) for where, data in places for form in spellings(secret) if form in data]
+    assert found == []
+
+
+@pytest.mark.parametrize("trouble", ["none", "refused", "echoed", "broken", "old server"])
+def test_no_secret_gets_out(trouble: str, tmp_path: Path) -> None:
+    make("notes", tmp_path / "src" / "acme" / "widgets.git")
+    temporary, home = tmp_path / "tmp", tmp_path / "home"
+    temporary.mkdir()
+    home.mkdir()
+
+    def answer(request: Request) -> Answer | None:
+        if trouble == "echoed" and request.target.endswith("git-upload-pack"):
+            said = request.headers["authorization"]
+            return Answer(403, {}, f"not with {said} nor {TOKEN} nor {quote(TOKEN)}".encode())
+        return None
+
+    password = "wrong-password" if trouble == "refused" else TOKEN
+    faults = []
+    if trouble == "broken":
+        faults = [ProxyFault(action="cut", target="git-upload-pack", byte=90, times=None)]
+    with (
+        GitHttpServer(
+            tmp_path / "src",
+            credentials=(USERNAME, password),
+            answer=answer,
+            protocol=0 if trouble == "old server" else 2,
+        ) as server,
+        FaultProxy(server.url, *faults) as proxy,
+        rclone_server(tmp_path / "objects", None) as store,
+        watched_process_list() as seen,
+    ):
+        store.make_bucket("vault")
+        secrets = {n: v for n, v in store.environment().items() if n in SECRET_NAMES}
+        env = {
+            **store.environment(),
+            "REPO_BACKUP_FROM": f"git:{proxy.url}/acme/widgets.git",
+            "REPO_BACKUP_TO": "s3://vault/git",
+            "REPO_BACKUP_ENDPOINT_URL": store.endpoint_url,
+            "REPO_BACKUP_TOKEN": TOKEN,
+            "REPO_BACKUP_USERNAME": USERNAME,
+            "REPO_BACKUP_DEBUG": "1",
+            # What never passes is tried again until then.
+            "REPO_BACKUP_DEADLINE_MINUTES": "0.1" if trouble == "broken" else "60",
+            "TMPDIR": str(temporary),
+            "HOME": str(home),
+        }
+        done = [
+            repo_backup("run", "--json", env=env, check=None),
+            repo_backup("run", env=env, check=None),
+            repo_backup("list", "--from", "s3://vault/git", env=env, check=None),
+        ]
+    codes = {"none": [0, 0], "old server": [0, 0], "broken": [3, 3]}
+    assert [one.code for one in done[:2]] == codes.get(trouble, [1, 1])
+    assert TOKEN.encode() not in b"".join(seen)
+    assert any(b"repo-backup" in line for line in seen), "the process list was looked at"
+    places = [
+        *(("process list", line) for line in seen),
+        *(("printed", text) for one in done for text in _printed(one)),
+        *held_by(tmp_path / "objects"),
+        *held_by(temporary),
+        *held_by(home),
+    ]
+    assert_nowhere(TOKEN, places)
+    for name, value in secrets.items():
+        assert len(value) > 8, name
+        # rclone was started with its own keys as arguments; that is not ours to hide.
+        assert_nowhere(value, [place for place in places if place[0] != "process list"])
+    assert not list(temporary.iterdir())
+    assert not list(home.iterdir())
+
+
+def _printed(done: Completed) -> list[bytes]:
+    return [text.encode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr)]
+
+
+def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
+    places = [
+        TOKEN.encode(),
+        base64.b64encode(f"{USERNAME}:{TOKEN}".encode()),
+        b"https://host/?t=" + quote(TOKEN, safe="").encode(),
+    ]
+    for data in places:
+        with pytest.raises(AssertionError):
+            assert_nowhere(TOKEN, [("somewhere", data)])
+    (tmp_path / "x.gz").write_bytes(gzip.compress(TOKEN.encode()))
+    with pytest.raises(AssertionError):
+        assert_nowhere(TOKEN, list(held_by(tmp_path)))
+
+
+def test_a_token_goes_nowhere_else_after_a_redirect(tmp_path: Path) -> None:
+    make("notes", tmp_path / "src" / "acme" / "widgets.git")
+    with GitHttpServer(tmp_path / "src") as other:
+
+        def answer(request: Request) -> Answer | None:
+            return Answer(302, {"Location": f"{other.url}{request.target}"}, b"")
+
+        with GitHttpServer(tmp_path / "src", answer=answer) as server:
+            done = repo_backup(
+                *("run", "--from", f"git:{server.url}/acme/widgets.git"),
+                *("--to", tmp_path / "vault", "--json"),
+                env={"REPO_BACKUP_TOKEN": TOKEN},
+                check=1,
+            )
+    assert other.requests == []
+    (outcome,) = done.json["repositories"]
+    assert "redirect" in outcome["reason"]
+    assert TOKEN not in done.stdout + done.stderr
