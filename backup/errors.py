@@ -106,6 +106,10 @@ class RepositoryUnavailable(SourceError):
     """One repository cannot be read, for a reason the source states."""
 
 
+class RepositoryMissing(RepositoryUnavailable):
+    """No such repository is there, or none that we may see."""
+
+
 class RepositoryBlocked(RepositoryUnavailable):
     """One repository is blocked for good, such as for legal reasons; the message says by whom."""
 

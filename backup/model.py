@@ -4,7 +4,7 @@ Ids are lower-case hex, ref names are full (``refs/heads/main``) and carry bytes
 as surrogate escapes (PEP 383). Times are aware and in UTC, sizes are bytes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -22,6 +22,7 @@ BundleKind = Literal["full", "incremental"]
 Check = Literal["trailer", "trailer (disk)", "pack", "connected"]
 Status = Literal["captured", "unchanged", "empty", "skipped", "failed", "gone"]
 Action = Literal["empty", "full", "incremental"]
+Visibility = Literal["public", "private", "internal"]
 RunResult = Literal["success", "partial", "failed"]
 ChangeKind = Literal["added", "advanced", "rewritten", "moved", "deleted"]
 
@@ -36,7 +37,9 @@ class Repository:
         host_id: the source's own identity; survives a rename.
         path: the name under the owner, without the owner; always valid Unicode.
         clone_url: where git finds it, without credentials; a local path for plain sources.
+        visibility: to whom, where the source knows more than ``private``.
         problem: why it is known by name only and cannot be captured; empty as a rule.
+        blocked: why its source gives it to nobody, for good; empty as a rule.
     """
 
     host: str
@@ -49,7 +52,9 @@ class Repository:
     archived: bool = False
     fork: bool = False
     pushed_at: datetime | None = None
+    visibility: Visibility = "public"
     problem: str = ""
+    blocked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,17 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class SourceIdentity:
-    """Where a vault's root comes from; two sources with one root must have equal identities."""
+    """Where a vault's root comes from; two sources with one root must have the same location.
+
+    Attributes:
+        owner_id: the forge's own identity of the owner; survives a rename.
+    """
 
     provider: str
     host: str
     owner: str
     location: str = ""
+    owner_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +271,16 @@ class Source(Protocol):
     """Where repositories come from. Used from one thread, but for `authorization`."""
 
     @property
-    def identity(self) -> SourceIdentity: ...
+    def identity(self) -> SourceIdentity:
+        """Tell whose repositories they are.
+
+        Raises:
+            SourceError: it had to be asked, and could not be.
+        """
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What people should know of the listing, such as what it cannot have seen."""
 
     @property
     def lists_everything(self) -> bool:
@@ -283,7 +302,7 @@ class Source(Protocol):
             SourceError: the listing could not be read to its end; never a shorter list instead.
         """
 
-    def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
+    def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         """Ask for one repository that the listing did not have."""
 
 

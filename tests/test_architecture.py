@@ -256,7 +256,8 @@ def test_the_names_of_the_format_stand_in_the_layout_alone() -> None:
     )
     found = []
     for module in MODULES:
-        if module == "backup.vault.layout":
+        # A forge's addresses have words of their own.
+        if module == "backup.vault.layout" or part(module) == "sources":
             continue
         documents = {id(one) for one in _docstrings(tree(module))}
         found += [

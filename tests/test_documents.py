@@ -216,7 +216,8 @@ class TestWhatTheInterfaceIs:
         }
         assert shown.keys() == works.keys()
         for key, one in works.items():
-            default = "off" if one.is_flag else f"`{one.default}`" if one.default else ""
+            switch = "on" if one.default == "true" else "off"
+            default = switch if one.is_flag else f"`{one.default}`" if one.default else ""
             assert shown[key] == default, key
 
     @pytest.mark.parametrize("command", WORKING_COMMANDS)

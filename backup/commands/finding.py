@@ -137,7 +137,7 @@ def entries_at(
 def find_repository(candidates: Iterable[Found], text: str) -> Found:
     """Find the one repository that a name, an earlier name or an id means.
 
-    A live one is preferred to one that is gone.
+    A live one is preferred to one that is gone, and the same letter case to another.
 
     Raises:
         ConfigError: none is meant, or several are.
@@ -146,6 +146,11 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
     matching: list[Found] = []
     for spellings in (_names, _names_with_ending, _earlier_names):
         matching = matching or [found for found in everything if text in spellings(found)]
+    folded = text.casefold()
+    for spellings in (_names, _names_with_ending, _earlier_names):
+        matching = matching or [
+            found for found in everything if folded in map(str.casefold, spellings(found))
+        ]
     live = [found for found in matching if found.entry.absence is None]
     chosen = live or matching
     if len(chosen) == 1:
@@ -160,7 +165,9 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
 
 
 def _names(found: Found) -> set[str]:
-    return _spellings(found, found.entry.path) | {found.entry.host_id}
+    # A wiki has the id of its repository.
+    ending = ".wiki" if found.entry.kind == "wiki" else ""
+    return _spellings(found, found.entry.path) | {f"{found.entry.host_id}{ending}"}
 
 
 def _names_with_ending(found: Found) -> set[str]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from backup.capture import Captured, Means, capture
 from backup.commands.pace import Pace
@@ -23,6 +23,7 @@ from backup.errors import (
     ObjectNotFound,
     RateLimited,
     RepositoryBlocked,
+    RepositoryMissing,
     SessionExpired,
     SourceError,
     sound,
@@ -39,11 +40,12 @@ from backup.plan import (
     why_not_unchanged,
 )
 from backup.vault.chain import missing, sizes
-from backup.vault.documents import ChangeCounts, Entry, PinLine, Record, refs_digest
+from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, PinLine, Record, refs_digest
 from backup.vault.layout import folder_of
 from backup.vault.manifest import load_record
 
 _LOOKS = 3
+_LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
 # Where a throttling server does not say how long to wait.
 _THROTTLED_SECONDS = 60.0
 # After this share of a run's time a capture that does not end in time was only begun too late.
@@ -136,7 +138,10 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
     except RepositoryBlocked as error:
         result = _blocked(repository, entry, reason=error.message)
     except BackupError as error:
-        result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
+        if repository.kind == "wiki" and isinstance(error, RepositoryMissing):
+            result = _no_wiki(repository, entry, now=shop.means.clock())
+        else:
+            result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001  one repository never stops the others
         reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
         result = _failed(repository, entry, shop, reason=reason)
@@ -222,8 +227,47 @@ def _blocked(repository: Repository, entry: Entry | None, *, reason: str) -> Res
     )
 
 
+def _no_wiki(repository: Repository, entry: Entry | None, *, now: datetime) -> Result:
+    """Say that a wiki is not there: it has no page yet, or is gone.
+
+    That a repository may have one is all that a forge says; it begins with its first page.
+    """
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    if base.record is None:
+        reason = "it has no page yet"
+        marks = _listed(repository, base) | {"status": "empty", "reason": reason, "empty": True}
+        return Result(
+            replace(outcome_of(repository), status="empty", reason=reason),
+            base.model_copy(update={**_NOTHING_DONE} | marks | {"checked_at": now}),
+        )
+    known = base.absence is not None
+    since = base.absence.since if base.absence is not None else now
+    detail = "the wiki is not there any more, or hidden from us"
+    absence = AbsenceLine(since=since, asked_at=now, answer="not-visible", detail=detail)
+    reason = f"not there since {since:%Y-%m-%d}: {detail}"
+    marks = _listed(repository, base) | {"status": "gone", "reason": detail, "absence": absence}
+    return Result(
+        replace(outcome_of(repository), status="gone", reason=reason, known=known),
+        base.model_copy(update={**_NOTHING_DONE} | marks),
+    )
+
+
+def _is_known_to_lack_a_wiki(entry: Entry, *, now: datetime) -> bool:
+    """Tell whether a wiki was looked for in vain within the last days."""
+    return (
+        entry.kind == "wiki"
+        and entry.status == "empty"
+        and entry.record is None
+        and entry.checked_at is not None
+        and now - entry.checked_at < _LOOK_FOR_WIKIS_EVERY
+    )
+
+
 def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
     """Do one try, and slow everybody down where the server asks for it."""
+    if entry is not None and _is_known_to_lack_a_wiki(entry, now=shop.means.clock()):
+        outcome = replace(outcome_of(repository), status="empty", reason=entry.reason)
+        return Result(outcome, entry)
     shop.pace.wait()
     try:
         return _until_refs_hold_still(repository, entry, shop)
@@ -240,6 +284,8 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
     """Ask and capture; when a ref moved in between and its object is gone, ask again."""
     if repository.problem:
         raise SourceError(repository.problem)
+    if repository.blocked:
+        raise RepositoryBlocked(repository.blocked)
     refs: Refs | None = None
     for _ in range(_LOOKS):
         with shop.remotes.open(repository) as remote:

@@ -24,6 +24,7 @@ from backup.commands.one import (
 )
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes
+from backup.commands.retrying import TRIES, repeat
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.errors import (
@@ -38,7 +39,7 @@ from backup.errors import (
     sound,
 )
 from backup.git.check import Disk
-from backup.model import Absence, Events, Repository, Selection, Source
+from backup.model import Absence, Events, Repository, Selection, Source, Visibility
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
 from backup.vault.chain import sizes
@@ -76,6 +77,10 @@ class RunOptions:
     selection: Selection = field(default_factory=Selection)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    visibility: Visibility | Literal["all"] = "all"
+    archived: bool = True
+    forks: bool = True
+    wikis: bool = True
     concurrency: int = 4
     check: CheckMode = "pack"
     full_after_days: int = 90
@@ -114,7 +119,13 @@ class OwnerRun:
         self._clock = clock
         self._counts = counts
         self._network = network
-        identity = source.identity
+        identity = repeat(
+            lambda: source.identity,
+            tries=TRIES,
+            stop=stop,
+            again=self._again,
+            may_pass=_of_a_source,
+        )
         self._layout = Layout.of(host=identity.host, owner=identity.owner)
         self._means = Means(
             destination=destination,
@@ -191,7 +202,15 @@ class OwnerRun:
 
     def _list(self) -> list[Repository]:
         self._events.listing(self._source.identity)
-        listing = list(self._source.repositories())
+        listing = repeat(
+            lambda: list(self._source.repositories()),
+            tries=TRIES,
+            stop=self._stop,
+            again=self._again,
+            may_pass=_of_a_source,
+        )
+        for note in self._source.notes:
+            self._note(note)
         self.listed = sum(not repository.problem for repository in listing)
         if not listing and not self._state.entries:
             identity = self._source.identity
@@ -205,16 +224,16 @@ class OwnerRun:
         options = self._options
         selected = []
         for repository in listing:
-            if _matches(repository.path, options.include, options.exclude):
+            if _is_wanted(repository, options):
                 selected.append(repository)
                 continue
             identity = (repository.kind, repository.host_id)
             if (entry := self._state.entries.get(identity)) is not None:
                 self.ledger.marks[identity] = carried(entry, not_selected=True)
         if listing and not selected:
-            names = [f"--include {p!r}" for p in options.include]
-            names += [f"--exclude {p!r}" for p in options.exclude]
-            raise ConfigError(f"{', '.join(names)}: leaves none of {len(listing)} repositories")
+            raise ConfigError(
+                f"{', '.join(_filters(options))}: leaves none of {len(listing)} repositories"
+            )
         self._selected = len(selected)
         self._events.listed(self._source.identity, len(selected))
         return selected
@@ -246,7 +265,7 @@ class OwnerRun:
             if identity in listed:
                 continue
             try:
-                answer = self._source.look_up(host_id=entry.host_id, path=entry.path)
+                answer = self._look_up(entry)
             except SourceError as error:
                 self.ledger.results[identity] = failed(
                     self._gone_repository(entry), entry, self._clock(), reason=error.message
@@ -257,6 +276,15 @@ class OwnerRun:
             else:
                 self._mark_absent(entry, answer)
         return found
+
+    def _look_up(self, entry: Entry) -> Repository | Absence:
+        return repeat(
+            lambda: self._source.look_up(host_id=entry.host_id, path=entry.path, kind=entry.kind),
+            tries=TRIES,
+            stop=self._stop,
+            again=self._again,
+            may_pass=_of_a_source,
+        )
 
     def _mark_absent(self, entry: Entry, answer: Absence) -> None:
         now = self._clock()
@@ -448,6 +476,7 @@ class OwnerRun:
                 host=identity.host,
                 owner=identity.owner,
                 location=identity.location,
+                owner_id=identity.owner_id or None,
             ),
             complete=complete,
             result=self.ledger.result(),
@@ -471,6 +500,9 @@ class OwnerRun:
             entries=tuple(entries),
         )
 
+    def _again(self, error: BackupError, seconds: float) -> None:
+        self._events.note(f"{error.message}; again in {seconds:.0f} s")
+
     def _note(self, message: str) -> None:
         self.ledger.notes.append(message)
         self._events.note(message)
@@ -480,6 +512,29 @@ def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Resul
     if not shop.means.stop.may_begin:
         raise NotBegun("not reached: the time was up")
     return back_up(repository, entry, shop)
+
+
+def _of_a_source(error: BackupError) -> bool:
+    return isinstance(error, SourceError)
+
+
+def _is_wanted(repository: Repository, options: RunOptions) -> bool:
+    return (
+        options.visibility in {"all", repository.visibility}
+        and (options.archived or not repository.archived)
+        and (options.forks or not repository.fork)
+        and (options.wikis or repository.kind != "wiki")
+        and _matches(repository.path, options.include, options.exclude)
+    )
+
+
+def _filters(options: RunOptions) -> list[str]:
+    names = [f"--include {pattern!r}" for pattern in options.include]
+    names += [f"--exclude {pattern!r}" for pattern in options.exclude]
+    names += [] if options.visibility == "all" else [f"--visibility {options.visibility}"]
+    names += [] if options.archived else ["--no-archived"]
+    names += [] if options.forks else ["--no-forks"]
+    return names + ([] if options.wikis else ["--no-wikis"])
 
 
 def _matches(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

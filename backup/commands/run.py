@@ -45,38 +45,43 @@ def run(
     clock = _in_milliseconds(clock)
     started_at = clock()
     snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
-    errors = []
+    errors: list[BackupError] = []
     connections = Network(
         network or NetworkSettings(),
         connections=options.concurrency * REQUESTS_PER_CAPTURE,
         stop=stop,
     )
+    owners: list[OwnerRun] = []
+    unknown: list[str] = []
     with work_folder() as folder, closing(connections):
-        owners = [
-            OwnerRun(
-                source,
-                counting,
-                options,
-                snapshot_id=snapshot_id,
-                started_at=started_at,
-                counts=counts,
-                network=connections,
-                disk=disk_of(folder),
-                events=events,
-                stop=stop,
-                clock=clock,
-            )
-            for source in sources
-        ]
-        for owner in owners:
+        for source in sources:
+            try:
+                owner = OwnerRun(
+                    source,
+                    counting,
+                    options,
+                    snapshot_id=snapshot_id,
+                    started_at=started_at,
+                    counts=counts,
+                    network=connections,
+                    disk=disk_of(folder),
+                    events=events,
+                    stop=stop,
+                    clock=clock,
+                )
+            except BackupError as error:
+                errors.append(error)
+                unknown.append(error.message)
+                continue
+            owners.append(owner)
             try:
                 owner.back_up()
             except BackupError as error:
                 owner.give_up(error)
                 errors.append(error)
-    if errors and len(errors) == len(owners):
+    if errors and len(errors) == len(sources):
         raise errors[0]
-    result = _worst([owner.ledger.result() for owner in owners])
+    result = "failed" if unknown else _worst([owner.ledger.result() for owner in owners])
     return RunReport(
         result=result,
         exit_code=ExitCode.INTERRUPTED if stop.interrupted else _EXIT_CODES[result],
@@ -90,7 +95,10 @@ def run(
         requests=counts.snapshot(),
         objects_written=counting.objects_written,
         bytes_uploaded=counting.bytes_uploaded,
-        problems=tuple(problem for owner in owners for problem in owner.ledger.problems),
+        problems=(
+            *unknown,
+            *(problem for owner in owners for problem in owner.ledger.problems),
+        ),
         notes=tuple(note for owner in owners for note in owner.ledger.notes),
     )
 

@@ -155,10 +155,10 @@ def _check_available(config: Config, given: Mapping[str, Given]) -> None:
         if not wanted.available and not _asks_for_nothing(wanted, one.text.strip()):
             raise NotYetAvailable(f"{one.label} is not available yet", hint="leave it out")
     for source in config.sources:
-        if source.path is None and not source.url:
+        if source.path is None and not source.url and source.provider != "github":
             raise NotYetAvailable(
                 f"{given['from'].label}: {str(source)!r} is not available yet",
-                hint="what works is a folder of repositories, git:URL and git:PATH",
+                hint="what works is github:OWNER, a folder of repositories, git:URL and git:PATH",
             )
 
 
@@ -171,7 +171,7 @@ def _asks_for_nothing(one: Input, text: str) -> bool:
 def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
     command = config.command
     if command in SOURCE_COMMANDS and not config.sources:
-        what = "a folder of repositories, git:URL or git:PATH"
+        what = "github:OWNER, a folder of repositories, git:URL or git:PATH"
         _refuse_missing("from", command, labels, what=what)
     if config.destination is None and config.bucket is None:
         what = "a folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
@@ -244,7 +244,7 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
         return
     servers = {}
     for source in config.sources:
-        parts = urlsplit(source.url)
+        parts = urlsplit(config.server_of(source))
         if parts.scheme in {"http", "https"}:
             servers[parts.scheme, parts.netloc.lower()] = source
             if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):

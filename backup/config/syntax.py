@@ -35,6 +35,11 @@ class SourceSpec:
         return self.value if self.provider == "folder" else f"{self.provider}:{self.value}"
 
     @property
+    def is_forge(self) -> bool:
+        """Whether it names an owner at a forge, and not a place."""
+        return self.path is None and not self.url
+
+    @property
     def url(self) -> str:
         """Where a single repository lies on a server; empty for everything else."""
         return self.value if self.provider == "git" and self.path is None else ""

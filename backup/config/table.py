@@ -66,6 +66,8 @@ from backup.config.syntax import (
 from backup.errors import ConfigError
 from backup.secret import Secret
 
+PUBLIC_GITHUB = "https://github.com"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -74,9 +76,9 @@ class Config:
     # Source
     sources: tuple[SourceSpec, ...] = declare(
         SOURCES,
-        "Where the repositories are: a folder that holds them, or git:URL or git:PATH for a single "
-        "one; may be given several times. github:OWNER, gitlab:GROUP and bitbucket:WORKSPACE are "
-        "not available yet.",
+        "Where the repositories are: github:OWNER, a folder that holds them, or git:URL or "
+        "git:PATH for a single one; may be given several times. gitlab:GROUP and "
+        "bitbucket:WORKSPACE are not available yet.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",
@@ -169,12 +171,14 @@ class Config:
         "when left out.",
         group="Source",
         commands=FORGE_COMMANDS,
+        available=True,
     )
     api_url: str | None = optional(
         WEB_URL,
         "Where that server's API is, if not where its kind has it.",
         group="Source",
         commands=FORGE_COMMANDS,
+        available=True,
     )
     include: tuple[str, ...] = declare(
         GLOBS,
@@ -199,6 +203,7 @@ class Config:
         "Take only public, private or internal repositories.",
         group="Source",
         commands=SOURCE_COMMANDS,
+        available=True,
         default="all",
     )
     archived: bool = declare(
@@ -206,6 +211,7 @@ class Config:
         "Take archived repositories too.",
         group="Source",
         commands=SOURCE_COMMANDS,
+        available=True,
         default="true",
     )
     forks: bool = declare(
@@ -213,6 +219,7 @@ class Config:
         "Take forks too.",
         group="Source",
         commands=SOURCE_COMMANDS,
+        available=True,
         default="true",
     )
     pull_refs: bool = declare(
@@ -229,6 +236,7 @@ class Config:
         "Take the wikis of the repositories too.",
         group="Source",
         commands=SOURCE_COMMANDS,
+        available=True,
         default="true",
     )
     gists: bool = declare(
@@ -619,8 +627,14 @@ class Config:
         return DestinationSpec(value, bucket=self.bucket, prefix=prefix)
 
     def owner_of(self, source: SourceSpec) -> str:
-        """Name the owner of a folder, or of a repository that was named by its place."""
+        """Name the owner: of a forge as it was named, of other places as given or by the place."""
+        if source.is_forge:
+            return source.value
         return self.owner[0] if self.owner else source.default_owner
+
+    def server_of(self, source: SourceSpec) -> str:
+        """Give the URL of the server that a source is at; empty for this machine."""
+        return (self.server_url or PUBLIC_GITHUB) if source.provider == "github" else source.url
 
 
 INPUTS: tuple[Input, ...] = tuple(

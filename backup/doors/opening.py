@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup.config import Config
+from backup.config import Config, SourceSpec
 from backup.errors import ConfigError
 from backup.model import Destination, Selection, Source
 from backup.secret import Secret
@@ -35,6 +35,10 @@ def run_options(config: Config) -> "RunOptions":
         selection=Selection(pull_refs=config.pull_refs, lfs=config.lfs, metadata=config.metadata),
         include=config.include,
         exclude=config.exclude,
+        visibility=config.visibility,
+        archived=config.archived,
+        forks=config.forks,
+        wikis=config.wikis,
         concurrency=config.concurrency,
         check=config.check,
         full_after_days=config.full_after_days,
@@ -48,14 +52,16 @@ def run_options(config: Config) -> "RunOptions":
 
 
 def open_sources(config: Config) -> list[Source]:
-    """Open the plain sources; repositories named one by one share a source per owner."""
+    """Open what was named; repositories named one by one share a source per owner."""
     from backup.sources.plain import FolderSource, GitUrlSource
 
     sources: list[Source] = []
     locations: dict[str, list[str]] = {}
-    for spec in config.sources:
+    for spec in dict.fromkeys(config.sources):
         owner, path = config.owner_of(spec), spec.path
-        if spec.provider == "folder" and path is not None:
+        if spec.provider == "github":
+            sources.append(_github(config, spec))
+        elif spec.provider == "folder" and path is not None:
             sources.append(FolderSource(path, owner=owner))
         else:
             place = spec.url if path is None else os.fspath(path)
@@ -66,6 +72,18 @@ def open_sources(config: Config) -> list[Source]:
         for owner, places in locations.items()
     ]
     return [*sources, *named]
+
+
+def _github(config: Config, spec: SourceSpec) -> Source:
+    from backup.sources.github import GitHubSource
+
+    return GitHubSource(
+        spec.value,
+        token=config.token,
+        authorization=_authorization(config),
+        server_url=config.server_of(spec).rstrip("/"),
+        api_url=config.api_url,
+    )
 
 
 def _authorization(config: Config) -> Secret | None:

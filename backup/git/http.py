@@ -35,6 +35,7 @@ from backup.errors import (
     ProtocolError,
     RateLimited,
     RepositoryBlocked,
+    RepositoryMissing,
     RepositoryUnavailable,
     SourceError,
     TruncatedResponse,
@@ -497,11 +498,11 @@ def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
                 hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN)",
             )
         case 404:
-            raise RepositoryUnavailable(f"{url}: not there, or not visible to us (404){said}")
+            raise RepositoryMissing(f"{url}: not there, or not visible to us (404){said}")
         case 407:
             raise SourceError(f"{url}: the proxy wants to know who we are (407)")
         case 410:
-            raise RepositoryUnavailable(f"{url}: gone for good (410){said}")
+            raise RepositoryMissing(f"{url}: gone for good (410){said}")
         case 451:
             notice = _notice(answer.headers)
             raise RepositoryBlocked(f"{url}: blocked for legal reasons (451){notice or said}")

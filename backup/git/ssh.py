@@ -16,7 +16,7 @@ from backup.errors import (
     BackupError,
     HostUnreachable,
     ProtocolError,
-    RepositoryUnavailable,
+    RepositoryMissing,
     SourceError,
 )
 from backup.git.command import clean_environment
@@ -120,7 +120,7 @@ def ssh_error(url: str, words: str) -> BackupError | None:
         )
     missing = ("does not appear to be a git repository", "repository not found", "does not exist")
     if any(one in said for one in missing):
-        return RepositoryUnavailable(f"{url}: not there, or not visible to this key ({words})")
+        return RepositoryMissing(f"{url}: not there, or not visible to this key ({words})")
     unreached = (
         "could not resolve hostname",
         "connection refused",

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from backup.errors import RepositoryUnavailable, SourceError
-from backup.model import Absence, Repository, SourceIdentity
+from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.secret import Secret
 
 _ID_DIGITS = 16
@@ -103,6 +103,7 @@ class FolderSource:
     """
 
     lists_everything = True
+    notes = ()
 
     def __init__(self, root: Path, *, owner: str) -> None:
         self._root = root
@@ -129,7 +130,7 @@ class FolderSource:
         """Answer that nothing is needed: folders are read as they are."""
         return
 
-    def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
+    def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         """Answer for a repository that the last listing did not have.
 
         Raises:
@@ -194,6 +195,7 @@ class GitUrlSource:
     """
 
     lists_everything = False
+    notes = ()
 
     def __init__(
         self, locations: Sequence[str], *, owner: str, authorization: Secret | None = None
@@ -217,7 +219,7 @@ class GitUrlSource:
                 clone_url=location,
             )
 
-    def look_up(self, *, host_id: str, path: str) -> Repository | Absence:
+    def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         """Answer for a location that was not given this time."""
         return Absence("not-visible", f"{path} ({host_id}) was not named")
 

@@ -163,16 +163,22 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ("backup", "there is no command 'backup'"),
         ("rum", "there is no command 'rum'"),
         ("--from repositories", "there is no option --from"),
-        ("run", "--from is missing: give a folder of repositories, git:URL or git:PATH"),
+        (
+            "run",
+            "--from is missing: give github:OWNER, a folder of repositories, git:URL or git:PATH",
+        ),
         (
             "run --from repositories",
             "--to is missing: give a folder to back up to, or s3://BUCKET/PREFIX",
         ),
         (
             "run --from= --to=",
-            "--from is missing: give a folder of repositories, git:URL or git:PATH",
+            "--from is missing: give github:OWNER, a folder of repositories, git:URL or git:PATH",
         ),
-        ("run --to vault", "--from is missing: give a folder of repositories, git:URL or git:PATH"),
+        (
+            "run --to vault",
+            "--from is missing: give github:OWNER, a folder of repositories, git:URL or git:PATH",
+        ),
         ("run --form repositories --to vault", "run has no option --form"),
         ("run -x --from repositories --to vault", "run has no option -x"),
         ("run --from repositories --to", "--to is given without a value"),

@@ -13,7 +13,7 @@ from rich.console import Console
 from backup.commands.run import RunOptions, run
 from backup.destinations.memory import MemoryDestination
 from backup.errors import ConfigError, SourceError
-from backup.model import Destination, Key, Outcome, RunReport, Selection, Source
+from backup.model import Destination, Key, Kind, Outcome, RunReport, Selection, Source
 from backup.report.terminal import TerminalEvents
 from backup.sources.plain import FolderSource, GitUrlSource
 from backup.stopping import Stop
@@ -830,7 +830,7 @@ def test_a_repository_that_a_second_look_finds_is_not_gone(lab: Lab) -> None:
         def repositories(self) -> Iterator[Any]:
             yield from (one for one in super().repositories() if one.path != "r00")
 
-        def look_up(self, *, host_id: str, path: str) -> Any:
+        def look_up(self, *, host_id: str, path: str, kind: Kind) -> Any:
             return next(one for one in super().repositories() if one.host_id == host_id)
 
     report = lab.run(sources=[MissesOne(lab.root, owner="src")])

@@ -578,7 +578,6 @@ def test_a_folder_without_a_name_needs_an_owner(
 @pytest.mark.parametrize(
     "text",
     [
-        "github:acme",
         "gitlab:group/sub",
         "bitbucket:space",
     ],

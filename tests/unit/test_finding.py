@@ -15,7 +15,7 @@ from backup.commands.finding import (
 )
 from backup.destinations.memory import MemoryDestination
 from backup.errors import ConfigError, DamagedDocument
-from backup.model import Destination
+from backup.model import Destination, Kind
 from backup.vault.documents import AbsenceLine, Entry, Manifest, SourceLine, encode
 from backup.vault.layout import DocumentName, Layout
 
@@ -95,9 +95,10 @@ def found(
     host: str = "github.com",
     aliases: tuple[str, ...] = (),
     gone: bool = False,
+    kind: Kind = "code",
 ) -> Found:
     absence = AbsenceLine(since=NOW, asked_at=NOW, answer="not-visible") if gone else None
-    entry = Entry(host_id=host_id, path=path, aliases=aliases, absence=absence)
+    entry = Entry(host_id=host_id, path=path, aliases=aliases, absence=absence, kind=kind)
     return Found(Layout.of(host=host, owner=owner), host, owner, entry)
 
 
@@ -166,10 +167,19 @@ def test_a_name_that_means_none_is_refused_with_some_that_are_there() -> None:
     assert "acme/r0, acme/r1, acme/r2, acme/r3, acme/r4 and 2 more" in caught.value.hint
 
 
-def test_letter_case_matters_as_it_does_in_keys() -> None:
+def test_the_same_letter_case_comes_first_and_another_will_do() -> None:
     assert meant("Widgets", found("widgets", "1"), found("Widgets", "2")) == "2"
-    with pytest.raises(ConfigError):
-        meant("WIDGETS", found("widgets", "1"))
+    assert meant("WIDGETS", found("widgets", "1")) == "1"
+    assert meant("ACME/widgets.GIT", found("widgets", "1")) == "1"
+    with pytest.raises(ConfigError, match="means several"):
+        meant("WIDGETS", found("widgets", "1"), found("Widgets", "2"))
+
+
+def test_a_wiki_is_told_from_its_repository_by_name_and_id() -> None:
+    both = (found("widgets", "1"), found("widgets.wiki", "1", kind="wiki"))
+    assert find_repository(both, "1").entry.kind == "code"
+    assert find_repository(both, "1.wiki").entry.kind == "wiki"
+    assert find_repository(both, "acme/widgets.wiki").entry.kind == "wiki"
 
 
 # --- A state -----------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ for one in source.repositories():
     print(one.path, one.problem or "fine", sep="|")
 for path in sys.argv[2:]:
     try:
-        print(path, source.look_up(host_id="1", path=path).answer, sep="|")
+        print(path, source.look_up(host_id="1", path=path, kind="code").answer, sep="|")
     except SourceError as error:
         print(path, error.message, sep="|")
 """
@@ -312,7 +312,7 @@ def test_the_source_is_where_it_lies_and_not_where_a_link_leads(tmp_path: Path) 
 def test_a_repository_that_left_is_not_visible(tmp_path: Path) -> None:
     source = FolderSource(tmp_path, owner="acme")
     assert list(source.repositories()) == []
-    answer = source.look_up(host_id="1", path="group/widgets")
+    answer = source.look_up(host_id="1", path="group/widgets", kind="code")
     assert isinstance(answer, Absence)
     assert answer.answer == "not-visible"
     assert "group/widgets" in answer.detail

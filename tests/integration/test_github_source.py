@@ -1,0 +1,523 @@
+"""The repositories of a GitHub owner: which are listed, what GitHub's refusals mean, whole nights.
+
+The API is a fake whose every answer is held against GitHub's own description; git is real.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.errors import (
+    AuthenticationError,
+    BackupError,
+    HostUnreachable,
+    RateLimited,
+    SourceError,
+)
+from backup.model import Absence, Repository
+from backup.secret import Secret
+from backup.sources.github import GitHubSource, api_of
+from tests.support.git import commit_chain, init_bare, set_head, update_refs
+from tests.support.github import PREFIX, GitHub, Listed, Owner, Token
+from tests.support.gitserver import Answer, Request
+from tests.support.mirrors import assert_same_mirror
+from tests.support.program import Completed, repo_backup
+from tests.support.vaults import to_be_kept
+
+PAT = "ghp_" + "a" * 36
+INSTALLATION = "ghs_" + "b" * 36
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[GitHub]:
+    with GitHub(tmp_path / "git") as forge:
+        forge.tokens[PAT] = Token("jane")
+        forge.owner("jane", kind="User")
+        yield forge
+
+
+@pytest.fixture
+def acme(forge: GitHub) -> Owner:
+    return forge.owner("Acme")
+
+
+def source(forge: GitHub, owner: str, token: str | None = PAT) -> GitHubSource:
+    secret = None if token is None else Secret(token)
+    return GitHubSource(owner, token=secret, server_url=forge.url)
+
+
+def listed(forge: GitHub, owner: str, token: str | None = PAT) -> dict[str, Repository]:
+    return {one.path: one for one in source(forge, owner, token).repositories()}
+
+
+def real(forge: GitHub, owner: Owner, name: str, **more: Any) -> Listed:
+    """Make a repository that the API lists and git has."""
+    path = init_bare(forge.root / owner.login / f"{name}.git")
+    update_refs(path, {b"refs/heads/main": commit_chain(path, 2, label=name.encode())[-1]})
+    set_head(path, b"refs/heads/main")
+    return forge.repository(owner, name, **more)
+
+
+# --- Which repositories -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "api"),
+    [
+        ("https://github.com", "https://api.github.com"),
+        ("https://github.example.com", "https://github.example.com/api/v3"),
+        ("https://octo.ghe.com", "https://api.octo.ghe.com"),
+    ],
+)
+def test_the_api_lies_where_its_product_has_it(server: str, api: str) -> None:
+    assert api_of(server) == api
+
+
+def test_an_organisation_s_repositories_are_all_listed_whatever_the_number(
+    forge: GitHub, acme: Owner
+) -> None:
+    forge.page = 30
+    for number in range(100):
+        forge.repository(acme, f"r{number}", private=number % 2 == 0)
+    found = source(forge, "acme")
+    assert [one.path for one in found.repositories()] == [f"r{number}" for number in range(100)]
+    pages = [one for one in forge.requests if "/orgs/Acme/repos" in one.target]
+    assert len(pages) == 4
+    assert found.notes == ()
+
+
+def test_the_owner_is_spelled_as_github_spells_it(forge: GitHub, acme: Owner) -> None:
+    identity = source(forge, "aCME").identity
+    assert (identity.owner, identity.owner_id) == ("Acme", str(acme.owner_id))
+    assert identity.host == forge.url.removeprefix("http://")
+    assert identity.provider == "github"
+
+
+def test_what_github_says_of_a_repository_is_taken(forge: GitHub, acme: Owner) -> None:
+    forge.repository(acme, "inner", private=True, visibility="internal", archived=True)
+    forge.repository(acme, "copy", fork=True, disabled=True)
+    found = listed(forge, "acme")
+    assert (found["inner"].private, found["inner"].visibility) == (True, "internal")
+    assert (found["inner"].archived, found["inner"].fork) == (True, False)
+    assert (found["copy"].fork, bool(found["copy"].blocked)) == (True, True)
+    assert found["copy"].host_id.isdigit()
+    # The address is ours to make: nothing that an answer says leads the token elsewhere.
+    assert found["copy"].clone_url == f"{forge.url}/Acme/copy.git"
+    assert found["copy"].pushed_at is not None
+
+
+def test_a_wiki_follows_its_repository_under_the_same_id(forge: GitHub, acme: Owner) -> None:
+    forge.repository(acme, "with", has_wiki=True)
+    forge.repository(acme, "without")
+    found = listed(forge, "acme")
+    assert [*found] == ["with", "with.wiki", "without"]
+    assert found["with.wiki"].kind == "wiki"
+    assert found["with.wiki"].host_id == found["with"].host_id
+    assert found["with.wiki"].clone_url == f"{forge.url}/Acme/with.wiki.git"
+
+
+def test_one_s_own_private_repositories_are_listed(forge: GitHub) -> None:
+    jane = forge.owners[0]
+    forge.repository(jane, "mine", private=True)
+    found = source(forge, "JANE")
+    assert [one.path for one in found.repositories()] == ["mine"]
+    assert found.notes == ()
+
+
+def test_of_another_user_only_what_is_public_is_seen_and_that_is_said(forge: GitHub) -> None:
+    john = forge.owner("john", kind="User")
+    forge.repository(john, "shown")
+    forge.repository(john, "hidden", private=True)
+    found = source(forge, "john")
+    assert [one.path for one in found.repositories()] == ["shown"]
+    assert "only those that are public" in found.notes[0]
+
+
+def test_without_a_token_only_what_is_public_is_seen_and_that_is_said(
+    forge: GitHub, acme: Owner
+) -> None:
+    forge.repository(acme, "shown")
+    forge.repository(acme, "hidden", private=True)
+    found = source(forge, "acme", None)
+    assert [one.path for one in found.repositories()] == ["shown"]
+    assert "without a token" in found.notes[0]
+
+
+def test_an_installation_lists_what_it_was_given_of_this_owner(forge: GitHub, acme: Owner) -> None:
+    other = forge.owner("other")
+    for owner in (acme, other):
+        for name in ("one", "two", "three"):
+            forge.repository(owner, name, private=True)
+    forge.tokens[INSTALLATION] = Token(sees=frozenset({"one", "three"}))
+    assert [*listed(forge, "acme", INSTALLATION)] == ["one", "three"]
+    assert {one.owner for one in listed(forge, "acme", INSTALLATION).values()} == {"Acme"}
+
+
+def test_an_owner_that_does_not_exist_is_said(forge: GitHub) -> None:
+    with pytest.raises(SourceError, match="has no owner 'nobody'") as caught:
+        list(source(forge, "nobody").repositories())
+    assert not caught.value.retryable
+
+
+# --- One that is not listed any more -------------------------------------------------------------
+
+
+def test_what_became_of_a_repository_is_asked_by_its_id(forge: GitHub, acme: Owner) -> None:
+    other = forge.owner("other")
+    known = {
+        "still there": forge.repository(acme, "renamed", listed=False, has_wiki=True),
+        "moved away": forge.repository(other, "moved"),
+        "hidden": forge.repository(other, "hidden", private=True),
+    }
+    forge.tokens[PAT] = Token("jane", sees=frozenset())
+    found = source(forge, "acme")
+
+    def look_up(words: str, kind: Any = "code") -> Repository | Absence:
+        return found.look_up(host_id=str(known[words].repository_id), path="old", kind=kind)
+
+    there, wiki = look_up("still there"), look_up("still there", "wiki")
+    assert isinstance(there, Repository)
+    assert isinstance(wiki, Repository)
+    assert (there.path, wiki.path) == ("renamed", "renamed.wiki")
+    moved = look_up("moved away")
+    assert isinstance(moved, Absence)
+    assert (moved.answer, moved.detail) == ("transferred", "it is now other/moved")
+    hidden = look_up("hidden")
+    assert isinstance(hidden, Absence)
+    assert hidden.answer == "not-visible"
+    known["still there"].has_wiki = False
+    off = look_up("still there", "wiki")
+    assert isinstance(off, Absence)
+    assert "switched off" in off.detail
+
+
+def test_a_repository_that_is_blocked_says_by_which_notice(forge: GitHub, acme: Owner) -> None:
+    one = forge.repository(acme, "taken-down", listed=False, blocked="https://notice.example/7")
+    answer = source(forge, "acme").look_up(
+        host_id=str(one.repository_id), path="taken-down", kind="code"
+    )
+    assert isinstance(answer, Absence)
+    assert answer.answer == "blocked"
+    assert "https://notice.example/7" in answer.detail
+    # The description of this product does not have it; that of github.com does.
+    assert [problem for problem in forge.problems if "never answers 451" not in problem] == []
+    forge.problems.clear()
+
+
+# --- What refusals mean ---------------------------------------------------------------------------
+
+
+def refusing(status: int, headers: dict[str, str] | None = None, message: str = "no") -> Any:
+    body = json.dumps({"message": message}).encode()
+    fields = {"Content-Type": "application/json", **(headers or {})}
+
+    def answer(request: Request) -> Answer | None:
+        return Answer(status, fields, body) if request.target.startswith(PREFIX) else None
+
+    return answer
+
+
+def refusal(forge: GitHub, status: int, **more: Any) -> BackupError:
+    forge.answer = refusing(status, **more)
+    with pytest.raises(BackupError) as caught:
+        list(source(forge, "acme").repositories())
+    assert len(forge.requests) == 1, "nothing is repeated here"
+    return caught.value
+
+
+def test_a_token_that_is_not_accepted_is_said(forge: GitHub, acme: Owner) -> None:
+    with pytest.raises(AuthenticationError, match="401") as caught:
+        list(source(forge, "acme", "ghp_wrong-token").repositories())
+    assert "REPO_BACKUP_TOKEN" in caught.value.hint
+    assert "ghp_wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message", "words"),
+    [
+        (
+            {"X-GitHub-SSO": "required; url=https://github.com/orgs/acme/sso?authorization=1"},
+            "Resource protected by organization SAML enforcement",
+            "https://github.com/orgs/acme/sso?authorization=1",
+        ),
+        (
+            {"X-Accepted-GitHub-Permissions": "metadata=read"},
+            "Resource not accessible by personal access token",
+            "metadata=read",
+        ),
+        (
+            {"X-OAuth-Scopes": "gist", "X-Accepted-OAuth-Scopes": "repo, read:org"},
+            "Must have admin rights",
+            "repo, read:org",
+        ),
+        ({}, "forbids access via a personal access token (classic)", "approve the token"),
+    ],
+)
+def test_what_is_missing_is_named(
+    headers: dict[str, str], message: str, words: str, forge: GitHub, acme: Owner
+) -> None:
+    error = refusal(forge, 403, headers=headers, message=message)
+    assert isinstance(error, AuthenticationError)
+    assert words in error.hint
+    assert message in error.message
+
+
+RESET = str(int(time.time()) + 36_000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "least", "most"),
+    [
+        (
+            (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": RESET}, ""),
+            30_000,
+            36_001,
+        ),
+        ((429, {"Retry-After": "7"}, ""), 7, 7),
+        ((403, {"Retry-After": "30"}, ""), 30, 30),
+        ((403, {}, "You have exceeded a secondary rate limit."), 60, 60),
+    ],
+)
+def test_a_rate_limit_says_how_long(
+    answer: tuple[int, dict[str, str], str], least: float, most: float, forge: GitHub, acme: Owner
+) -> None:
+    status, headers, message = answer
+    error = refusal(forge, status, headers=headers, message=message)
+    assert isinstance(error, RateLimited)
+    assert error.retry_after_seconds is not None
+    assert least <= error.retry_after_seconds <= most
+
+
+def test_trouble_at_github_may_pass(forge: GitHub, acme: Owner) -> None:
+    assert isinstance(refusal(forge, 502), HostUnreachable)
+    with pytest.raises(HostUnreachable, match="cannot be reached"):
+        list(GitHubSource("acme", token=None, server_url="http://127.0.0.1:9").repositories())
+
+
+def test_a_page_that_fails_is_never_a_shorter_list(forge: GitHub, acme: Owner) -> None:
+    forge.page = 10
+    for number in range(35):
+        forge.repository(acme, f"r{number}")
+    forge.answer = lambda request: (
+        Answer(502) if "page=3" in request.target.replace("per_page", "") else None
+    )
+    with pytest.raises(HostUnreachable):
+        list(source(forge, "acme").repositories())
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"message": "moved"}', b'"text"'])
+def test_an_answer_that_is_no_listing_is_an_error(body: bytes, forge: GitHub, acme: Owner) -> None:
+    forge.answer = lambda request: (
+        Answer(200, {"Content-Type": "application/json"}, body)
+        if "/orgs/" in request.target
+        else None
+    )
+    with pytest.raises(BackupError):
+        list(source(forge, "acme").repositories())
+
+
+def test_a_next_page_on_another_server_is_not_followed(forge: GitHub, acme: Owner) -> None:
+    link = '<https://elsewhere.example/api/v3/repos?page=2>; rel="next"'
+    forge.answer = lambda request: (
+        Answer(200, {"Content-Type": "application/json", "Link": link}, b"[]")
+        if "/orgs/" in request.target
+        else None
+    )
+    with pytest.raises(BackupError, match="another server"):
+        list(source(forge, "acme").repositories())
+
+
+# --- Nights ---------------------------------------------------------------------------------------
+
+
+def night(
+    forge: GitHub, vault: Path, *words: str, check: int | None = 0, token: str | None = PAT
+) -> Completed:
+    env = {"REPO_BACKUP_SERVER_URL": forge.url}
+    if token is not None:
+        env["REPO_BACKUP_TOKEN"] = token
+    asked = ("run", "--from", "github:acme", "--to", str(vault), "--json", *words)
+    return repo_backup(*asked, env=env, check=check)
+
+
+def told(done: Completed) -> dict[str, str]:
+    return {one["path"]: one["status"] for one in done.json["repositories"]}
+
+
+def test_an_owner_is_backed_up_and_comes_back(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
+    real(forge, acme, "public")
+    real(forge, acme, "secret", private=True, has_wiki=True)
+    real(forge, acme, "old", archived=True)
+    init_bare(forge.root / "Acme" / "empty.git")
+    forge.repository(acme, "empty")
+    wiki = init_bare(forge.root / "Acme" / "secret.wiki.git")
+    update_refs(wiki, {b"refs/heads/master": commit_chain(wiki, 1)[-1]})
+    vault = tmp_path / "vault"
+    first = night(forge, vault)
+    assert told(first) == {
+        "empty": "empty",
+        "old": "captured",
+        "public": "captured",
+        "secret": "captured",
+        "secret.wiki": "captured",
+    }
+    before = len(forge.server.requests)
+    second = night(forge, vault)
+    assert told(second)["secret.wiki"] == "unchanged"
+    # Two requests of git each, the owner and one page of the listing.
+    assert len(forge.server.requests) - before == 2 * 5 + 2
+    assert second.json["totals"]["objects_written"] == 1
+    repo_backup("restore", "--all", tmp_path / "back", "--from", vault)
+    for name in ("public", "secret", "old", "secret.wiki"):
+        expected = to_be_kept(forge.root / "Acme" / f"{name}.git")
+        assert_same_mirror(tmp_path / "back" / f"{name}.git", expected)
+    host = forge.url.removeprefix("http://").replace(":", "-")
+    assert [path.name for path in (vault / host).iterdir()] == ["Acme"]
+
+
+def test_a_wiki_without_pages_is_looked_for_once_a_week(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets", has_wiki=True)
+    vault = tmp_path / "vault"
+    for _ in range(2):
+        done = night(forge, vault)
+        assert told(done) == {
+            "widgets": done.json["repositories"][0]["status"],
+            "widgets.wiki": "empty",
+        }
+    asked = [one for one in forge.server.requests if ".wiki.git" in one.target]
+    assert len(asked) == 1
+    # The first page is made; nobody looks before the week is over.
+    wiki = init_bare(forge.root / "Acme" / "widgets.wiki.git")
+    update_refs(wiki, {b"refs/heads/master": commit_chain(wiki, 1)[-1]})
+    assert told(night(forge, vault))["widgets.wiki"] == "empty"
+
+
+def test_a_wiki_that_goes_is_said_and_kept(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
+    real(forge, acme, "widgets", has_wiki=True)
+    wiki = init_bare(forge.root / "Acme" / "widgets.wiki.git")
+    update_refs(wiki, {b"refs/heads/master": commit_chain(wiki, 1)[-1]})
+    state = to_be_kept(wiki)
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    wiki.rename(tmp_path / "away")
+    for known in (False, True):
+        done = night(forge, vault)
+        (outcome,) = [one for one in done.json["repositories"] if one["kind"] == "wiki"]
+        assert (outcome["status"], outcome["known"]) == ("gone", known)
+    repo_backup("restore", "acme/widgets.wiki", "--from", vault, tmp_path / "w.git")
+    assert_same_mirror(tmp_path / "w.git", state)
+
+
+def test_a_rename_continues_the_chain(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
+    one = real(forge, acme, "before")
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    (forge.root / "Acme" / "before.git").rename(forge.root / "Acme" / "after.git")
+    one.name = "after"
+    done = night(forge, vault)
+    assert told(done) == {"after": "unchanged"}
+    assert done.json["totals"]["objects_written"] == 1
+    repo_backup("restore", "acme/before", "--from", vault, tmp_path / "back.git")
+
+
+def test_filters_leave_out_what_they_say_and_lose_nothing(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "public")
+    real(forge, acme, "secret", private=True)
+    real(forge, acme, "old", archived=True)
+    real(forge, acme, "copy", fork=True)
+    vault = tmp_path / "vault"
+    assert len(told(night(forge, vault))) == 4
+    for words, left in {
+        ("--visibility", "private"): {"secret"},
+        ("--no-archived",): {"public", "secret", "copy"},
+        ("--no-forks", "--visibility", "public"): {"public", "old"},
+    }.items():
+        assert told(night(forge, vault, *words)) == dict.fromkeys(left, "unchanged")
+    assert told(night(forge, vault)) == dict.fromkeys(
+        ("copy", "old", "public", "secret"), "unchanged"
+    )
+    done = night(forge, vault, "--visibility", "internal", check=2)
+    assert "--visibility internal: leaves none of 4" in done.stderr
+
+
+def test_what_is_not_listed_any_more_is_asked_for_and_kept(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    names = [f"r{number}" for number in range(6)]
+    known = {name: real(forge, acme, name) for name in names}
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    known["r0"].listed = False
+    known["r0"].owner = forge.owner("other")
+    done = night(forge, vault)
+    assert told(done)["r0"] == "gone"
+    (outcome,) = [one for one in done.json["repositories"] if one["path"] == "r0"]
+    assert "it is now other/r0" in outcome["reason"]
+
+
+def test_a_listing_that_falls_by_half_fails_and_marks_nothing(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    known = [real(forge, acme, f"r{number}") for number in range(6)]
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    for one in known[:3]:
+        one.listed = False
+    done = night(forge, vault, check=1)
+    assert done.json["result"] == "failed"
+    assert set(told(done).values()) == {"unchanged"}
+    for one in known[:3]:
+        one.listed = True
+    assert len(told(night(forge, vault))) == 6
+
+
+def test_a_blocked_or_disabled_repository_is_skipped_and_then_known(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "sound")
+    one = real(forge, acme, "stopped")
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    one.disabled = True
+    for known in (False, True):
+        done = night(forge, vault)
+        (outcome,) = [item for item in done.json["repositories"] if item["path"] == "stopped"]
+        assert (outcome["status"], outcome["known"]) == ("skipped", known)
+        assert "disabled" in outcome["reason"]
+
+
+def test_trouble_in_the_listing_is_waited_out_and_told(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets")
+    left = [2]
+
+    def answer(request: Request) -> Answer | None:
+        if "/orgs/" in request.target and left[0]:
+            left[0] -= 1
+            return Answer(429, {"Retry-After": "1"}, b"{}")
+        return None
+
+    forge.answer = answer
+    done = night(forge, tmp_path / "vault")
+    assert told(done) == {"widgets": "captured"}
+    assert done.stderr.count("again in") == 2
+
+
+def test_a_night_without_a_token_says_what_it_cannot_see(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "public")
+    real(forge, acme, "secret", private=True)
+    done = night(forge, tmp_path / "vault", token=None)
+    assert told(done) == {"public": "captured"}
+    assert "without a token only what is public is seen" in done.stderr
+    assert done.json["notes"]
