@@ -320,6 +320,7 @@ class Outcome:
         changes: refs that differ from the capture before; empty for a first capture.
         urgent: something an owner must see first, such as all branches being gone.
         known: a failure or block that the run before had already.
+        private: whether its name is nobody's business.
         retries: how often it was tried again before it came to this.
     """
 
@@ -340,6 +341,7 @@ class Outcome:
     urgent: str = ""
     known: bool = False
     retries: int = 0
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)

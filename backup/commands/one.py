@@ -185,6 +185,7 @@ def outcome_of(repository: Repository) -> Outcome:
         host_id=repository.host_id,
         kind=repository.kind,
         status="failed",
+        private=repository.private,
     )
 
 

@@ -308,6 +308,7 @@ class OwnerRun:
             host_id=entry.host_id,
             clone_url="",
             kind=entry.kind,
+            private=entry.private,
         )
 
     def _work_off(self, selected: Sequence[Repository]) -> None:

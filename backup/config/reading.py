@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -70,10 +70,17 @@ def read_action(given: Mapping[str, Given]) -> Config:
         raise ConfigError("token is missing: give a token, or app-id and app-private-key")
     if config.destination is None and config.bucket is None:
         raise ConfigError("destination is missing: give bucket, or destination")
-    if config.provider != "git":
-        label = labels["provider"]
+    if config.provider != "github":
+        label = labels.get("provider", "provider")
         raise NotYetAvailable(f"{label}: {config.provider!r} is not available yet")
+    if config.command != "run":
+        raise NotYetAvailable(f"{labels['command']}: {config.command!r} is not available yet")
     _check_available(config, given)
+    sources = tuple(SourceSpec("github", owner) for owner in config.owner)
+    # An owner is given by name here, and names no folder of the vault.
+    config = replace(config, sources=sources, owner=())
+    _check_destination(config, labels)
+    _check_where_token_goes(config, labels | {"from": labels["server-url"]})
     return config
 
 
@@ -177,7 +184,11 @@ def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
         what = "a folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
         what = f"{what}, or s3://BUCKET/PREFIX"
         _refuse_missing("destination", command, labels, what=what)
-    folder = config.vault.folder
+    _check_destination(config, labels)
+
+
+def _check_destination(config: Config, labels: Mapping[str, str]) -> None:
+    folder, command = config.vault.folder, config.command
     if folder is None:
         return
     if command in READING_COMMANDS and not folder.exists():

@@ -574,12 +574,13 @@ class Config:
     )
     hide_private_names: HideNames = declare(
         choice(get_args(HideNames)),
-        "Hide the names of private repositories in what is printed; auto does so when the "
-        "workflow's repository is public.",
+        "Hide the names of private repositories in what is printed; auto does so in a workflow "
+        "whose repository is public.",
         group="Alerts and report",
         commands=("run", "verify", "prune", "status"),
         default="auto",
         off=("false",),
+        available=True,
     )
     as_json: bool = declare(
         BOOLEAN,

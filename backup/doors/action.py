@@ -1,12 +1,39 @@
-"""The container action: inputs in ``INPUT_`` variables, or a command line when there are words."""
+"""The container action: inputs in ``INPUT_`` variables, or a command line when there are words.
 
+What a run did is told in four ways that come from one report: exit code, outputs, summary and
+annotations.
+"""
+# ruff: noqa: PLC0415 - a refusal waits for no library
+
+import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backup.config import INPUTS, Given, read_action
+from backup import __version__
+from backup.config import INPUTS, Config, Given, read_action
 from backup.doors import cli
-from backup.errors import ConfigError, ExitCode, NotYetAvailable
+from backup.doors.opening import (
+    FALLBACKS,
+    caller_of,
+    make_stop,
+    network_settings,
+    open_destination,
+    open_sources,
+    run_options,
+    stopped_by_signals,
+)
+from backup.doors.runner import MOST_ANNOTATIONS, Runner
+from backup.errors import BackupError, ExitCode
+
+if TYPE_CHECKING:
+    from backup.model import RunReport
+
+_REPORT = "repo-backup-report.json"
+_BUGS = "please report it on the issue page of the project"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,33 +42,135 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # An action whose `args` is an empty expression still gets one empty word.
     if any(words):
         return cli.main(words)
-    for message in _refusals(os.environ):
-        print(f"::error::{_escaped(message)}")  # noqa: T201
-    return ExitCode.CONFIGURATION
-
-
-def _refusals(environment: Mapping[str, str]) -> list[str]:
-    """Name a wrong input first: it would be wrong in every release."""
-    not_yet = "the container action is not available yet: use the command line, repo-backup run"
+    runner = Runner(os.environ)
     try:
-        read_action(_inputs(environment))
-    except NotYetAvailable:
-        return [not_yet]
-    except ConfigError as error:
-        return [error.message, not_yet]
-    return [not_yet]
+        config = read_action(_inputs(os.environ))
+        _hide_secrets(config, runner)
+        return _run(config, runner)
+    except BackupError as error:
+        _tell_failure(runner, error.message, error.hint)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  whatever it is, the workflow must see it
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        message = f"this is a bug of ours: {type(error).__name__} at {place} ({__version__})"
+        _tell_failure(runner, message, _BUGS)
+        return ExitCode.BUG
 
 
 def _inputs(environment: Mapping[str, str]) -> dict[str, Given]:
-    # The runner keeps dashes: max-chain-length is INPUT_MAX-CHAIN-LENGTH.
-    texts = {one.name: environment.get(f"INPUT_{one.name.upper()}", "") for one in INPUTS}
-    return {
-        one.name: Given(texts[one.name], one.name)
-        for one in INPUTS
-        if one.action and texts[one.name]
+    """Take every input that has a text; the runner keeps the dashes of INPUT_MAX-CHAIN-LENGTH."""
+    given = {}
+    for one in INPUTS:
+        if not one.action:
+            continue
+        names = (f"INPUT_{one.name.upper()}", *FALLBACKS.get(one.name, ()))
+        found = next((name for name in names if environment.get(name, "").strip()), None)
+        if found is not None:
+            label = one.name if found == names[0] else found
+            given[one.name] = Given(environment[found], label)
+    return given
+
+
+def _hide_secrets(config: Config, runner: Runner) -> None:
+    for secret in (config.token, config.app_private_key, config.oauth_secret, config.heartbeat_url):
+        if secret is not None:
+            runner.hide(secret if isinstance(secret, str) else secret.reveal())
+
+
+def _run(config: Config, runner: Runner) -> int:
+    from backup.commands.run import run
+    from backup.report.hiding import CountingEvents, hide_private_names
+    from backup.report.terminal import TerminalEvents, log_console, print_run
+
+    stop = make_stop(config)
+    identity = caller_of(config)
+    hides = _hides_names(config)
+    console = log_console()
+    with (
+        runner.foreign_text(),
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(console) as events,
+    ):
+        if identity:
+            events.note(f"AWS identity: {identity}")
+        report = run(
+            open_sources(config),
+            destination,
+            run_options(config),
+            events=CountingEvents(events.note) if hides else events,
+            stop=stop,
+            network=network_settings(config),
+        )
+        shown = hide_private_names(report) if hides else report
+        print_run(shown, console)
+    _tell(report, shown, runner, identity=identity)
+    return report.exit_code
+
+
+def _hides_names(config: Config) -> bool:
+    """Tell whether the log is for everybody: then names of private repositories stay out of it."""
+    if config.hide_private_names != "auto":
+        return config.hide_private_names == "true"
+    try:
+        event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text("utf-8"))
+        return event["repository"]["private"] is not True
+    except (KeyError, OSError, TypeError, ValueError):
+        # Nobody says. Outside of a workflow there is no log for everybody.
+        return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _tell(report: "RunReport", shown: "RunReport", runner: Runner, *, identity: str) -> None:
+    """Give outputs, summary and annotations; what everybody sees comes from what may be shown."""
+    from backup.report.document import run_document
+    from backup.report.summary import run_summary
+
+    runner.add_summary(run_summary(shown, identity=identity))
+    outputs = {
+        "result": report.result,
+        "snapshot-id": report.snapshot_id,
+        "manifest": "\n".join(report.manifests),
+        "report": _save_report(run_document(report)),
+        "repositories": str(report.listed),
+        "captured": str(report.count("captured")),
+        "unchanged": str(report.count("unchanged")),
+        "skipped": str(report.count("skipped")),
+        "failed": str(report.count("failed")),
+        "bytes-uploaded": str(report.bytes_uploaded),
     }
+    for name, value in outputs.items():
+        runner.set_output(name, value)
+    _annotate(shown, runner)
 
 
-def _escaped(message: str) -> str:
-    # Source: actions/runner, ActionCommand.cs.
-    return message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _annotate(report: "RunReport", runner: Runner) -> None:
+    failed = [one for one in report.outcomes if one.status == "failed"]
+    for one in failed[: MOST_ANNOTATIONS - 1]:
+        hint = f" ({one.hint})" if one.hint else ""
+        runner.error(f"{one.owner}/{one.path}: {one.reason}{hint}", title="not backed up")
+    if report.result == "success":
+        return
+    words = f"{len(failed)} of {report.listed} repositories failed"
+    problem = f"; {report.problems[0]}" if report.problems else ""
+    runner.error(f"the backup is {report.result}: {words}{problem}", title="repo-backup")
+
+
+def _save_report(document: Mapping[str, object]) -> str:
+    """Write the report where later steps find it, and give its path as they see it."""
+    workspace = os.environ.get("GITHUB_WORKSPACE")
+    folder = Path(workspace) if workspace and os.access(workspace, os.W_OK) else Path.cwd()
+    try:
+        (folder / _REPORT).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    except OSError:
+        return ""
+    # The workspace has another path outside of the container.
+    return _REPORT if workspace else str(folder / _REPORT)
+
+
+def _tell_failure(runner: Runner, message: str, hint: str) -> None:
+    from backup.report.summary import error_summary
+
+    runner.error(f"{message} (hint: {hint})" if hint else message)
+    runner.set_output("result", "failed")
+    runner.add_summary(error_summary(message, hint))

@@ -9,16 +9,14 @@ error. Data goes to standard output, everything else to standard error.
 import difflib
 import json
 import os
-import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
@@ -42,6 +40,7 @@ from backup.doors.opening import (
     open_destination,
     open_sources,
     run_options,
+    stopped_by_signals,
 )
 from backup.errors import BackupError, ConfigError, ExitCode
 from backup.secret import mask
@@ -151,11 +150,14 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
         )
     from backup.commands.run import run
     from backup.report.document import run_document
+    from backup.report.hiding import CountingEvents, hide_private_names
     from backup.report.terminal import TerminalEvents, print_run
+
+    hides = config.hide_private_names == "true"
 
     stop = make_stop(config)
     with (
-        _stopped_by_signals(stop),
+        stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(_console(stderr=True)) as events,
     ):
@@ -163,11 +165,12 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
             open_sources(config),
             destination,
             run_options(config),
-            events=events,
+            events=CountingEvents(events.note) if hides else events,
             stop=stop,
             network=network_settings(config),
         )
-    _answer(config, run_document(report), lambda console: print_run(report, console))
+    shown = hide_private_names(report) if hides else report
+    _answer(config, run_document(shown), lambda console: print_run(shown, console))
     return report.exit_code
 
 
@@ -202,7 +205,7 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
     )
     stop = make_stop(config)
     with (
-        _stopped_by_signals(stop),
+        stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(_console(stderr=True)) as events,
     ):
@@ -259,26 +262,6 @@ def _target(config: Config, word: str) -> Path:
     if folder is not None and target.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"TARGET: {word!r} lies in the vault: give a folder apart from it")
     return target
-
-
-@contextmanager
-def _stopped_by_signals(stop: Stop) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the work in hand; a second SIGINT ends the process at once."""
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if stop.interrupted and number == signal.SIGINT:
-            os._exit(ExitCode.INTERRUPTED)
-        stop.interrupt()
-        # Nothing with a lock: the handler may run inside whatever holds it.
-        with suppress(OSError):
-            os.write(2, b"repo-backup: stopping; interrupt again to end at once\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # --- What is printed ---------------------------------------------------------------------------

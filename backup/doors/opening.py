@@ -6,13 +6,15 @@ so that a refusal waits for none, and a missing one breaks nothing else.
 # ruff: noqa: PLC0415 - see above
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from backup.config import Config, SourceSpec
-from backup.errors import ConfigError
+from backup.errors import ConfigError, ExitCode
 from backup.model import Destination, Selection, Source
 from backup.secret import Secret
 from backup.stopping import Stop
@@ -20,6 +22,16 @@ from backup.stopping import Stop
 if TYPE_CHECKING:
     from backup.commands.remotes import NetworkSettings
     from backup.commands.run import RunOptions
+    from backup.destinations.s3 import S3Settings
+
+# Names in use by the scripts that people come from, and what the runner knows by itself.
+FALLBACKS: Mapping[str, tuple[str, ...]] = {
+    "owner": ("BACKUP_GITHUB_OWNER",),
+    "token": ("BACKUP_GITHUB_PAT",),
+    "bucket": ("BACKUP_BUCKET_NAME",),
+    "region": ("BACKUP_AWS_REGION",),
+    "server-url": ("GITHUB_SERVER_URL",),
+}
 
 _MOST_MARGIN_SECONDS = 120.0
 _MARGIN_SHARE = 0.1
@@ -135,9 +147,25 @@ def open_destination(config: Config, stop: Stop) -> Iterator[Destination]:
 
         yield FolderDestination(config.vault.folder)
         return
-    from backup.destinations.s3 import S3Destination, S3Settings
+    from backup.destinations.s3 import S3Destination
 
-    settings = S3Settings(
+    with closing(S3Destination(_s3_settings(config), stop=stop)) as destination:
+        yield destination
+
+
+def caller_of(config: Config) -> str:
+    """Tell whose credentials store the vault, as AWS knows them; empty for any other place."""
+    if config.vault.folder is not None:
+        return ""
+    from backup.destinations.s3 import caller_identity
+
+    return caller_identity(_s3_settings(config))
+
+
+def _s3_settings(config: Config) -> "S3Settings":
+    from backup.destinations.s3 import S3Settings
+
+    return S3Settings(
         bucket=config.vault.bucket,
         prefix=config.vault.prefix,
         region=config.region
@@ -151,8 +179,6 @@ def open_destination(config: Config, stop: Stop) -> Iterator[Destination]:
         expected_bucket_owner=config.expected_bucket_owner,
         captures=config.concurrency,
     )
-    with closing(S3Destination(settings, stop=stop)) as destination:
-        yield destination
 
 
 def make_stop(config: Config) -> Stop:
@@ -162,3 +188,23 @@ def make_stop(config: Config) -> Stop:
     seconds = config.deadline_minutes * 60
     margin = min(_MOST_MARGIN_SECONDS, seconds * _MARGIN_SHARE)
     return Stop(deadline_seconds=seconds, margin_seconds=margin)
+
+
+@contextmanager
+def stopped_by_signals(stop: Stop) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the work in hand; a second SIGINT ends the process at once."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.interrupted and number == signal.SIGINT:
+            os._exit(ExitCode.INTERRUPTED)
+        stop.interrupt()
+        # Nothing with a lock: the handler may run inside whatever holds it.
+        with suppress(OSError):
+            os.write(2, b"repo-backup: stopping; interrupt again to end at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,6 +4,7 @@ Without a terminal progress is plain lines. Names and messages come from reposit
 they are shown as text, never as markup, and control characters are escaped.
 """
 
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import datetime
@@ -36,6 +37,7 @@ _STYLES = {
 }
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
 _STATUSES: tuple[Status, ...] = ("captured", "unchanged", "empty", "skipped", "failed", "gone")
+_LOG_COLUMNS = 200
 _MAX_LINES = 50
 _MAX_NAMES = 10
 # What takes history away from a ref, and is named one by one.
@@ -55,6 +57,11 @@ def line(text: str) -> str:
     """Escape a line, and keep a workflow's runner from taking it for a command."""
     safe = shown(text)
     return f"> {safe}" if safe.lstrip().startswith(("::", "##[")) else safe
+
+
+def log_console() -> Console:
+    """Make a console for a log that nobody looks at while it grows: plain lines on stderr."""
+    return Console(file=sys.stderr, force_terminal=False, width=_LOG_COLUMNS)
 
 
 class TerminalEvents:

@@ -795,10 +795,19 @@ def action(**texts: str) -> Config:
         ({"destination": ""}, "destination is missing"),
         ({"bucket": "abc"}, "bucket and destination exclude each other"),
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
-        ({}, "provider: 'github' is not available yet"),
+        ({"provider": "gitlab"}, "provider: 'gitlab' is not available yet"),
+        ({"command": "prune"}, "command: 'prune' is not available yet"),
+        ({"region": "eu-west-1"}, "region needs a bucket"),
+        ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
     ],
 )
 def test_inputs_that_the_action_refuses(texts: dict[str, str], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         action(**texts)
     assert caught.value.message.startswith(problem)
+
+
+def test_owners_that_are_given_to_the_action_are_its_sources() -> None:
+    config = action(owner="acme, other")
+    assert [str(source) for source in config.sources] == ["github:acme", "github:other"]
+    assert [config.owner_of(source) for source in config.sources] == ["acme", "other"]

@@ -69,22 +69,31 @@ def connect(settings: S3Settings) -> Connection:
     # None where nothing names one, whatever the stubs say.
     configured: str | None = session.region_name
     region = settings.region or configured
+    if settings.endpoint_url is not None and not is_aws(settings.endpoint_url):
+        return _connect_elsewhere(session, settings, region)
     client = _client(session, settings, region, {})
     if not is_aws(client.meta.endpoint_url):
-        # Not every store takes boto3's own checksums, or has a host name for each bucket.
-        profile: Any = session._session.get_scoped_config().get("s3")  # noqa: SLF001 - no other way
-        style = profile.get("addressing_style") if isinstance(profile, dict) else None
-        more: dict[str, Any] = {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-            "s3": {"addressing_style": style or "path"},
-        }
+        # An endpoint of the environment or of the user's configuration.
         client.close()
-        return Connection(_client(session, settings, region, more), is_aws=False)
+        return _connect_elsewhere(session, settings, region)
     if region is None and (found := _region_of(client, settings)) != DEFAULT_REGION:
         client.close()
         client = _client(session, settings, found, {})
     return Connection(client, is_aws=True)
+
+
+def _connect_elsewhere(
+    session: boto3.session.Session, settings: S3Settings, region: str | None
+) -> Connection:
+    # Not every store takes boto3's own checksums, or has a host name for each bucket.
+    profile: Any = session._session.get_scoped_config().get("s3")  # noqa: SLF001 - no other way
+    style = profile.get("addressing_style") if isinstance(profile, dict) else None
+    more: dict[str, Any] = {
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "s3": {"addressing_style": style or "path"},
+    }
+    return Connection(_client(session, settings, region, more), is_aws=False)
 
 
 def _client(

@@ -1,0 +1,95 @@
+"""Keeps names of private repositories out of a log that everybody can read.
+
+A workflow in a public repository shows its log, summary and annotations to the world. What is
+hidden there stands in the report's file, which the runner shows to nobody by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Lock
+
+from backup.model import Outcome, RefChange, RefName, RunReport, SourceIdentity
+
+_HIDDEN_REF = RefName("(hidden)")
+_WHY = {
+    "captured": "",
+    "unchanged": "",
+    "empty": "",
+    "failed": "it failed; the report's file says why",
+    "skipped": "it was skipped; the report's file says why",
+    "gone": "it is not listed any more; the report's file says more",
+}
+
+
+def hide_private_names(report: RunReport) -> RunReport:
+    """Put a number in place of each private repository's name, and leave out what is said of it."""
+    private = [one for one in report.outcomes if one.private]
+    names = {id(one): f"private repository {number}" for number, one in enumerate(private, 1)}
+    spoken = {one.path for one in private} | {f"{one.owner}/{one.path}" for one in private}
+    return replace(
+        report,
+        outcomes=tuple(
+            _hidden(one, names[id(one)]) if one.private else one for one in report.outcomes
+        ),
+        problems=_without(report.problems, spoken),
+        notes=_without(report.notes, spoken),
+    )
+
+
+def _hidden(one: Outcome, name: str) -> Outcome:
+    return replace(
+        one,
+        path=name,
+        host_id="",
+        reason=_WHY[one.status],
+        hint="",
+        urgent="it lost refs; the report's file says which" if one.urgent else "",
+        changes=tuple(RefChange(_HIDDEN_REF, c.kind, None, None) for c in one.changes),
+    )
+
+
+def _without(lines: tuple[str, ...], spoken: set[str]) -> tuple[str, ...]:
+    kept = tuple(line for line in lines if not any(name in line for name in spoken))
+    left = len(lines) - len(kept)
+    return (*kept, f"{left} about private repositories, in the report's file") if left else kept
+
+
+class CountingEvents:
+    """Tells how far a run is, and nothing by name. Called from many threads.
+
+    Args:
+        say: prints one line.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._lock = Lock()
+        self._selected = 0
+        self._done = 0
+
+    def listing(self, identity: SourceIdentity) -> None:
+        self._say(f"listing {identity.owner}")
+
+    def listed(self, identity: SourceIdentity, count: int) -> None:
+        with self._lock:
+            self._selected += count
+        self._say(f"{identity.owner}: {count} repositories; names are hidden")
+
+    def capturing(self, name: str, action: str, reason: str) -> None:
+        """Say nothing: a name would be in it."""
+
+    def transferred(self, name: str, size_bytes: int) -> None:
+        """Say nothing."""
+
+    def finished(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._done += 1
+            done, every = self._done, max(1, self._selected // 20)
+        if done % every == 0:
+            self._say(f"{done} of {self._selected} done")
+
+    def ended(self, name: str) -> None:
+        """Say nothing."""
+
+    def note(self, message: str) -> None:
+        """Say nothing: a name may be in it."""
