@@ -20,6 +20,7 @@ from backup.errors import (
     Interrupted,
     RateLimited,
     RepositoryBlocked,
+    RepositoryMissing,
     RepositoryUnavailable,
     SourceError,
     TruncatedPack,
@@ -241,8 +242,8 @@ def test_redirects_in_circles_end(root: Path) -> None:
 MEANINGS = {
     401: (AuthenticationError, "REPO_BACKUP_TOKEN"),
     403: (RepositoryUnavailable, "forbids"),
-    404: (RepositoryUnavailable, "not visible"),
-    410: (RepositoryUnavailable, "gone"),
+    404: (RepositoryMissing, "not visible"),
+    410: (RepositoryMissing, "gone"),
     418: (RepositoryUnavailable, "418"),
     429: (RateLimited, "slow down"),
     451: (RepositoryBlocked, "legal"),
