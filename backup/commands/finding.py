@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from backup.errors import ConfigError, DamagedDocument
-from backup.model import Destination
+from backup.errors import ConfigError, DamagedDocument, DestinationError, IntegrityError
+from backup.model import Destination, SourceIdentity
 from backup.vault.documents import Entry, Header
 from backup.vault.layout import DocumentName, Layout, is_snapshot_id, snapshot_time
 from backup.vault.manifest import (
@@ -98,6 +99,29 @@ def require_roots(destination: Destination) -> tuple[Layout, ...]:
             f"--from: {destination.uri('')} holds no snapshots",
             hint="name the folder that was given to run --to",
         )
+    return found
+
+
+def roots_of_same_owner(
+    destination: Destination, layout: Layout, identity: SourceIdentity
+) -> list[tuple[str, Layout]]:
+    """Find what is stored of an owner under names that it had before, by the forge's identity.
+
+    What cannot be read is passed over: it is only something to be told.
+    """
+    found: list[tuple[str, Layout]] = []
+    if not identity.owner_id:
+        return found
+    with suppress(DestinationError):
+        for root in roots(destination):
+            if root == layout:
+                continue
+            with suppress(DestinationError, IntegrityError):
+                newest = list_documents(destination, root)[-1:]
+                for name in newest:
+                    source = load_header(destination, root, name).source
+                    if (source.host, source.owner_id) == (identity.host, identity.owner_id):
+                        found.append((source.owner, root))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 import backup
 from backup.capture import CheckMode, Means
+from backup.commands.finding import roots_of_same_owner
 from backup.commands.ledger import Ledger
 from backup.commands.one import (
     Result,
@@ -195,10 +196,19 @@ class OwnerRun:
         if self._state.source is None:
             where = self._destination.uri(self._layout.prefix)
             self._note(f"a new vault begins at {where}")
+            self._tell_earlier_names()
         for stem in self._state.from_future:
             self._note(f"{stem} is from the future and decides nothing: a clock was wrong")
         for stem in self._state.damaged:
             self._note(f"{stem} is damaged and was left aside")
+
+    def _tell_earlier_names(self) -> None:
+        identity = self._source.identity
+        for name, root in roots_of_same_owner(self._destination, self._layout, identity):
+            self._note(
+                f"{identity.owner} was called {name} before: what was stored until then stays at "
+                f"{self._destination.uri(root.prefix)}, and is restored as {name}/REPOSITORY"
+            )
 
     def _list(self) -> list[Repository]:
         self._events.listing(self._source.identity)

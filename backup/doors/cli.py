@@ -35,6 +35,7 @@ from backup.config import (
     taken_by,
 )
 from backup.doors.opening import (
+    FALLBACKS,
     make_stop,
     network_settings,
     open_destination,
@@ -504,6 +505,21 @@ def _gather(command: Command, typed: Mapping[str, Any]) -> dict[str, Given]:
         elif os.environ.get(one.variable(command)):
             variable = one.variable(command)
             given[one.name] = Given(os.environ[variable], variable)
+    return _with_fallbacks(command, given)
+
+
+def _with_fallbacks(command: Command, given: dict[str, Given]) -> dict[str, Given]:
+    """Take what the environment says under the names of older scripts, where nothing else does."""
+    names = {one.name for one in taken_by(command)}
+    if "destination" in given:
+        names.discard("bucket")
+    for name in names & {"token", "bucket", "region"} - given.keys():
+        for variable in FALLBACKS[name]:
+            if os.environ.get(variable):
+                given[name] = Given(os.environ[variable], variable)
+    for variable in FALLBACKS["owner"]:
+        if "from" in names and "from" not in given and os.environ.get(variable):
+            given["from"] = Given(f"github:{os.environ[variable]}", variable)
     return given
 
 

@@ -26,6 +26,7 @@ from tests.support.github import PREFIX, GitHub, Listed, Owner, Token
 from tests.support.gitserver import Answer, Request
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import Completed, repo_backup
+from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
 
 PAT = "ghp_" + "a" * 36
@@ -521,3 +522,57 @@ def test_a_night_without_a_token_says_what_it_cannot_see(
     assert told(done) == {"public": "captured"}
     assert "without a token only what is public is seen" in done.stderr
     assert done.json["notes"]
+
+
+def test_an_owner_that_was_renamed_is_told_where_its_history_is(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets")
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    (forge.root / "Acme").rename(forge.root / "Umbrella")
+    acme.login = "Umbrella"
+    env = {"REPO_BACKUP_SERVER_URL": forge.url, "REPO_BACKUP_TOKEN": PAT}
+    words = ("run", "--from", "github:umbrella", "--to", vault, "--json")
+    first = repo_backup(*words, env=env)
+    (note,) = [one for one in first.json["notes"] if "was called" in one]
+    assert note.startswith("Umbrella was called Acme before")
+    assert note.endswith("Acme/REPOSITORY")
+    assert told(first) == {"widgets": "captured"}
+    # Said once; both names restore.
+    second = repo_backup(*words, env=env)
+    assert not [one for one in second.json["notes"] if "was called" in one]
+    for owner in ("acme", "umbrella"):
+        repo_backup("restore", f"{owner}/widgets", "--from", vault, tmp_path / f"{owner}.git")
+
+
+def test_another_owner_in_the_vault_is_nobody_s_earlier_name(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets")
+    other = forge.owner("other")
+    real(forge, other, "gadgets")
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    env = {"REPO_BACKUP_SERVER_URL": forge.url, "REPO_BACKUP_TOKEN": PAT}
+    done = repo_backup("run", "--from", "github:other", "--to", vault, "--json", env=env)
+    assert not [one for one in done.json["notes"] if "was called" in one]
+
+
+def test_the_variables_of_the_old_script_are_enough(
+    forge: GitHub, acme: Owner, moto_http: S3Server
+) -> None:
+    real(forge, acme, "secret", private=True)
+    moto_http.make_bucket("cli-old-script")
+    env = {
+        **moto_http.environment(),
+        "AWS_ENDPOINT_URL": moto_http.endpoint_url,
+        "REPO_BACKUP_SERVER_URL": forge.url,
+        "BACKUP_GITHUB_OWNER": "acme",
+        "BACKUP_GITHUB_PAT": PAT,
+        "BACKUP_BUCKET_NAME": "cli-old-script",
+        "BACKUP_AWS_REGION": "eu-west-1",
+    }
+    assert told(repo_backup("run", "--json", env=env)) == {"secret": "captured"}
+    rows = repo_backup("list", "--json", env=env).json["snapshots"]
+    assert [row["captured"] for row in rows] == [1]
