@@ -6,7 +6,6 @@ and keeps a bucket as a folder of plain files.
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import boto3
 from botocore.config import Config
 
 from tests.support.git import empty_home
+from tests.support.ports import free_port
 from tests.support.tls import Certificates
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _serving(
     log_file = folder.with_name(f"{folder.name}.log")
     scheme = "http" if tls is None else "https"
     for attempt in range(1, _ATTEMPTS + 1):
-        port = _free_port()
+        port = free_port()
         url = f"{scheme}://127.0.0.1:{port}"
         with log_file.open("wb") as log, _child(command(port), folder, log.fileno()) as process:
             if not _answers(process, url + ready, tls):
@@ -194,10 +194,3 @@ def _ask(url: str, tls: Certificates | None) -> None:
     with closing(connection):
         connection.request("GET", parts.path)
         connection.getresponse().read()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

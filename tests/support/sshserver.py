@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.packages import require
+from tests.support.ports import free_port
 
 _START_SECONDS = 20
 
@@ -81,7 +82,7 @@ def ssh_server(root: Path, folder: Path, *, protocol: int = 2) -> Iterator[SshSe
     public = (folder / "key.pub").read_text()
     (folder / "authorized_keys").write_text(f"restrict,command=\"'{forced}'\" {public}")
     (folder / "authorized_keys").chmod(0o600)
-    port = _free_port()
+    port = free_port()
     accept = "AcceptEnv GIT_PROTOCOL" if protocol == 2 else ""
     config = folder / "sshd_config"
     config.write_text(_CONFIG.format(port=port, folder=folder, accept=accept))
@@ -115,10 +116,3 @@ def _wait_until_it_listens(port: int, process: "subprocess.Popen[bytes]", log_fi
                 return
         time.sleep(0.02)
     raise AssertionError(f"sshd did not start: {log_file.read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.support.packages import require
+from tests.support.ports import free_port
 from tests.support.s3server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.support.tls import Certificates
 
@@ -34,7 +35,7 @@ def ceph_gateway(folder: Path, tls: Certificates) -> Iterator[tuple[S3Server, S3
         require(program, *packages)
     for name in ("mon", "osd", "run", "rgw"):
         (folder / name).mkdir(parents=True)
-    monitor, plain, secure = _free_port(), _free_port(), _free_port()
+    monitor, plain, secure = free_port(), free_port(), free_port()
     cluster = str(uuid.uuid4())
     config = folder / "ceph.conf"
     config.write_text(
@@ -85,7 +86,7 @@ def swift(folder: Path, tls: Certificates) -> Iterator[tuple[S3Server, S3Server]
     (folder / "devices" / "d1").mkdir(parents=True)
     for name in ("cache", "lock"):
         (folder / name).mkdir()
-    ports = {name: _free_port() for name in (*kinds, "memcached", "proxy", "secure")}
+    ports = {name: free_port() for name in (*kinds, "memcached", "proxy", "secure")}
     (folder / "swift.conf").write_text(_SWIFT)
     environment = {"SWIFT_CONF_DIR": str(folder)}
     for kind in kinds:
@@ -192,13 +193,6 @@ def _until(is_so: Callable[[], bool], folder: Path) -> None:
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 # --- Configuration -------------------------------------------------------------------------------
