@@ -253,6 +253,12 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
     """Let a token go to one server alone, and never in the clear."""
     if config.token is None:
         return
+    api = urlsplit(config.api_url or "")
+    if api.scheme == "http" and not _is_this_machine(api.hostname or ""):
+        raise ConfigError(
+            f"{labels['api-url']}: {config.api_url!r} would send {labels['token']} in the clear: "
+            "give the address with https://"
+        )
     servers = {}
     for source in config.sources:
         parts = urlsplit(config.server_of(source))

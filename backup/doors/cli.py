@@ -513,6 +513,10 @@ def _with_fallbacks(command: Command, given: dict[str, Given]) -> dict[str, Give
     names = {one.name for one in taken_by(command)}
     if "destination" in given:
         names.discard("bucket")
+    places = given["from"].text.splitlines() if "from" in given else []
+    if not all(place.strip().startswith("github:") for place in places):
+        # A token that is named for GitHub goes nowhere else.
+        names.discard("token")
     for name in names & {"token", "bucket", "region"} - given.keys():
         for variable in FALLBACKS[name]:
             if os.environ.get(variable):

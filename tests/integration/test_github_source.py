@@ -576,3 +576,18 @@ def test_the_variables_of_the_old_script_are_enough(
     assert told(repo_backup("run", "--json", env=env)) == {"secret": "captured"}
     rows = repo_backup("list", "--json", env=env).json["snapshots"]
     assert [row["captured"] for row in rows] == [1]
+
+
+def test_a_token_that_is_named_for_github_goes_to_no_other_server(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets")
+    place = f"git:{forge.url}/Acme/widgets.git"
+    words = ("run", "--from", place, "--to", str(tmp_path / "vault"), "--json")
+    assert told(repo_backup(*words, env={"BACKUP_GITHUB_PAT": PAT})) == {"widgets": "captured"}
+    asked = [request.headers for request in forge.server.requests]
+    assert asked
+    assert not [headers for headers in asked if "authorization" in headers]
+    # Given under our own name, it is meant for what was named with it.
+    repo_backup(*words, env={"REPO_BACKUP_TOKEN": PAT})
+    assert "authorization" in forge.server.requests[-1].headers

@@ -799,6 +799,10 @@ def action(**texts: str) -> Config:
         ({"command": "prune"}, "command: 'prune' is not available yet"),
         ({"region": "eu-west-1"}, "region needs a bucket"),
         ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
+        (
+            {"api-url": "http://api.example"},
+            "api-url: 'http://api.example' would send token in the",
+        ),
     ],
 )
 def test_inputs_that_the_action_refuses(texts: dict[str, str], problem: str) -> None:
