@@ -7,7 +7,7 @@ LOCK    = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --p
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install develop backup restore test test-stores check fix bench docs lock clean
+.PHONY: help install develop backup restore test test-stores image-test check fix bench docs lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,12 +41,16 @@ test: $(VENV)/developed ## run every test
 test-stores: $(VENV)/developed ## run the contract of destinations against Ceph and Swift (as root)
 	$(BIN)/python -m pytest tests/stores
 
+image-test: $(VENV)/developed ## build the image and run it as GitHub's runner does (as root)
+	$(BIN)/python -m pytest tests/image
+
 check: $(VENV)/developed ## format, lint, types, dead code, spelling, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/vulture
 	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m docs.generate --check
 
 fix: $(VENV)/developed ## format and mend what the linter can

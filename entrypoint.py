@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The image's entry; what it does is `backup.doors.action`."""
 
 import sys

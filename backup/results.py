@@ -81,7 +81,8 @@ class RestoreReport:
     """What a restore did.
 
     Attributes:
-        left_out: repositories that were not asked for in the end, with why: gone at that time.
+        left_out: repositories that were not asked for in the end, with why: gone at that time, or
+            without anything that could be stored.
         failed: repositories that could not be given back, with why.
         exit_code: 0 when everything asked for is there.
     """

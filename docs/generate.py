@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, Input, taken_by
+from backup.doors.action import OUTPUTS
 from backup.vault import documents
 from backup.vault.documents import STORED, Part
 from backup.vault.layout import Layout, escape_path
+from docs.action_yml import action_yml
 from docs.fields import MEANINGS, RESERVED
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +75,8 @@ def generated(root: Path) -> dict[Path, str]:
     if sorted(marked) != sorted(parts):
         raise ValueError(f"marked are {sorted(marked)}, generated {sorted(parts)}")
     filled = {path: _fill(text, parts) for path, text in texts.items() if _MARKED.search(text)}
-    return filled | {root / SCHEMAS / name: text for name, text in _schemas()}
+    whole = {root / SCHEMAS / name: text for name, text in _schemas()}
+    return filled | whole | {root / "action.yml": action_yml()}
 
 
 def _documents(root: Path) -> list[Path]:
@@ -93,6 +96,8 @@ def _parts() -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
     for command in WORKING_COMMANDS:
         yield f"options-of-{command}", _bound(_options, command)
     yield "not-yet", _not_yet
+    yield "inputs", _inputs
+    yield "outputs", _outputs
     yield "keys", _keys
     for model in _models():
         yield f"fields-of-{model.__name__}", _bound(_fields, model)
@@ -134,6 +139,24 @@ def _not_yet() -> Iterator[str]:
         ]
         yield ""
         yield f"With `{command}`: {', '.join(names)}."
+
+
+def _inputs() -> Iterator[str]:
+    yield from _head("Input", "Value", "Default", "What it does")
+    for one in INPUTS:
+        if one.action and one.available:
+            default = f"`{one.default}`" if one.default else ""
+            accepts = "true or false" if one.is_flag else _cell(one.syntax.accepts)
+            yield _row(f"`{one.name}`", accepts, default, _cell(one.help))
+    missing = [f"`{one.name}`" for one in INPUTS if one.action and not one.available]
+    yield ""
+    yield f"Not available yet, and refused by name: {', '.join(missing)}."
+
+
+def _outputs() -> Iterator[str]:
+    yield from _head("Output", "What it is")
+    for name, what in OUTPUTS.items():
+        yield _row(f"`{name}`", _cell(what))
 
 
 def _working(one: Input) -> Iterator[Command]:

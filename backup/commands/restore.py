@@ -33,7 +33,7 @@ from backup.git.rebuild import Rebuild
 from backup.model import Destination, Events, ObjectId
 from backup.results import Restored, RestoreReport
 from backup.stopping import Stop
-from backup.vault.documents import BundleLine, Record
+from backup.vault.documents import BundleLine, Entry, Record
 from backup.vault.layout import Layout, escape_segment
 from backup.vault.manifest import load_record
 
@@ -96,8 +96,8 @@ def _restore_all(
     events: Events,
     stop: Stop,
 ) -> RestoreReport:
-    live = [found for found in everything if found.entry.absence is None]
-    gone = [found for found in everything if found.entry.absence is not None]
+    left_out = {id(found): reason for found in everything if (reason := _left_out(found.entry))}
+    live = [found for found in everything if id(found) not in left_out]
     restored: list[Restored] = []
     failed: list[str] = []
     damaged = False
@@ -116,13 +116,20 @@ def _restore_all(
     return RestoreReport(
         tuple(restored),
         left_out=tuple(
-            f"{found.name}: not listed since {found.entry.absence.since:%Y-%m-%d}"
-            for found in gone
-            if found.entry.absence is not None
+            f"{found.name}: {left_out[id(found)]}" for found in everything if id(found) in left_out
         ),
         failed=tuple(failed),
         exit_code=_exit_code(failed, damaged=damaged),
     )
+
+
+def _left_out(entry: Entry) -> str:
+    """Say why there is nothing to restore of a repository; empty if there should be something."""
+    if entry.absence is not None:
+        return f"not listed since {entry.absence.since:%Y-%m-%d} (restore it by name)"
+    if entry.record is None and entry.status in ("empty", "skipped"):
+        return f"there is nothing of it: {entry.reason or entry.status}"
+    return ""
 
 
 def _exit_code(failed: list[str], *, damaged: bool) -> ExitCode:

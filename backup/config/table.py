@@ -88,9 +88,9 @@ class Config:
     )
     owner: tuple[str, ...] = declare(
         OWNERS,
-        "Whose repositories they are; the name of the first folders in the vault. For a folder its "
-        "own name is the default, for git:URL and git:PATH that of the folder around the "
-        "repository.",
+        "Whose repositories they are: an organisation or user, or several. At a forge it is the "
+        "one that was named; for a folder its own name is the default, for git:URL and git:PATH "
+        "that of the folder around the repository.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",
@@ -98,18 +98,21 @@ class Config:
     )
     provider: Forge = declare(
         choice(get_args(Forge)),
-        "Which forge the owner is at.",
+        "Which forge the owner is at; only github is available yet.",
         group="Source",
         commands=(),
         default="github",
+        available=True,
     )
     command: Command = declare(
         choice(get_args(ActionCommand)),
         "What to do: back up (run), prove backups (verify), delete old ones (prune), tell their "
-        "age (status), look for mistakes in the set-up (doctor), or a step of a sharded run.",
+        "age (status), look for mistakes in the set-up (doctor), or a step of a sharded run. Only "
+        "run is available yet.",
         group="Behaviour",
         commands=(),
         default="run",
+        available=True,
     )
     token: Secret | None = optional(
         TOKEN,

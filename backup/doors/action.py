@@ -7,6 +7,7 @@ annotations.
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,19 @@ from backup.errors import BackupError, ExitCode
 if TYPE_CHECKING:
     from backup.model import RunReport
 
+OUTPUTS: Mapping[str, str] = {
+    "result": "success, partial or failed.",
+    "snapshot-id": "The id of the snapshot that was written.",
+    "manifest": "The addresses of the manifests that were written, one for each owner, one a line.",
+    "report": "The path of the report as JSON, as later steps see it.",
+    "repositories": "How many repositories were listed.",
+    "captured": "Of how many something new was stored.",
+    "unchanged": "How many were as the vault has them.",
+    "skipped": "How many the forge itself blocks.",
+    "failed": "How many could not be backed up.",
+    "bytes-uploaded": "How many bytes were stored.",
+}
+
 _REPORT = "repo-backup-report.json"
 _BUGS = "please report it on the issue page of the project"
 
@@ -39,6 +53,8 @@ _BUGS = "please report it on the issue page of the project"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as the action, or with arguments as the command line; return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    # The first process of a container gets no SIGTERM that it does not ask for.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # An action whose `args` is an empty expression still gets one empty word.
     if any(words):
         return cli.main(words)
@@ -50,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BackupError as error:
         _tell_failure(runner, error.message, error.hint)
         return error.exit_code
+    except KeyboardInterrupt:
+        _tell_failure(runner, "interrupted before anything was begun", "")
+        return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001  whatever it is, the workflow must see it
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
@@ -139,8 +158,8 @@ def _tell(report: "RunReport", shown: "RunReport", runner: Runner, *, identity: 
         "failed": str(report.count("failed")),
         "bytes-uploaded": str(report.bytes_uploaded),
     }
-    for name, value in outputs.items():
-        runner.set_output(name, value)
+    for name in OUTPUTS:
+        runner.set_output(name, outputs[name])
     _annotate(shown, runner)
 
 

@@ -239,7 +239,7 @@ def print_restore(report: RestoreReport, console: Console) -> None:
             f"({one.refs} refs, {decimal(one.size_bytes)})",
         )
     for name in report.left_out:
-        _line(console, f"left out: {name} (restore it by name)", style="yellow")
+        _line(console, f"left out: {name}", style="yellow")
     for name in report.failed:
         _line(console, f"failed: {name}", style="bold red")
 

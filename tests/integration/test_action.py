@@ -1,146 +1,24 @@
 """The action as GitHub's runner starts it: its variables, its files, its commands."""
 
+import gzip
 import json
 import os
-import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.estate import furnish
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import GitHub, Owner, Token
 from tests.support.gitserver import Answer, Request
 from tests.support.mirrors import assert_same_mirror
-from tests.support.program import environment, repo_backup
+from tests.support.program import repo_backup
+from tests.support.runner import TOKEN, Runner
 from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
-
-CHECKOUT = Path(__file__).parents[2]
-TOKEN = "ghp_sentinel+of/the-action0123456789"
-FILES = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_ENV", "GITHUB_STATE", "GITHUB_PATH")
-
-
-@dataclass
-class Step:
-    """One step that ran.
-
-    Attributes:
-        commands: workflow commands that the runner would obey, as (name, value).
-        shown: all that a reader of the run sees: the log, and the summary.
-    """
-
-    code: int
-    stdout: str
-    stderr: str
-    outputs: dict[str, str]
-    summary: str
-    report: Any
-    commands: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def shown(self) -> str:
-        return self.stdout + self.stderr + self.summary
-
-    @property
-    def errors(self) -> list[str]:
-        return [value for name, value in self.commands if name == "error"]
-
-
-@dataclass
-class Runner:
-    """The folders and files that the runner mounts."""
-
-    folder: Path
-    forge: GitHub
-    public: bool = False
-    more: dict[str, str] = field(default_factory=dict)
-
-    def env(self, inputs: Mapping[str, str]) -> dict[str, str]:
-        commands = self.folder / "file_commands"
-        workspace = self.folder / "workspace"
-        for place in (commands, workspace):
-            place.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (commands / name).touch()
-        event = self.folder / "event.json"
-        event.write_text(json.dumps({"repository": {"private": not self.public}}))
-        given = {"owner": "acme", "token": TOKEN, "server-url": self.forge.url} | dict(inputs)
-        # Every declared input is there; one that was not given is empty.
-        every = {"INPUT_EXCLUDE": "", "INPUT_WIKIS": "", "INPUT_APP-ID": ""}
-        return {
-            **environment(),
-            **every,
-            **{f"INPUT_{name.upper()}": value for name, value in given.items()},
-            **{name: str(commands / name) for name in FILES},
-            "GITHUB_ACTIONS": "true",
-            "CI": "true",
-            "GITHUB_WORKSPACE": str(workspace),
-            "GITHUB_EVENT_PATH": str(event),
-            **self.more,
-        }
-
-    def start(self, **inputs: str) -> "subprocess.Popen[str]":
-        given = {name.replace("_", "-"): value for name, value in inputs.items()}
-        return subprocess.Popen(
-            [sys.executable, CHECKOUT / "entrypoint.py"],
-            env=self.env(given),
-            cwd=self.folder / "workspace",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-
-    def step(self, **inputs: str) -> Step:
-        for name in FILES:
-            (self.folder / "file_commands" / name).unlink(missing_ok=True)
-        process = self.start(**inputs)
-        stdout, stderr = process.communicate(timeout=120)
-        return self.seen(process.returncode, stdout, stderr)
-
-    def seen(self, code: int, stdout: str, stderr: str) -> Step:
-        commands = self.folder / "file_commands"
-        report = self.folder / "workspace" / "repo-backup-report.json"
-        return Step(
-            code,
-            stdout,
-            stderr,
-            outputs_of((commands / "GITHUB_OUTPUT").read_text("utf-8")),
-            (commands / "GITHUB_STEP_SUMMARY").read_text("utf-8"),
-            json.loads(report.read_text("utf-8")) if report.exists() else None,
-            obeyed(stdout) + obeyed(stderr),
-        )
-
-
-def outputs_of(text: str) -> dict[str, str]:
-    """Read the file as the runner does: NAME<<MARK, lines, MARK."""
-    found, lines = {}, iter(text.splitlines())
-    for line in lines:
-        name, _, mark = line.partition("<<")
-        found[name] = "\n".join(iter(lambda: next(lines), mark))
-    return found
-
-
-def obeyed(text: str) -> list[tuple[str, str]]:
-    """Take the commands as the runner does; while they are stopped it obeys none."""
-    found, token = [], None
-    for line in text.splitlines():
-        match = re.match(r"\s*::([\w-]+)(?: [^:]*)?::(.*)", line)
-        if token is not None:
-            token = None if line.strip() == f"::{token}::" else token
-        elif match is not None and match[1] == "stop-commands":
-            token = match[2]
-        elif match is not None:
-            value = match[2].replace("%0A", "\n").replace("%25", "%")
-            found.append((match[1], value))
-    return found
 
 
 @pytest.fixture
@@ -158,8 +36,7 @@ def acme(forge: GitHub) -> Owner:
 
 @pytest.fixture
 def runner(forge: GitHub, tmp_path: Path) -> Runner:
-    (tmp_path / "runner" / "workspace").mkdir(parents=True)
-    return Runner(tmp_path / "runner", forge)
+    return Runner(tmp_path / "runner", forge.url)
 
 
 def real(forge: GitHub, owner: Owner, name: str, **more: Any) -> None:
@@ -229,9 +106,8 @@ def test_the_variables_of_the_old_script_are_enough(
         "BACKUP_GITHUB_PAT": TOKEN,
         "BACKUP_BUCKET_NAME": "old-script-vault",
         "BACKUP_AWS_REGION": "eu-west-1",
-        "GITHUB_SERVER_URL": forge.url,
     }
-    step = runner.step(owner="", token="", server_url="")
+    step = runner.step(owner="", token="")
     assert step.code == 0, step.shown
     assert step.outputs["manifest"].startswith("s3://old-script-vault/")
 
@@ -258,14 +134,16 @@ def test_repositories_that_fail_are_annotated_up_to_nine_and_counted(
     assert step.outputs["failed"] == "11"
 
 
-def test_a_wrong_input_is_one_error_that_names_it(runner: Runner, acme: Owner) -> None:
+def test_a_wrong_input_is_one_error_that_names_it(
+    runner: Runner, forge: GitHub, acme: Owner
+) -> None:
     step = runner.step(destination="vault", concurrency="many")
     assert step.code == 2
     assert len(step.errors) == 1
     assert step.errors[0].startswith("concurrency: 'many' ")
     assert step.outputs == {"result": "failed"}
     assert "Backup failed" in step.summary
-    assert runner.forge.server.requests == []
+    assert forge.requests == []
 
 
 def test_a_token_that_is_not_accepted_is_said(
@@ -350,26 +228,35 @@ def test_a_cancelled_run_ends_within_ten_seconds_and_says_so(
     process = runner.start(destination=str(tmp_path / "vault"))
     while not begun and process.poll() is None:
         time.sleep(0.05)
-    began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
-    assert time.monotonic() - began < 10
-    step = runner.seen(process.returncode, stdout, stderr)
+    step = runner.cancel(process)
     assert step.code == 130
     assert step.outputs["result"] in {"failed", "partial"}
     assert os.fspath(tmp_path) not in step.summary
 
 
-def test_1234_repositories_are_listed_and_captured(
-    runner: Runner, forge: GitHub, acme: Owner, tmp_path: Path
+def test_an_owner_with_everything_among_1234_is_backed_up_told_and_given_back(
+    tmp_path: Path, rclone_https: S3Server
 ) -> None:
-    model = init_bare(forge.root / "acme" / "model.git")
-    update_refs(model, {b"refs/heads/main": commit_chain(model, 1)[-1]})
-    set_head(model, b"refs/heads/main")
-    for number in range(1234):
-        forge.repository(acme, f"r{number:04}")
-        (forge.root / "acme" / f"r{number:04}.git").symlink_to(model)
-    step = runner.step(destination=str(tmp_path / "vault"), check="trailer")
-    assert (step.code, step.outputs["captured"]) == (0, "1234")
-    assert len([one for one in forge.requests if "/orgs/" in one.target]) == 13
-    assert len(step.summary.encode()) < 1_000_000
+    rclone_https.make_bucket("everything")
+    env = rclone_https.environment() | {"AWS_ENDPOINT_URL": rclone_https.endpoint_url}
+    with GitHub(tmp_path / "git") as forge:
+        estate = furnish(forge, forge.owner("acme"))
+        runner = Runner(tmp_path / "runner", forge.url, more=env)
+        first = runner.step(bucket="everything", prefix="git")
+        estate.assert_told(first, first=True)
+        assert len([one for one in forge.requests if "/orgs/" in one.target]) == 13
+        second = runner.step(bucket="everything", prefix="git")
+        estate.assert_told(second, first=False)
+    vault = "s3://everything/git"
+    back = repo_backup("restore", "--all", tmp_path / "back", "--from", vault, "--json", env=env)
+    estate.assert_restored(back.json)
+    assert TOKEN not in first.stderr + first.summary + json.dumps(first.report)
+    with rclone_https.client() as client:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket="everything"):
+            for one in page["Contents"]:
+                body = client.get_object(Bucket="everything", Key=one["Key"])["Body"].read()
+                assert TOKEN.encode() not in plain(body)
+
+
+def plain(body: bytes) -> bytes:
+    return gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body

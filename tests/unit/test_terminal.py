@@ -377,6 +377,6 @@ def test_a_restore_says_what_was_made_left_out_and_failed() -> None:
     print_restore(RestoreReport((made,), ("acme/gone: since then",), ("acme/bad: x",)), console)
     assert text(console).splitlines() == [
         "acme/widgets as of 2026-11-01 02:30:00 UTC: /restored/widgets.git (2 refs, 4.0 kB)",
-        "left out: acme/gone: since then (restore it by name)",
+        "left out: acme/gone: since then",
         "failed: acme/bad: x",
     ]
