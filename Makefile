@@ -51,6 +51,7 @@ check: $(VENV)/developed ## format, lint, types, dead code, spelling, generated 
 	$(BIN)/vulture
 	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/cfn-lint aws/*.yaml
 	$(BIN)/python -m docs.generate --check
 
 fix: $(VENV)/developed ## format and mend what the linter can

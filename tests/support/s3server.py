@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +97,16 @@ class S3Server:
 
 
 @contextmanager
-def moto_server(folder: Path, tls: Certificates | None = None) -> Iterator[S3Server]:
-    """Run moto; it keeps its objects in memory, and in a folder while they are large."""
+def moto_server(
+    folder: Path, tls: Certificates | None = None, *, free_actions: int | None = None
+) -> Iterator[S3Server]:
+    """Run moto; it keeps its objects in memory, and in a folder while they are large.
+
+    Args:
+        folder: a new one.
+        tls: for https.
+        free_actions: after so many it asks IAM whether who asks may do it; None never does.
+    """
 
     def command(port: int) -> list[str]:
         argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -106,7 +114,8 @@ def moto_server(folder: Path, tls: Certificates | None = None) -> Iterator[S3Ser
             return argv
         return [*argv, "-s", "-c", os.fspath(tls.server_file), "-k", os.fspath(tls.server_file)]
 
-    with _serving(command, folder, tls=tls, ready="/moto-api/") as server:
+    guard = {} if free_actions is None else {"INITIAL_NO_AUTH_ACTION_COUNT": str(free_actions)}
+    with _serving(command, folder, tls=tls, ready="/moto-api/", extra=guard) as server:
         yield server
 
 
@@ -130,7 +139,12 @@ def rclone_server(folder: Path, tls: Certificates | None = None) -> Iterator[S3S
 
 @contextmanager
 def _serving(
-    command: Callable[[int], list[str]], folder: Path, *, tls: Certificates | None, ready: str
+    command: Callable[[int], list[str]],
+    folder: Path,
+    *,
+    tls: Certificates | None,
+    ready: str,
+    extra: Mapping[str, str] | None = None,
 ) -> Iterator[S3Server]:
     folder.mkdir(parents=True, exist_ok=True)
     log_file = folder.with_name(f"{folder.name}.log")
@@ -138,7 +152,10 @@ def _serving(
     for attempt in range(1, _ATTEMPTS + 1):
         port = free_port()
         url = f"{scheme}://127.0.0.1:{port}"
-        with log_file.open("wb") as log, _child(command(port), folder, log.fileno()) as process:
+        with (
+            log_file.open("wb") as log,
+            _child(command(port), folder, log.fileno(), extra or {}) as process,
+        ):
             if not _answers(process, url + ready, tls):
                 if attempt < _ATTEMPTS:
                     continue
@@ -148,12 +165,15 @@ def _serving(
 
 
 @contextmanager
-def _child(argv: list[str], folder: Path, log: int) -> "Iterator[subprocess.Popen[bytes]]":
+def _child(
+    argv: list[str], folder: Path, log: int, extra: Mapping[str, str]
+) -> "Iterator[subprocess.Popen[bytes]]":
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": os.fspath(empty_home()),
         "TMPDIR": os.fspath(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **extra,
     }
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment

@@ -1,0 +1,340 @@
+"""The CloudFormation template, applied to an emulator that asks IAM, and used as a night does.
+
+The emulator leaves out of a stack what it does not know, and reads no conditions: the bucket's
+policy is resolved here, and every request of the night is held against all policies.
+"""
+
+import ast
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from cfnlint.decode import cfn_yaml
+
+from tests.support import shapes
+from tests.support.git import commit_chain, init_bare, update_refs
+from tests.support.mirrors import assert_same_mirror
+from tests.support.policies import Asked, asked_of_s3, is_allowed
+from tests.support.program import repo_backup
+from tests.support.proxy import FaultProxy
+from tests.support.s3server import REGION, S3Server, moto_server
+from tests.support.vaults import to_be_kept
+
+TEMPLATE = Path(__file__).parents[2] / "aws" / "backup.yaml"
+# Who makes the administrator that makes everything else: three calls.
+FREE_ACTIONS = 3
+PARAMETERS = {
+    "Owner": "acme",
+    "Repository": "backups",
+    "OwnerId": "77",
+    "RepositoryId": "8899",
+    "BucketName": "acme-vault",
+    "AlertEmail": "oncall@example.org",
+    "SnapshotsPrefix": "git/github.com/acme/snapshots/",
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The template as it was applied.
+
+    Attributes:
+        admin: opens clients with every right.
+    """
+
+    server: S3Server
+    admin: Any
+    outputs: dict[str, str]
+    role: Any
+    bucket_policy: list[Any]
+
+    @property
+    def statements(self) -> list[Any]:
+        """What decides on the role's requests to the bucket: its own policies, and the bucket's."""
+        (policy,) = self.role["policies"].values()
+        return [*policy["Statement"], *self.bucket_policy]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("aws")
+    with moto_server(folder / "objects", free_actions=FREE_ACTIONS) as server:
+        yield apply(server, PARAMETERS)
+
+
+def apply(server: S3Server, parameters: dict[str, str]) -> Stack:
+    def session(key: str, secret: str) -> Any:
+        return lambda service: boto3.client(
+            service,
+            endpoint_url=server.endpoint_url,
+            region_name=REGION,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
+
+    iam = session("nobody", "nothing")("iam")
+    iam.create_user(UserName="admin")
+    everything = {"Version": "2012-10-17", "Statement": [allow("*", "*")]}
+    iam.put_user_policy(UserName="admin", PolicyName="all", PolicyDocument=json.dumps(everything))
+    key = iam.create_access_key(UserName="admin")["AccessKey"]
+    admin = session(key["AccessKeyId"], key["SecretAccessKey"])
+    formation = admin("cloudformation")
+    formation.create_stack(
+        StackName="repo-backup",
+        TemplateBody=TEMPLATE.read_text("utf-8"),
+        Parameters=[
+            {"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()
+        ],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    (made,) = formation.describe_stacks(StackName="repo-backup")["Stacks"]
+    assert made["StackStatus"] == "CREATE_COMPLETE"
+    resources = formation.list_stack_resources(StackName="repo-backup")["StackResourceSummaries"]
+    names = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources}
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in made["Outputs"]}
+    role = admin("iam").get_role(RoleName=names["BackupRole"])["Role"]
+    role["policies"] = {
+        name: put_as_json(admin("iam"), names["BackupRole"], name)
+        for name in admin("iam").list_role_policies(RoleName=names["BackupRole"])["PolicyNames"]
+    }
+    return Stack(server, admin, outputs, role, bucket_policy(outputs["Bucket"]))
+
+
+def put_as_json(iam: Any, role: str, name: str) -> Any:
+    """Give a role's policy, of which the emulator has made words of Python that it cannot read."""
+    document = iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    policy = ast.literal_eval(document)
+    iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=json.dumps(policy))
+    return policy
+
+
+def properties(logical_id: str) -> Any:
+    """Read a resource of the template; intrinsic functions are in their long form."""
+    found: Any = cfn_yaml.loads(TEMPLATE.read_text("utf-8"))["Resources"][logical_id]["Properties"]
+    return found
+
+
+def bucket_policy(bucket: str) -> list[Any]:
+    """Resolve the bucket's policy, which the emulator leaves out of the stack."""
+    arn = f"arn:aws:s3:::{bucket}"
+
+    def resolved(value: Any) -> Any:
+        match value:
+            case {"Fn::GetAtt": ["Bucket", "Arn"]}:
+                return arn
+            case {"Fn::Sub": str(text)}:
+                return text.replace("${Bucket.Arn}", arn)
+            case dict():
+                return {key: resolved(one) for key, one in value.items()}
+            case list():
+                return [resolved(one) for one in value]
+            case _:
+                return value
+
+    statements: list[Any] = resolved(properties("BucketPolicy")["PolicyDocument"]["Statement"])
+    return statements
+
+
+def allow(action: str, resource: str) -> dict[str, str]:
+    return {"Effect": "Allow", "Action": action, "Resource": resource}
+
+
+def as_the_workflow(stack: Stack) -> dict[str, str]:
+    """Give the environment after aws-actions/configure-aws-credentials has assumed the role."""
+    # The call has no signature, for which the emulator has no place but among the free ones.
+    connection = http.client.HTTPConnection(urlsplit(stack.server.endpoint_url).netloc)
+    with closing(connection):
+        connection.request("POST", "/moto-api/reset-auth", body="1")
+        assert connection.getresponse().status == 200
+    found = stack.admin("sts").assume_role_with_web_identity(
+        RoleArn=stack.outputs["RoleArn"],
+        RoleSessionName="nightly",
+        WebIdentityToken="a token that GitHub signed",
+    )["Credentials"]
+    return {
+        "AWS_ACCESS_KEY_ID": found["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": found["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": found["SessionToken"],
+        "AWS_REGION": REGION,
+    }
+
+
+# --- The role ------------------------------------------------------------------------------------
+
+
+def test_a_night_and_a_restore_need_no_more_than_the_role_may(stack: Stack, tmp_path: Path) -> None:
+    source = init_bare(tmp_path / "acme" / "widgets.git")
+    update_refs(source, {b"refs/heads/main": commit_chain(source, 3)[-1]})
+    # Large enough for an upload in parts.
+    shapes.make("big-blob", tmp_path / "acme" / "big.git")
+    env = as_the_workflow(stack)
+    vault = f"s3://{stack.outputs['Bucket']}/git"
+    with FaultProxy(stack.server.endpoint_url) as proxy:
+        env["AWS_ENDPOINT_URL"] = proxy.url
+        for _ in range(2):
+            repo_backup("run", "--from", tmp_path / "acme", "--to", vault, env=env)
+        update_refs(source, {b"refs/heads/more": commit_chain(source, 5, label=b"more")[-1]})
+        repo_backup("run", "--from", tmp_path / "acme", "--to", vault, env=env)
+        repo_backup("list", "--from", vault, env=env)
+        repo_backup("restore", "widgets", "--from", vault, tmp_path / "back.git", env=env)
+    assert_same_mirror(tmp_path / "back.git", to_be_kept(source))
+    seen = [one for one in proxy.requests if one.target.startswith("/acme-vault")]
+    asked = [asked_of_s3(one.method, one.target, one.headers) for one in seen]
+    refused = [one for one in asked if not is_allowed(stack.statements, one)]
+    assert refused == []
+    assert {one.action for one in asked} == {"s3:PutObject", "s3:GetObject", "s3:ListBucket"}
+    # Puts, and the completion of an upload in parts, say that the key must be new.
+    created = [one for one in asked if one.context.get("s3:ObjectCreationOperation") == "true"]
+    assert {one.context.get("s3:if-none-match") for one in created} == {"*"}
+    assert any("uploadId" in one.target and one.method == "POST" for one in seen)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("PUT", "/acme-vault/git/a", {}),
+        ("PUT", "/acme-vault/git/a", {"if-match": '"etag"'}),
+        ("POST", "/acme-vault/git/a?uploadId=1", {}),
+        ("DELETE", "/acme-vault/git/a", {}),
+        ("DELETE", "/acme-vault/git/a?versionId=1", {}),
+        ("PUT", "/another-bucket/git/a", {"if-none-match": "*"}),
+        ("GET", "/another-bucket/git/a", {}),
+    ],
+)
+def test_it_may_replace_and_remove_nothing_and_see_no_other_bucket(
+    stack: Stack, method: str, target: str, headers: dict[str, str]
+) -> None:
+    assert not is_allowed(stack.statements, asked_of_s3(method, target, headers))
+
+
+def test_the_emulator_refuses_its_deletions_too(stack: Stack, tmp_path: Path) -> None:
+    env = as_the_workflow(stack)
+    as_role = boto3.client(
+        "s3",
+        endpoint_url=stack.server.endpoint_url,
+        region_name=REGION,
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        aws_session_token=env["AWS_SESSION_TOKEN"],
+    )
+    bucket = stack.outputs["Bucket"]
+    as_role.put_object(Bucket=bucket, Key="git/kept", Body=b"kept", IfNoneMatch="*")
+    for refused in (
+        lambda: as_role.delete_object(Bucket=bucket, Key="git/kept"),
+        lambda: as_role.delete_bucket(Bucket=bucket),
+        lambda: as_role.put_bucket_versioning(
+            Bucket=bucket, VersioningConfiguration={"Status": "Suspended"}
+        ),
+        lambda: as_role.put_bucket_policy(Bucket=bucket, Policy="{}"),
+        lambda: as_role.put_bucket_lifecycle_configuration(
+            Bucket=bucket, LifecycleConfiguration={"Rules": []}
+        ),
+        lambda: as_role.put_object_acl(Bucket=bucket, Key="git/kept", ACL="public-read"),
+        as_role.list_buckets,
+    ):
+        with pytest.raises(ClientError, match=r"AccessDenied|Access Denied|403"):
+            refused()
+    assert as_role.get_object(Bucket=bucket, Key="git/kept")["Body"].read() == b"kept"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        *("s3:DeleteObject", "s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"),
+        *("s3:PutBucketPolicy", "s3:DeleteBucketPolicy", "s3:PutLifecycleConfiguration"),
+        *("s3:PutBucketVersioning", "s3:PutObjectAcl", "s3:PutReplicationConfiguration"),
+        *("s3:PutBucketObjectLockConfiguration", "s3:PutEncryptionConfiguration"),
+    ],
+)
+def test_what_it_may_not_is_denied_whatever_is_attached_later(stack: Stack, action: str) -> None:
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    (policy,) = stack.role["policies"].values()
+    for resource in ("arn:aws:s3:::acme-vault", "arn:aws:s3:::acme-vault/git/a"):
+        assert not is_allowed([*policy["Statement"], everything], Asked(action, resource))
+
+
+def test_only_the_branch_of_the_workflow_may_be_it(stack: Stack) -> None:
+    trust = stack.role["AssumeRolePolicyDocument"]["Statement"]
+
+    def may(subject: str, audience: str = "sts.amazonaws.com") -> bool:
+        issuer = "token.actions.githubusercontent.com"
+        context = {f"{issuer}:aud": audience, f"{issuer}:sub": subject}
+        return is_allowed(trust, Asked("sts:AssumeRoleWithWebIdentity", "*", context))
+
+    assert may("repo:acme/backups:ref:refs/heads/main")
+    assert may("repo:acme@77/backups@8899:ref:refs/heads/main")
+    for other in (
+        "repo:acme/backups:ref:refs/heads/topic",
+        "repo:acme/backups:pull_request",
+        "repo:acme/backups:environment:production",
+        "repo:acme/backups-2:ref:refs/heads/main",
+        "repo:acme@78/backups@8899:ref:refs/heads/main",
+        "repo:acme@77/backups@8900:ref:refs/heads/main",
+        "repo:acme@/backups@:ref:refs/heads/main",
+    ):
+        assert not may(other), other
+    assert not may("repo:acme/backups:ref:refs/heads/main", "https://github.com/acme")
+
+
+# --- The bucket, the topic, the alarm ------------------------------------------------------------
+
+
+def test_the_bucket_is_private_versioned_encrypted_and_loses_nothing_that_is_current(
+    stack: Stack,
+) -> None:
+    s3, bucket = stack.admin("s3"), stack.outputs["Bucket"]
+    made = properties("Bucket")
+    blocked = made["PublicAccessBlockConfiguration"]
+    assert all(blocked.values())
+    assert len(blocked) == 4
+    assert made["OwnershipControls"] == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
+    assert made["VersioningConfiguration"] == {"Status": "Enabled"}
+    (rule,) = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    rules = made["LifecycleConfiguration"]["Rules"]
+    assert all(one["Status"] == "Enabled" for one in rules)
+    said = {name for one in rules for name in one}
+    assert "AbortIncompleteMultipartUpload" in said
+    assert "NoncurrentVersionExpiration" in said
+    # None that ends or moves what is current.
+    assert not said & {"ExpirationInDays", "ExpirationDate", "Transition", "Transitions"}
+    plain = Asked("s3:GetObject", f"arn:aws:s3:::{bucket}/git/a", {"aws:SecureTransport": "false"})
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    assert not is_allowed([*stack.bucket_policy, everything], plain)
+    old = {"aws:SecureTransport": "true", "s3:TlsVersion": "1.1"}
+    assert not is_allowed(
+        [*stack.bucket_policy, everything], Asked(plain.action, plain.resource, old)
+    )
+
+
+def test_archive_tiers_are_there_for_those_who_ask(stack: Stack) -> None:
+    choice = properties("Bucket")["IntelligentTieringConfigurations"]["Fn::If"]
+    assert choice[0] == "HasArchiveTiers"
+    tiers = {one["AccessTier"]: one["Days"] for one in choice[1][0]["Tierings"]}
+    assert tiers == {"ARCHIVE_ACCESS": 90, "DEEP_ARCHIVE_ACCESS": 180}
+
+
+def test_what_goes_wrong_is_mailed(stack: Stack) -> None:
+    one = properties("Subscription")
+    assert (one["Protocol"], one["Endpoint"]) == ("email", {"Ref": "AlertEmail"})
+    assert one["TopicArn"] == {"Ref": "Topic"}
+    (policy,) = stack.role["policies"].values()
+    publish = Asked("sns:Publish", stack.outputs["TopicArn"])
+    assert is_allowed(policy["Statement"], publish)
+    assert not is_allowed(policy["Statement"], Asked("sns:Publish", publish.resource + "2"))
+    alarm = properties("Freshness")
+    assert (alarm["MetricName"], alarm["TreatMissingData"]) == ("PutRequests", "breaching")
+    # Periods of an hour may look back seven days.
+    assert (alarm["Period"], alarm["EvaluationPeriods"]) == (3600, {"Ref": "FreshnessHours"})
+    assert alarm["AlarmActions"] == [{"Ref": "Topic"}]
+    assert properties("Bucket")["MetricsConfigurations"]["Fn::If"][1][0]["Prefix"] == {
+        "Ref": "SnapshotsPrefix"
+    }
