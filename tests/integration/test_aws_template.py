@@ -7,7 +7,7 @@ policy is resolved here, and every request of the night is held against all poli
 import ast
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from cfnlint.decode import cfn_yaml
+from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from tests.support import shapes
 from tests.support.git import commit_chain, init_bare, update_refs
@@ -227,7 +227,7 @@ def test_the_emulator_refuses_its_deletions_too(stack: Stack, tmp_path: Path) ->
     )
     bucket = stack.outputs["Bucket"]
     as_role.put_object(Bucket=bucket, Key="git/kept", Body=b"kept", IfNoneMatch="*")
-    for refused in (
+    refusals: list[Callable[[], object]] = [
         lambda: as_role.delete_object(Bucket=bucket, Key="git/kept"),
         lambda: as_role.delete_bucket(Bucket=bucket),
         lambda: as_role.put_bucket_versioning(
@@ -238,8 +238,9 @@ def test_the_emulator_refuses_its_deletions_too(stack: Stack, tmp_path: Path) ->
             Bucket=bucket, LifecycleConfiguration={"Rules": []}
         ),
         lambda: as_role.put_object_acl(Bucket=bucket, Key="git/kept", ACL="public-read"),
-        as_role.list_buckets,
-    ):
+        lambda: as_role.list_buckets(MaxBuckets=1),
+    ]
+    for refused in refusals:
         with pytest.raises(ClientError, match=r"AccessDenied|Access Denied|403"):
             refused()
     assert as_role.get_object(Bucket=bucket, Key="git/kept")["Body"].read() == b"kept"
