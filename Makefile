@@ -6,6 +6,9 @@ JOBS   ?= auto
 LOCK    = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
+WORKFLOWS = .github/workflows/*.yml examples/*.yml
+ACTIONS   = action.yml with-role/action.yml
+
 .DEFAULT_GOAL := help
 .PHONY: help install develop backup restore test test-stores image-test check fix bench docs lock clean
 
@@ -44,7 +47,7 @@ test-stores: $(VENV)/developed ## run the contract of destinations against Ceph 
 image-test: $(VENV)/developed ## build the image and run it as GitHub's runner does (as root)
 	$(BIN)/python -m pytest tests/image
 
-check: $(VENV)/developed ## format, lint, types, dead code, spelling, generated files
+check: $(VENV)/developed ## format, lint, types, dead code, spelling, image, template, workflows, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -52,6 +55,11 @@ check: $(VENV)/developed ## format, lint, types, dead code, spelling, generated 
 	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/cfn-lint aws/*.yaml
+	$(BIN)/zizmor --offline --quiet --persona pedantic --config .github/zizmor.yml $(WORKFLOWS) $(ACTIONS)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-actions $(ACTIONS)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/python -m tests.support.actionlint $(WORKFLOWS)
 	$(BIN)/python -m docs.generate --check
 
 fix: $(VENV)/developed ## format and mend what the linter can

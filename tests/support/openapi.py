@@ -1,35 +1,23 @@
 """GitHub's own description of its API, to hold a fake against.
 
-It comes with the npm package @octokit/openapi, whose hash is pinned here; it is fetched once a
-machine and kept in the temporary folder.
+It comes with the npm package @octokit/openapi, whose hash is pinned here.
 """
 
-import base64
-import fcntl
 import functools
-import hashlib
 import json
 import re
-import subprocess
-import tarfile
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from tests.support.packages import require
+from tests.support.npm import npm_package
 
 _PACKAGE = "@octokit/openapi@23.0.2"
 _SHA512 = "pV8M7L9GY23AybNvTmo2nyjmpmnt6+2sRE/tqr0ZLQcPS4lnw7u5eZGNmwRNkBC3D7gZXbFx5AHzLUVRBXGDhg=="
 _BASE = "urn:github"
-
-
-class DescriptionMissing(AssertionError):
-    """The package could not be had, or is not the one that was pinned."""
 
 
 class Description:
@@ -98,37 +86,10 @@ def description(product: str) -> Description:
     """Load the description of a product.
 
     Raises:
-        DescriptionMissing: it could not be fetched.
+        PackagesMissing: it could not be fetched.
     """
-    folder = Path(tempfile.gettempdir()) / "repo-backup-octokit-openapi-23.0.2"
-    file = folder / f"{product}.json"
-    folder.mkdir(exist_ok=True)
-    # Several test processes may want it at once.
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists():
-            _fetch(folder, file)
-    return Description(json.loads(file.read_text("utf-8")))
-
-
-def _fetch(folder: Path, file: Path) -> None:
-    npm = require("npm", "npm")
-    words = [str(npm), "pack", "--silent", "--pack-destination", str(folder), _PACKAGE]
-    done = subprocess.run(words, capture_output=True, check=False, cwd=folder)
-    archives = list(folder.glob("*.tgz"))
-    if done.returncode or not archives:
-        raise DescriptionMissing(f"npm pack {_PACKAGE}: {done.stderr.decode(errors='replace')}")
-    found = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
-    if found != _SHA512:
-        raise DescriptionMissing(f"{_PACKAGE} has another SHA-512: {found}")
-    with tarfile.open(archives[0]) as archive:
-        member = archive.extractfile(f"package/generated/{file.name}")
-        if member is None:
-            raise DescriptionMissing(f"{_PACKAGE} has no {file.name}")
-        partial = file.with_suffix(".partial")
-        partial.write_bytes(member.read())
-        partial.rename(file)
-    archives[0].unlink()
+    folder = npm_package(_PACKAGE, _SHA512, only=f"generated/{product}.json")
+    return Description(json.loads((folder / "generated" / f"{product}.json").read_text("utf-8")))
 
 
 def _pattern(template: str) -> str:
