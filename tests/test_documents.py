@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +18,9 @@ from backup.errors import ExitCode
 from backup.model import Check
 from backup.vault.documents import STORED
 from docs import generate
-from tests.support.git import commit_chain, environment, git, init_bare, update_refs
-from tests.support.program import PROGRAM, repo_backup
+from tests.support.git import commit_chain, git, init_bare, update_refs
+from tests.support.program import repo_backup
+from tests.support.shown import Shown, agree, assert_said, run_shown, shown_commands
 
 ROOT = Path(__file__).parent.parent
 SNAPSHOTS = (
@@ -305,28 +305,6 @@ def _validator(name: str) -> Any:
 # --- The commands of the documents -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A command of a document, and the output that the document shows for it."""
-
-    command: str
-    output: tuple[str, ...]
-
-
-def shown_commands(text: str) -> list[Shown]:
-    """Take the console blocks apart: ``$`` begins a command, ``>`` goes on, else it is output."""
-    found: list[Shown] = []
-    for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                found.append(Shown(line[2:], ()))
-            elif line == ">" or line.startswith("> "):
-                found[-1] = Shown(f"{found[-1].command}\n{line[2:]}", ())
-            else:
-                found[-1] = Shown(found[-1].command, (*found[-1].output, line))
-    return found
-
-
 def make_example(folder: Path, head: str = "on a branch") -> None:
     """Make what the documents' examples begin with: ``acme``, and ``vault`` with three snapshots.
 
@@ -369,56 +347,14 @@ def make_example(folder: Path, head: str = "on a branch") -> None:
     back_up(SNAPSHOTS[2])
 
 
-def run_shown(commands: Sequence[Shown], folder: Path) -> list[tuple[Shown, list[str]]]:
-    """Run the commands in one shell, and give each with its output.
-
-    Raises:
-        AssertionError: one of them failed.
-    """
-    tools = folder / "tools"
+def run_here(commands: Sequence[Shown], folder: Path) -> list[tuple[Shown, list[str]]]:
+    """Run the commands beside the example's vault, which is a bucket too."""
+    tools, here = folder / "tools", folder / "here"
     tools.mkdir()
     (tools / "aws").write_text(AWS)
     (tools / "aws").chmod(0o755)
-    here = folder / "here"
     here.mkdir(exist_ok=True)
-    mark = "--- command"
-    script = "exec 2>&1\nset -e -o pipefail\n"
-    script += "".join(f"echo '{mark} {n}'\n{one.command}\n" for n, one in enumerate(commands))
-    path = os.pathsep.join([str(tools), str(PROGRAM.parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=here,
-        env=environment({"PATH": path, "BUCKET": str(here / "vault")}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
-    output = done.stdout.decode(errors="backslashreplace").replace(str(here), "/home/you")
-    assert done.returncode == 0, output
-    parts = re.split(rf"^{mark} \d+\n", output, flags=re.MULTILINE)[1:]
-    return [(one, part.splitlines()) for one, part in zip(commands, parts, strict=True)]
-
-
-def plain(line: str, *, any_snapshot: bool) -> str:
-    """Leave out what differs from run to run and from git to git."""
-    line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", line)
-    line = re.sub(r"[\d.,]+ (bytes|kB)", "SIZE", line)
-    line = re.sub(r"in [\d.]+ s\b", "in SECONDS", line)
-    if any_snapshot:
-        line = re.sub(r"\d{8}T\d{6}Z-[0-9a-z]+", "SNAPSHOT", line)
-    return " ".join(line.split())
-
-
-def agree(expected: Sequence[str], actual: Sequence[str], *, any_snapshot: bool) -> bool:
-    """Compare output with what is shown; ``...`` stands for anything, alone for any lines."""
-    pattern = "".join(
-        "(?:.*\n)*"
-        if line == "..."
-        else re.escape(plain(line, any_snapshot=any_snapshot)).replace(r"\.\.\.", ".*") + "\n"
-        for line in expected
-    )
-    text = "".join(f"{plain(line, any_snapshot=any_snapshot)}\n" for line in actual)
-    return re.fullmatch(pattern, text) is not None
+    return run_shown(commands, here, tools=tools, env={"BUCKET": str(here / "vault")})
 
 
 class TestCommandsThatAreShown:
@@ -444,10 +380,7 @@ class TestCommandsThatAreShown:
         if example != "none":
             (tmp_path / "here").mkdir()
             make_example(tmp_path / "here", example)
-        for one, output in run_shown(commands, tmp_path):
-            assert agree(one.output, output, any_snapshot=example == "none"), "\n".join(
-                [f"$ {one.command}", *output, "--- but the document shows", *one.output]
-            )
+        assert_said(run_here(commands, tmp_path), any_snapshot=example == "none")
 
     def test_the_lines_for_jq_say_the_same_where_it_is_installed(self, tmp_path: Path) -> None:
         found = re.findall(
@@ -460,7 +393,7 @@ class TestCommandsThatAreShown:
         commands = shown_commands(worked)
         if shutil.which("jq"):
             commands.append(Shown(found[0], ()))
-        ran = run_shown(commands, tmp_path)
+        ran = run_here(commands, tmp_path)
         expected = next(output for one, output in ran if "| tee records" in one.command)
         assert expected[0].startswith("gadgets repositories/gadgets/")
         if shutil.which("jq"):

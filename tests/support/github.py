@@ -185,14 +185,18 @@ class GitHub:
             case ["installation", "repositories"] if token is not None and not token.login:
                 return self._listing(path, query, lambda one: _sees(token, one), token)
             case ["repositories", number]:
-                return self._single(int(number), token)
+                return self._single(lambda one: one.repository_id == int(number), token)
+            case ["repos", login, name]:
+                return self._single(lambda one: (one.owner.login, one.name) == (login, name), token)
         return _missing()
 
     def _owner(self, login: str) -> Owner | None:
         return next((one for one in self.owners if one.login.lower() == login.lower()), None)
 
-    def _single(self, number: int, token: Token | None) -> tuple[int, Any, dict[str, str]]:
-        found = next((one for one in self.repositories if one.repository_id == number), None)
+    def _single(
+        self, is_it: Callable[[Listed], bool], token: Token | None
+    ) -> tuple[int, Any, dict[str, str]]:
+        found = next(filter(is_it, self.repositories), None)
         if found is None or (found.private and (token is None or not _sees(token, found))):
             return _missing()
         if found.blocked:
