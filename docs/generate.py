@@ -92,11 +92,11 @@ def _fill(text: str, parts: Mapping[str, Callable[[], Iterable[str]]]) -> str:
 
 
 def _parts() -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
-    yield "options", _options_of_readme
     for command in WORKING_COMMANDS:
         yield f"options-of-{command}", _bound(_options, command)
     yield "not-yet", _not_yet
     yield "inputs", _inputs
+    yield "inputs-in-full", _inputs_in_full
     yield "outputs", _outputs
     yield "keys", _keys
     for model in _models():
@@ -108,17 +108,6 @@ def _bound(make: Callable[[Any], Iterable[str]], argument: object) -> Callable[[
 
 
 # --- Options -----------------------------------------------------------------------------------
-
-
-def _options_of_readme() -> Iterator[str]:
-    yield from _head("Option", "Of", "Default", "What it does")
-    for one in INPUTS:
-        by_option: dict[str, list[str]] = {}
-        for command in _working(one):
-            by_option.setdefault(one.option(command), []).append(command)
-        if one.available and not one.secret:
-            for option, commands in by_option.items():
-                yield _row(f"`{option}`", ", ".join(commands), _default(one), _cell(one.help))
 
 
 def _options(command: Command) -> Iterator[str]:
@@ -142,6 +131,14 @@ def _not_yet() -> Iterator[str]:
 
 
 def _inputs() -> Iterator[str]:
+    yield from _head("Input", "Default", "What it does")
+    for one in INPUTS:
+        if one.action and one.available:
+            default = f"`{one.default}`" if one.default else ""
+            yield _row(f"`{one.name}`", default, _cell(one.help))
+
+
+def _inputs_in_full() -> Iterator[str]:
     yield from _head("Input", "Value", "Default", "What it does")
     for one in INPUTS:
         if one.action and one.available:
@@ -157,10 +154,6 @@ def _outputs() -> Iterator[str]:
     yield from _head("Output", "What it is")
     for name, what in OUTPUTS.items():
         yield _row(f"`{name}`", _cell(what))
-
-
-def _working(one: Input) -> Iterator[Command]:
-    return (command for command in WORKING_COMMANDS if command in one.commands)
 
 
 def _spelled(one: Input, command: Command) -> str:

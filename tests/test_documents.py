@@ -12,8 +12,10 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
+import yaml
 
 from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, taken_by
+from backup.doors.action import OUTPUTS
 from backup.errors import ExitCode
 from backup.model import Check
 from backup.vault.documents import STORED
@@ -98,7 +100,7 @@ class TestGeneratedParts:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, tmp_path / name)
         readme = tmp_path / "README.md"
-        readme.write_text(readme.read_text("utf-8").replace("| `--check` |", "| `--chek` |"))
+        readme.write_text(readme.read_text("utf-8").replace("| `check` |", "| `chek` |"))
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
             argv = [sys.executable, "-m", "docs.generate", *words]
@@ -106,8 +108,8 @@ class TestGeneratedParts:
 
         refused = run("--check")
         assert refused.returncode == 1
-        assert "-| `--chek` |" in refused.stdout
-        assert "+| `--check` |" in refused.stdout
+        assert "-| `chek` |" in refused.stdout
+        assert "+| `check` |" in refused.stdout
         assert "make docs" in refused.stderr
         assert run().returncode == 0
         assert readme.read_text("utf-8") == text_of("README.md")
@@ -155,7 +157,7 @@ class TestReferences:
 
     def test_every_command_line_that_is_shown_is_one_that_works(self, document: Path) -> None:
         for line in re.findall(
-            r"^\$ .*?repo-backup (.*)$", document.read_text("utf-8"), re.MULTILINE
+            r"^\$ (?:.*(?:\$\(|\| ))?repo-backup (.*)$", document.read_text("utf-8"), re.MULTILINE
         ):
             command, *words = line.split()
             assert command in WORKING_COMMANDS, line
@@ -202,23 +204,24 @@ def _anchors(file: Path) -> set[str]:
 
 
 class TestWhatTheInterfaceIs:
-    def test_the_options_of_the_readme_are_those_of_the_table_of_inputs(self) -> None:
-        shown = {
-            (in_code(option)[0], command): default
-            for option, commands, default, _ in rows(section(text_of("README.md"), "## Options"))
-            for command in commands.split(", ")
-        }
-        works = {
-            (one.option(command), command): one
-            for command in WORKING_COMMANDS
-            for one in INPUTS
-            if command in one.commands and one.available and not one.secret
-        }
-        assert shown.keys() == works.keys()
-        for key, one in works.items():
-            switch = "on" if one.default == "true" else "off"
-            default = switch if one.is_flag else f"`{one.default}`" if one.default else ""
-            assert shown[key] == default, key
+    def test_the_inputs_of_the_readme_and_reference_are_those_of_the_action(self) -> None:
+        declared = yaml.safe_load(text_of("action.yml"))["inputs"]
+        for name in ("README.md", "docs/reference/action.md"):
+            table = {in_code(row[0])[0]: row for row in rows(section(text_of(name), "## Inputs"))}
+            assert set(table) == {one.name for one in INPUTS if one.action and one.available}
+            for key, row in table.items():
+                default = declared[key].get("default", "")
+                assert row[-2] == (f"`{default}`" if default else ""), key
+
+    def test_the_action_declares_every_input_and_says_which_do_not_work(self) -> None:
+        action = yaml.safe_load(text_of("action.yml"))
+        assert set(action["inputs"]) == {one.name for one in INPUTS if one.action}
+        for one in INPUTS:
+            if one.action:
+                said = " ".join(action["inputs"][one.name]["description"].split())
+                assert said.endswith("Not available yet.") != one.available, one.name
+        assert set(action["outputs"]) == set(OUTPUTS)
+        assert len(action["description"]) <= 125
 
     @pytest.mark.parametrize("command", WORKING_COMMANDS)
     def test_the_options_of_the_reference_are_those_of_the_help(self, command: Command) -> None:

@@ -480,7 +480,7 @@ def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
         case 401:
             raise AuthenticationError(
                 f"{url}: the server does not accept who we are (401){said}",
-                hint="the token is wrong, expired or revoked (REPO_BACKUP_TOKEN)"
+                hint="the token is wrong, expired or revoked (REPO_BACKUP_TOKEN, or the input token)"
                 if signed_in
                 else "set REPO_BACKUP_TOKEN to a token that may read it",
             )
@@ -495,7 +495,8 @@ def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
         case 403:
             raise RepositoryUnavailable(
                 f"{url}: the server forbids it (403){said}",
-                hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN)",
+                hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN, or "
+                "the input token)",
             )
         case 404:
             raise RepositoryMissing(f"{url}: not there, or not visible to us (404){said}")

@@ -278,7 +278,7 @@ def _refusal(error: GithubException, url: str, *, signed_in: bool) -> BackupErro
     if error.status == 401:
         return AuthenticationError(
             f"GitHub does not accept the token (401){said}",
-            hint="it is wrong, expired or revoked (REPO_BACKUP_TOKEN)",
+            hint="it is wrong, expired or revoked (REPO_BACKUP_TOKEN, or the input token)",
         )
     if error.status == 429 or (error.status == 403 and wait is not None):
         hint = "" if signed_in else "with a token (REPO_BACKUP_TOKEN) the limit is 5,000 an hour"

@@ -64,7 +64,8 @@ FAILED = outcome(
     "broken",
     "failed",
     reason="https://github.com/acme/broken.git: the server forbids it (403)",
-    hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN)",
+    hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN, or "
+    "the input token)",
 )
 HOSTILE = "x|y `z` <b>&amp; [a](http://evil) ![i](x) @all #1 *s* _u_ ~~d~~\n::error::no\x1b[31m ü"
 
