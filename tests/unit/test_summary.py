@@ -91,6 +91,19 @@ PAGES = {
     ),
     "failed": run_summary(report(FAILED, result="failed", exit_code=1, manifests=())),
     "nothing-changed": run_summary(report(*(outcome(f"r{n}", "unchanged") for n in range(40)))),
+    "empty": run_summary(
+        report(*(outcome(name, "empty") for name in ("one", "two", "two.wiki"))), identity=IDENTITY
+    ),
+    "5000-repositories": run_summary(
+        report(
+            *(replace(FAILED, path=f"broken-{n:02}") for n in range(20)),
+            *(captured(f"changed-{n:03}") for n in range(200)),
+            *(outcome(f"r{n:04}", "unchanged") for n in range(4780)),
+            result="partial",
+            exit_code=3,
+        ),
+        identity=IDENTITY,
+    ),
     "dry-run": run_summary(
         report(outcome("widgets", "skipped", plan="full", reason="dry run: first capture"),
                dry_run=True, manifests=())
