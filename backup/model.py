@@ -283,6 +283,10 @@ class Source(Protocol):
         """What people should know of the listing, such as what it cannot have seen."""
 
     @property
+    def if_too_short(self) -> str:
+        """What to look at when the listing lacks what should be there; empty if nobody knows."""
+
+    @property
     def lists_everything(self) -> bool:
         """Whether a repository missing from the listing is missing at the source.
 

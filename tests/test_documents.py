@@ -100,7 +100,7 @@ class TestGeneratedParts:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, tmp_path / name)
         readme = tmp_path / "README.md"
-        readme.write_text(readme.read_text("utf-8").replace("| `check` |", "| `chek` |"))
+        readme.write_text(readme.read_text("utf-8").replace("| `check` |", "| `checked` |"))
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
             argv = [sys.executable, "-m", "docs.generate", *words]
@@ -108,7 +108,7 @@ class TestGeneratedParts:
 
         refused = run("--check")
         assert refused.returncode == 1
-        assert "-| `chek` |" in refused.stdout
+        assert "-| `checked` |" in refused.stdout
         assert "+| `check` |" in refused.stdout
         assert "make docs" in refused.stderr
         assert run().returncode == 0

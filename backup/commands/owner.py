@@ -226,7 +226,7 @@ class OwnerRun:
             identity = self._source.identity
             raise SourceError(
                 f"no repositories were found in {identity.location or identity.owner}",
-                hint="check the name, and what the credentials may see",
+                hint="; ".join(filter(None, ("check the name", self._source.if_too_short))),
             )
         return listing
 
@@ -257,10 +257,12 @@ class OwnerRun:
         too_many = gone * 100 > (accepted or 0) * options.max_drop_percent
         self._dropped = too_many and not options.accept_drop
         if self._dropped:
+            why = self._source.if_too_short
             self.ledger.fail(
                 f"{self.listed} repositories are listed, {accepted} were before: "
                 f"more than --max-drop-percent {options.max_drop_percent} are gone; "
-                "nothing was marked as gone (--accept-drop accepts it)"
+                "nothing was marked as gone (--accept-drop accepts it"
+                f"{f'; or {why}' if why else ''})"
             )
         else:
             self._accepted = self.listed

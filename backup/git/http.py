@@ -480,7 +480,7 @@ def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
         case 401:
             raise AuthenticationError(
                 f"{url}: the server does not accept who we are (401){said}",
-                hint="the token is wrong or has ended (REPO_BACKUP_TOKEN, or the input token)"
+                hint="the token is wrong or expired (REPO_BACKUP_TOKEN, or the input token)"
                 if signed_in
                 else "set REPO_BACKUP_TOKEN to a token that may read it",
             )

@@ -115,6 +115,29 @@ class GitHubSource:
         """What people should know of the listing: what it cannot have seen."""
         return tuple(self._notes)
 
+    @property
+    def if_too_short(self) -> str:
+        """What kind of token sees less than is there, and what it lacks then.
+
+        Source: GitHub Docs, "Managing your personal access tokens" and "Authorizing a personal
+        access token for use with single sign-on".
+        """
+        if self._token is None:
+            return "without a token only what is public is seen"
+        match self._token.reveal().partition("_")[0]:
+            case "github":
+                return (
+                    f"the token's resource owner must be {self._name}, with access to all of its "
+                    "repositories, and the organisation may have to approve the token"
+                )
+            case "ghs":
+                return "the GitHub App must be installed for all repositories"
+            case _:
+                return (
+                    "the token needs the scope repo, and where the organisation has single sign-on "
+                    "it must be authorised for it"
+                )
+
     def authorization(self) -> Secret | None:
         """Give the header for git: the same token."""
         return self._authorization

@@ -104,6 +104,7 @@ class FolderSource:
 
     lists_everything = True
     notes = ()
+    if_too_short = ""
 
     def __init__(self, root: Path, *, owner: str) -> None:
         self._root = root
@@ -196,6 +197,7 @@ class GitUrlSource:
 
     lists_everything = False
     notes = ()
+    if_too_short = ""
 
     def __init__(
         self, locations: Sequence[str], *, owner: str, authorization: Secret | None = None

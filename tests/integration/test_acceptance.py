@@ -336,7 +336,9 @@ def test_all_that_is_listed_is_restored_and_what_is_gone_is_named(lab: Lab, tmp_
     shutil.rmtree(lab.root / "widgets")
     lab.run()
     finished = repo_backup("restore", "--all", "--from", "vault", "out", "--json", cwd=tmp_path)
-    assert finished.json["left_out"] == ["src/widgets: not listed since 2026-03-03"]
+    assert finished.json["left_out"] == [
+        "src/widgets: not listed since 2026-03-03 (restore it by name)"
+    ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"{name}.git" for name in FOUR
     ]
