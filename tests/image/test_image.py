@@ -5,6 +5,7 @@ Run by ``make image-test``; it installs and starts what it needs, as root.
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.support.github import GitHub, Token
 from tests.support.gitserver import Answer, Request
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
-from tests.support.runner import TOKEN
+from tests.support.runner import CHECKOUT, TOKEN
 from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
 
@@ -265,6 +266,47 @@ def test_any_user_may_run_it_on_a_file_system_that_is_read_only(
         os.chown(path, os.getuid(), os.getgid())
     expected = to_be_kept(forge.root / "acme" / "widgets.git")
     assert_same_mirror(data / "widgets.git", expected)
+
+
+@pytest.mark.parametrize(
+    "page", ["reference/action.md", "how-to/move-from-the-clone-and-sync-script.md"]
+)
+def test_the_command_lines_of_the_documents_work(
+    page: str, image: Image, forge: GitHub, tmp_path: Path, moto_http: S3Server
+) -> None:
+    text = (CHECKOUT / "docs" / page).read_text("utf-8")
+    (line,) = re.findall(r"^docker run (.*(?:\\\n.*)*)$", text, re.MULTILINE)
+    bucket = f"image-line-{len(page)}"
+    moto_http.make_bucket(bucket)
+    words = line.replace("\\\n", " ").split()
+    words = [
+        image.name
+        if word.startswith("ghcr.io/")
+        else word.replace("s3://example-vault", f"s3://{bucket}")
+        for word in words
+    ]
+    here = ("--network", "host", "--env", "AWS_ENDPOINT_URL", "--env", "REPO_BACKUP_SERVER_URL")
+    env = {
+        **moto_http.environment(),
+        "AWS_ENDPOINT_URL": moto_http.endpoint_url,
+        "AWS_SESSION_TOKEN": "",
+        "REPO_BACKUP_SERVER_URL": forge.url,
+        "REPO_BACKUP_TOKEN": TOKEN,
+        "BACKUP_GITHUB_OWNER": "acme",
+        "BACKUP_GITHUB_PAT": TOKEN,
+        "BACKUP_BUCKET_NAME": bucket,
+        "BACKUP_AWS_REGION": "eu-central-1",
+    }
+    done = subprocess.run(
+        [str(image.docker.client), "run", *here, *words],
+        env=image.docker.environment | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "success: 2 listed: 2 captured" in done.stdout + done.stderr
 
 
 # --- What is in it -------------------------------------------------------------------------------

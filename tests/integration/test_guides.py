@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +19,9 @@ from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.runner import CHECKOUT, TOKEN
 from tests.support.s3server import S3Server
-from tests.support.shown import assert_said, run_shown, shown_commands
+from tests.support.shown import Shown, assert_said, run_shown, shown_commands
 from tests.support.vaults import to_be_kept
+from tests.test_documents import make_example
 
 GUIDES = CHECKOUT / "docs"
 
@@ -112,7 +115,7 @@ def test_the_tutorial_leads_from_nothing_to_a_restored_repository(
     commands = shown_commands((GUIDES / "tutorial-github.md").read_text("utf-8"))
     (token,) = [n for n, one in enumerate(commands) if "< token" in one.command]
     # "Put it into the file token": the one thing that is said and not shown.
-    commands.insert(token, type(commands[0])("cp ../left/token token", ()))
+    commands.insert(token, Shown("cp ../left/token token", ()))
     ran = run_shown(commands, here, tools=tools, env=env, shown_as=as_github(forge))
     assert_said(ran, any_snapshot=True)
     back = here / "repo-backup-action" / "widgets.git"
@@ -192,3 +195,63 @@ def test_the_migration_guide_leads_from_the_old_bucket_to_ours(
     assert objects_below(moto_http, "github.com/") == before
     vaults = {key.split("/")[1] for key in objects_below(moto_http, "git/")}
     assert vaults == {"folder", *as_github(forge)}
+
+
+# --- Lines that stand alone ----------------------------------------------------------------------
+
+PAGES = (
+    "README.md",
+    "docs/reference/cli.md",
+    "docs/how-to/use-a-bucket.md",
+    "docs/how-to/back-up-a-github-owner.md",
+    "docs/how-to/back-up-a-git-server.md",
+    "docs/how-to/run-every-night.md",
+)
+LINE = re.compile(
+    r"^(?:\$ )?((?:REPO_BACKUP_\w+=.* )?repo-backup (?:run|list|restore) .*)$", re.MULTILINE
+)
+# What stands in capitals is for the reader to fill in.
+LINES = sorted(
+    {
+        line
+        for page in PAGES
+        for line in LINE.findall((CHECKOUT / page).read_text("utf-8"))
+        if not re.search(r" (VAULT|SOURCE)", line)
+    }
+)
+
+
+def test_the_lines_are_found() -> None:
+    assert len(LINES) > 15
+    assert any("repositories.txt" in line for line in LINES)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if "git@git.example.org" not in line])
+def test_a_line_of_the_documents_does_what_it_says(
+    line: str, forge: GitHub, here: Path, tmp_path: Path, moto_http: S3Server
+) -> None:
+    # Git over ssh has tests of its own, with a real server.
+    make_example(here)
+    made(forge, "widgets", main=2)
+    (here / "repositories.txt").write_text(f"{forge.url}/acme/widgets.git\n")
+    # The store is everybody's in this session.
+    bucket = f"line-{LINES.index(line)}"
+    moto_http.make_bucket(bucket)
+    env = environment(moto_http, forge)
+    if not re.search(r"\brun\b", line):
+        repo_backup("run", "--from", "acme", "--to", f"s3://{bucket}/git", env=env, cwd=here)
+    elsewhere = {
+        "https://git.example.org": forge.url,
+        "https://github.example.com": forge.url,
+        "https://minio.example.com": moto_http.endpoint_url,
+        "s3://example-vault": f"s3://{bucket}",
+        "s3://vault": f"s3://{bucket}",
+        "TOKEN=...": f"TOKEN={TOKEN}",
+        # The example's snapshots are of today, whatever their names.
+        "--at 2025-03-01": f"--at {datetime.now(UTC):%Y-%m-%d}",
+    }
+    for said, actual in elsewhere.items():
+        line = line.replace(said, actual)
+    if "--to ./vault" in line and "--from ./acme" not in line:
+        line = line.replace("./vault", "./another-vault")
+    run_shown([Shown(line, ())], here, tools=tmp_path, env=env)
