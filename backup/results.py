@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from backup.errors import ExitCode
 from backup.model import ObjectId, RefChange, RefName
@@ -91,3 +92,33 @@ class RestoreReport:
     left_out: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     exit_code: int = ExitCode.DONE
+
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to know of a vault or a set-up, and what to do about it.
+
+    Attributes:
+        fix: empty where there is nothing to do.
+        private: whether it names a repository whose name is nobody's business.
+    """
+
+    severity: Severity
+    message: str
+    fix: str = ""
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """How it stands with a vault.
+
+    Attributes:
+        exit_code: 0 when it is fresh and whole, 3 when it is not.
+    """
+
+    findings: tuple[Finding, ...]
+    exit_code: int

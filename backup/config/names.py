@@ -39,7 +39,7 @@ StorageClass = Literal[
 ]
 
 COMMANDS: tuple[Command, ...] = get_args(Command)
-WORKING_COMMANDS: tuple[Command, ...] = ("run", "list", "restore")
+WORKING_COMMANDS: tuple[Command, ...] = ("run", "list", "restore", "status")
 METADATA_KINDS = (
     "repository",
     "issues",

@@ -66,16 +66,21 @@ def read_action(given: Mapping[str, Given]) -> Config:
     if not config.owner:
         raise ConfigError("owner is missing: give the organisation, user, group or workspace")
     _check_owners_of_forge(config)
-    if config.provider != "git" and not (config.token or config.app_id or config.oauth_key):
+    reads = config.command in READING_COMMANDS
+    has_credentials = config.token or config.app_id or config.oauth_key
+    if not reads and config.provider != "git" and not has_credentials:
         raise ConfigError("token is missing: give a token, or app-id and app-private-key")
     if config.destination is None and config.bucket is None:
         raise ConfigError("destination is missing: give bucket, or destination")
     if config.provider != "github":
         label = labels.get("provider", "provider")
         raise NotYetAvailable(f"{label}: {config.provider!r} is not available yet")
-    if config.command != "run":
+    if config.command not in WORKING_COMMANDS:
         raise NotYetAvailable(f"{labels['command']}: {config.command!r} is not available yet")
     _check_available(config, given)
+    if reads:
+        _check_destination(config, labels)
+        return config
     sources = tuple(SourceSpec("github", owner) for owner in config.owner)
     # An owner is given by name here, and names no folder of the vault.
     config = replace(config, sources=sources, owner=())

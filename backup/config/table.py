@@ -90,9 +90,9 @@ class Config:
         OWNERS,
         "Whose repositories they are: an organisation or user, or several. At a forge it is the "
         "one that was named; for a folder its own name is the default, for git:URL and git:PATH "
-        "that of the folder around the repository.",
+        "that of the folder around the repository. With status: look at these alone.",
         group="Source",
-        commands=SOURCE_COMMANDS,
+        commands=(*SOURCE_COMMANDS, "status"),
         default="",
         available=True,
     )
@@ -108,7 +108,7 @@ class Config:
         choice(get_args(ActionCommand)),
         "What to do: back up (run), prove backups (verify), delete old ones (prune), tell their "
         "age (status), look for mistakes in the set-up (doctor), or a step of a sharded run. Only "
-        "run is available yet.",
+        "run and status are available yet.",
         group="Behaviour",
         commands=(),
         default="run",
@@ -440,10 +440,11 @@ class Config:
     )
     max_age_hours: int = declare(
         whole(1, 87_600, metavar="HOURS"),
-        "How old the newest snapshot may be.",
+        "How long ago the newest snapshot may have finished, and each repository been checked.",
         group="Behaviour",
         commands=("status",),
         default="26",
+        available=True,
     )
     dry_run: bool = declare(
         BOOLEAN,

@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = read_action(_inputs(os.environ))
         _hide_secrets(config, runner)
-        return _run(config, runner)
+        return _status(config, runner) if config.command == "status" else _run(config, runner)
     except BackupError as error:
         _tell_failure(runner, error.message, error.hint)
         return error.exit_code
@@ -125,6 +126,39 @@ def _run(config: Config, runner: Runner) -> int:
         shown = hide_private_names(report) if hides else report
         print_run(shown, console)
     _tell(report, shown, runner, identity=identity)
+    return report.exit_code
+
+
+def _status(config: Config, runner: Runner) -> int:
+    from backup.commands.status import status
+    from backup.report.hiding import hide_private_findings
+    from backup.report.summary import findings_summary
+    from backup.report.terminal import log_console, print_findings
+
+    stop = make_stop(config)
+    with (
+        runner.foreign_text(),
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+    ):
+        report = status(
+            destination,
+            owners=config.owner,
+            max_age_hours=config.max_age_hours,
+            now=datetime.now(UTC),
+        )
+        hides = _hides_names(config)
+        findings = hide_private_findings(report.findings) if hides else report.findings
+        print_findings(findings, log_console())
+    is_well = report.exit_code == ExitCode.DONE
+    heading = "✅ Backup fresh and whole" if is_well else "⚠️ Backup not fresh, or not whole"
+    runner.add_summary(findings_summary(findings, heading=heading))
+    runner.set_output("result", "success" if is_well else "partial")
+    errors = [one for one in findings if one.severity == "error"]
+    for one in errors[: MOST_ANNOTATIONS - 1]:
+        runner.error(f"{one.message} (hint: {one.fix})" if one.fix else one.message)
+    if not is_well:
+        runner.error(f"{len(errors)} findings are errors; the summary has all", title="status")
     return report.exit_code
 
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -101,6 +102,13 @@ _PAGES: Mapping[Command, _Page] = {
         arguments="[REPOSITORY] [TARGET]",
         text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
         "folder that gets one mirror for each repository.",
+    ),
+    "status": _Page(
+        "Tell whether a vault is fresh and whole, for a monitor or a second place.",
+        "repo-backup status --from ./vault\n"
+        "repo-backup status --from s3://bucket/git --max-age-hours 26 --json",
+        text="Reads manifests alone. What is gone at its source, was not selected or is blocked "
+        "for good is not counted.",
     ),
 }
 _EXIT_CODES = (
@@ -215,10 +223,34 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
     return report.exit_code
 
 
+def _status(config: Config, arguments: tuple[str, ...]) -> int:
+    if arguments:
+        raise ConfigError(
+            f"unexpected argument {arguments[0]!r}", hint="the vault is given with --from"
+        )
+    from backup.commands.status import status
+    from backup.report.document import findings_document
+    from backup.report.hiding import hide_private_findings
+    from backup.report.terminal import print_findings
+
+    with open_destination(config, Stop()) as destination:
+        report = status(
+            destination,
+            owners=config.owner,
+            max_age_hours=config.max_age_hours,
+            now=datetime.now(UTC),
+        )
+    hides = config.hide_private_names == "true"
+    findings = hide_private_findings(report.findings) if hides else report.findings
+    _answer(config, findings_document(findings), lambda console: print_findings(findings, console))
+    return report.exit_code
+
+
 _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "run": _run,
     "list": _list,
     "restore": _restore,
+    "status": _status,
 }
 
 
@@ -279,7 +311,7 @@ def _console(*, stderr: bool = False) -> "Console":
 
 
 def _answer(
-    config: Config, document: Mapping[str, object], print_for_people: Callable[["Console"], None]
+    config: Config, document: object, print_for_people: Callable[["Console"], None]
 ) -> None:
     with _output():
         if config.as_json:

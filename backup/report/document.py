@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from backup.model import ChangeKind, Outcome, RefChange, RunReport
-from backup.results import History, RestoreReport, SnapshotRow
+from backup.results import Finding, History, RestoreReport, SnapshotRow
 
 JsonObject = dict[str, Any]
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
@@ -111,6 +111,11 @@ def restore_document(report: RestoreReport) -> JsonObject:
         "left_out": list(report.left_out),
         "failed": list(report.failed),
     }
+
+
+def findings_document(findings: Sequence[Finding]) -> list[JsonObject]:
+    """Make the list of what was found."""
+    return [{"severity": one.severity, "message": one.message, "fix": one.fix} for one in findings]
 
 
 def _outcome(outcome: Outcome) -> JsonObject:

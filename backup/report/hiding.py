@@ -4,11 +4,13 @@ A workflow in a public repository shows its log, summary and annotations to the 
 hidden there stands in the report's file, which the runner shows to nobody by itself.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
 
 from backup.model import Outcome, RefChange, RefName, RunReport, SourceIdentity
+from backup.results import Finding
 
 _HIDDEN_REF = RefName("(hidden)")
 _WHY = {
@@ -93,3 +95,12 @@ class CountingEvents:
 
     def note(self, message: str) -> None:
         """Say nothing: a name may be in it."""
+
+
+def hide_private_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Leave out what names a private repository, and say how much of each severity that is."""
+    counts = Counter(one.severity for one in findings if one.private)
+    return tuple(one for one in findings if not one.private) + tuple(
+        Finding(severity, f"{number} findings about private repositories, whose names are hidden")
+        for severity, number in counts.items()
+    )

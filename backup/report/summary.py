@@ -7,8 +7,12 @@ Source: GitHub Docs, "Workflow commands", "Adding a job summary"; actions/runner
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from backup.model import ChangeKind, Outcome, RunReport
+from backup.results import Finding
+
+T = TypeVar("T")
 
 MOST_BYTES = 1_000_000
 _ROOM_FOR_THE_END = 4_000
@@ -48,6 +52,24 @@ def run_summary(report: RunReport, *, identity: str = "") -> str:
     page.table("### Captured", headings, captured, _captured_row)
     if report.notes:
         page.list("### Notes", report.notes)
+    return page.text()
+
+
+def findings_summary(findings: Sequence[Finding], *, heading: str) -> str:
+    """Write the summary of a command that looks and changes nothing.
+
+    Args:
+        findings: what it found.
+        heading: with a sign for whether all is well.
+    """
+    page = _Page()
+    page.add(f"## {heading}\n\n")
+    for severity, title in (("error", "### Errors"), ("warning", "### Warnings")):
+        some = [one for one in findings if one.severity == severity]
+        page.table(title, ("What", "What to do"), some, _finding_row)
+    told = [one.message for one in findings if one.severity == "info"]
+    if told:
+        page.list("### Notes", told)
     return page.text()
 
 
@@ -93,14 +115,14 @@ class _Page:
         self,
         heading: str,
         columns: Sequence[str],
-        outcomes: Sequence[Outcome],
-        row: Callable[[Outcome], Iterable[str]],
+        items: Sequence[T],
+        row: Callable[[T], Iterable[str]],
     ) -> None:
         """Append a table, if there is anything to show in it."""
-        if not outcomes:
+        if not items:
             return
-        head = f"{heading} ({len(outcomes)})\n\n{_row(columns)}{_row(['---'] * len(columns))}"
-        self._rows(head, [_row(row(one)) for one in outcomes])
+        head = f"{heading} ({len(items)})\n\n{_row(columns)}{_row(['---'] * len(columns))}"
+        self._rows(head, [_row(row(one)) for one in items])
 
     def list(self, heading: str, lines: Sequence[str]) -> None:
         """Append a list of sentences."""
@@ -173,6 +195,11 @@ def _failed_row(one: Outcome) -> Iterator[str]:
     yield _name(one)
     yield plain(f"{one.reason} (as the run before)" if one.known else one.reason)
     yield plain(one.hint)
+
+
+def _finding_row(one: Finding) -> Iterator[str]:
+    yield plain(one.message)
+    yield plain(one.fix)
 
 
 def _other_row(one: Outcome) -> Iterator[str]:

@@ -25,7 +25,14 @@ from rich.table import Table
 from rich.text import Text
 
 from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
-from backup.results import History, HistoryItem, RestoreReport, SnapshotRow
+from backup.results import (
+    Finding,
+    History,
+    HistoryItem,
+    RestoreReport,
+    Severity,
+    SnapshotRow,
+)
 
 _STYLES = {
     "success": "green",
@@ -242,6 +249,17 @@ def print_restore(report: RestoreReport, console: Console) -> None:
         _line(console, f"left out: {name}", style="yellow")
     for name in report.failed:
         _line(console, f"failed: {name}", style="bold red")
+
+
+def print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """Print what was found, what is worst first."""
+    order: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "info": ""}
+    for severity, style in order.items():
+        for one in findings:
+            if one.severity == severity:
+                _line(console, f"{severity}: {one.message}", style=style)
+                if one.fix:
+                    _line(console, f"  hint: {one.fix}")
 
 
 def _print_lost(outcome: Outcome, console: Console) -> None:

@@ -1,0 +1,168 @@
+"""Tells whether a vault is fresh and whole: what a second place looks at, every day.
+
+Only manifests are read. What repositories themselves hold is not proved here.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+
+from backup.commands.finding import require_roots
+from backup.errors import ExitCode
+from backup.model import Destination
+from backup.results import Finding, StatusReport
+from backup.vault.documents import Entry
+from backup.vault.layout import Layout
+from backup.vault.manifest import State, list_documents, load_state
+
+_WORDS_OF_AGE = (("days", 86_400), ("hours", 3600), ("minutes", 60))
+
+
+def status(
+    destination: Destination, *, owners: tuple[str, ...], max_age_hours: int, now: datetime
+) -> StatusReport:
+    """Look at every owner of a vault, or at those that are named.
+
+    A repository counts when its source still has it and the last run selected it. It is fresh when
+    its refs were asked for within the limit, and whole when all of it was captured.
+
+    Args:
+        destination: where the vault lies.
+        owners: whose; all when empty. One that has nothing here is an error among the findings.
+        max_age_hours: the limit.
+        now: the time.
+
+    Raises:
+        ConfigError: the destination holds no vault.
+        DamagedDocument: a manifest that counts cannot be read.
+    """
+    limit = now - timedelta(hours=max_age_hours)
+    states = [
+        (layout, load_state(destination, layout, list_documents(destination, layout), now=now))
+        for layout in require_roots(destination)
+    ]
+    findings: list[Finding] = []
+    seen = set()
+    for layout, state in states:
+        if state.source is None or (owners and state.source.owner not in owners):
+            continue
+        seen.add(state.source.owner)
+        heir = _heir(state, [other for _, other in states])
+        if heir:
+            name = _name(layout, state)
+            message = f"{name}: its owner is now {heir}, whose backup goes on from here"
+            findings.append(Finding("info", message))
+            continue
+        findings += _of_owner(_name(layout, state), state, limit=limit, now=now)
+    findings += [
+        Finding("error", f"{owner}: nothing of it is in this vault", "check --owner, or run once")
+        for owner in owners
+        if owner not in seen
+    ]
+    fresh = all(one.severity != "error" for one in findings)
+    return StatusReport(tuple(findings), ExitCode.DONE if fresh else ExitCode.PARTIAL)
+
+
+def _name(layout: Layout, state: State) -> str:
+    return (
+        layout.prefix.rstrip("/")
+        if state.source is None
+        else (f"{state.source.host}/{state.source.owner}")
+    )
+
+
+def _heir(state: State, others: Iterable[State]) -> str:
+    """Name the owner under whose new name this one's backup goes on; empty if there is none."""
+    mine, newest = state.source, state.newest
+    if mine is None or not mine.owner_id or newest is None:
+        return ""
+    for other in others:
+        theirs = other.source
+        if theirs is None or other.newest is None or other is state:
+            continue
+        is_same = (theirs.host, theirs.owner_id) == (mine.host, mine.owner_id)
+        if is_same and other.newest.finished_at > newest.finished_at:
+            return theirs.owner
+    return ""
+
+
+def _of_owner(name: str, state: State, *, limit: datetime, now: datetime) -> Iterator[Finding]:
+    for stem in state.from_future:
+        yield Finding(
+            "warning",
+            f"{name}: {stem} is from the future and counts for nothing",
+            "set the clock of the machine that wrote it",
+        )
+    yield from _of_run(name, state, limit=limit, now=now)
+    counted = [entry for entry in state.entries.values() if _counts(entry)]
+    for entry in sorted(counted, key=lambda one: (one.path, one.kind)):
+        yield from _of_repository(f"{name}/{entry.path}", entry, limit=limit, now=now)
+    fresh = sum(_is_fresh(entry, limit) for entry in counted)
+    last = "" if state.newest is None else _ago(state.newest.finished_at, now)
+    yield Finding(
+        "info",
+        f"{name}: {fresh} of {len(counted)} repositories were checked in time"
+        f"{last and f', the last run finished {last}'}",
+    )
+
+
+def _of_run(name: str, state: State, *, limit: datetime, now: datetime) -> Iterator[Finding]:
+    newest = state.newest
+    if newest is None:
+        yield Finding(
+            "error", f"{name}: no run has ever finished", "look at the log of the run that began"
+        )
+        return
+    if newest.finished_at < limit:
+        yield Finding(
+            "error",
+            f"{name}: the last run finished {_ago(newest.finished_at, now)}",
+            "look whether the schedule still runs: GitHub switches it off without a word",
+        )
+    if newest.result == "failed":
+        yield Finding("error", f"{name}: the last run failed", "look at its summary")
+    elif not newest.complete:
+        yield Finding(
+            "error",
+            f"{name}: the last run did not get to every repository",
+            "give it more time: the next one begins with the rest",
+        )
+    private = {entry.path for entry in state.entries.values() if entry.private}
+    for problem in newest.problems:
+        is_private = any(path in problem for path in private)
+        yield Finding("warning", f"{name}: the last run said: {problem}", private=is_private)
+
+
+def _counts(entry: Entry) -> bool:
+    """Leave out what the source has no more, what was not selected, what is blocked for good."""
+    is_absent = entry.absence is not None or entry.not_selected or entry.skipped_why is not None
+    # A wiki without pages is looked for once a week.
+    return not is_absent and not (entry.kind == "wiki" and entry.empty and entry.record is None)
+
+
+def _is_fresh(entry: Entry, limit: datetime) -> bool:
+    return entry.checked_at is not None and entry.checked_at >= limit
+
+
+def _of_repository(name: str, entry: Entry, *, limit: datetime, now: datetime) -> Iterator[Finding]:
+    again = "the next run tries again"
+
+    def error(message: str, fix: str) -> Finding:
+        return Finding("error", f"{name}: {message}", fix, private=entry.private)
+
+    if entry.failing_since is not None:
+        yield error(f"it fails since {entry.failing_since:%Y-%m-%d}: {entry.reason}", again)
+    elif not _is_fresh(entry, limit):
+        when = "never" if entry.checked_at is None else f"last {_ago(entry.checked_at, now)}"
+        yield error(f"it was checked {when}", "look at the last run's summary")
+    elif entry.unfinished:
+        yield error(f"it is not whole: {'; '.join(entry.unfinished)}", again)
+    for reason in entry.degraded:
+        yield Finding("info", f"{name}: {reason}", private=entry.private)
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    seconds = (now - moment).total_seconds()
+    for unit, size in _WORDS_OF_AGE:
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit} ago"
+    return "just now"
