@@ -172,7 +172,7 @@ def test_a_chain_continues_where_the_one_before_ended(tmp_path: Path) -> None:
 def _altered(state: MirrorState) -> dict[str, MirrorState]:
     """Give states that differ from this one in one respect each."""
     name, tip = next(iter(state.refs.items()))
-    other = next(iter(state.objects - {tip}))
+    other = min(state.objects - {tip, *state.peeled.values()})
     fewer = {kept: value for kept, value in state.refs.items() if kept != name}
     tag = next(iter(state.peeled))
     return {
