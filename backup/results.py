@@ -122,3 +122,35 @@ class StatusReport:
 
     findings: tuple[Finding, ...]
     exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An object that is not what was stored, and what depends on it.
+
+    Attributes:
+        repositories: by host, owner and path.
+        snapshots: ids of those that cannot give their repository back whole.
+        private: whether it names a repository whose name is nobody's business.
+    """
+
+    uri: str
+    problem: str
+    repositories: tuple[str, ...]
+    snapshots: tuple[str, ...]
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification proved.
+
+    Attributes:
+        checked: so many repositories.
+        exit_code: 0 when nothing is damaged, 4 when something is.
+    """
+
+    depth: str
+    checked: int
+    damaged: tuple[Damage, ...]
+    exit_code: int

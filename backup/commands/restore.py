@@ -4,40 +4,31 @@ A mirror is built under another name and moved into place at the end: a folder t
 asked for is whole.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.commands.finding import Found, entries_at, find_repository, require_roots
+from backup.commands.rebuilding import rebuild_mirror, record_of
 from backup.errors import (
     BackupError,
-    BrokenChain,
-    ChecksumMismatch,
     ConfigError,
-    DamagedDocument,
     DestinationError,
     ExitCode,
     IntegrityError,
     Interrupted,
-    ObjectNotFound,
 )
-from backup.git.bundle import read_header
 from backup.git.command import require_git
-from backup.git.rebuild import Rebuild
-from backup.model import Destination, Events, ObjectId
+from backup.model import Destination, Events
 from backup.results import Restored, RestoreReport
 from backup.stopping import Stop
-from backup.vault.documents import BundleLine, Entry, Record
-from backup.vault.layout import Layout, escape_segment
-from backup.vault.manifest import load_record
-
-_CHUNK_BYTES = 1 << 18
+from backup.vault.documents import Entry, Record
+from backup.vault.layout import escape_segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,32 +149,19 @@ def _rebuild(
     events: Events,
     stop: Stop,
 ) -> Restored:
-    """Build the mirror in a folder that nobody else knows, and prove it whole."""
-    rebuild = Rebuild(folder, object_format=record.object_format, stop=stop)
-    for bundle in record.chain:
-        rebuild.add_pack(
-            _verified_pack(
-                destination,
-                found.layout,
-                bundle,
-                transferred=lambda size: events.transferred(found.name, size),
-            ),
-            # Alone it must hold everything; of a chain only the whole can.
-            connected=len(record.chain) == 1,
-            where=destination.uri(found.layout.key(bundle.key)),
-        )
-    tips = record.tips()
-    wanted = [*dict.fromkeys((*tips.values(), *_detached(record)))]
-    rebuild.prove_present(wanted)
-    if len(record.chain) > 1:
-        rebuild.prove_connected(wanted)
-    rebuild.set_refs(tips)
-    rebuild.set_head(symref=record.head.symref_name, oid=_head_id(record))
+    rebuild_mirror(
+        destination,
+        found.layout,
+        record,
+        folder,
+        transferred=lambda size: events.transferred(found.name, size),
+        stop=stop,
+    )
     return Restored(
         name=found.name,
         path=folder,
         snapshot_id=record.snapshot_id,
-        refs=len(tips),
+        refs=len(record.refs),
         objects=sum(bundle.objects for bundle in record.chain),
         size_bytes=sum(bundle.size_bytes for bundle in record.chain),
         state_at=found.entry.checked_at or record.captured_at,
@@ -191,66 +169,13 @@ def _rebuild(
 
 
 def _record(destination: Destination, found: Found) -> Record:
-    if found.entry.record is None:
-        reason = found.entry.reason or "nothing of it was captured yet"
+    entry = found.entry
+    if entry.record is None:
+        reason = entry.reason or "nothing of it was captured yet"
         raise BackupError(f"{found.name} has no backup: {reason}")
-    try:
-        return load_record(destination, found.layout, found.entry.record)
-    except ObjectNotFound as error:
-        raise BrokenChain(f"{found.name}: its record is missing: {error.message}") from error
-
-
-def _verified_pack(
-    destination: Destination,
-    layout: Layout,
-    bundle: BundleLine,
-    *,
-    transferred: Callable[[int], None],
-) -> Iterator[bytes]:
-    """Yield the pack of a bundle, and at its end prove that the object is the recorded one.
-
-    Raises:
-        BrokenChain: the object is missing.
-        ChecksumMismatch: it is another than was recorded; whatever was yielded is worthless.
-    """
-    key = layout.key(bundle.key)
-    uri = destination.uri(key)
-    digest, size_bytes = hashlib.sha256(), 0
-    try:
-        reader = destination.open(key)
-    except ObjectNotFound as error:
-        raise BrokenChain(f"{uri} is missing, and the chain needs it") from error
-    with reader:
-
-        def read(size: int) -> bytes:
-            nonlocal size_bytes
-            data = reader.read(size)
-            digest.update(data)
-            size_bytes += len(data)
-            transferred(len(data))
-            return data
-
-        try:
-            _, first = read_header(read)
-        except DamagedDocument as error:
-            raise DamagedDocument(f"{uri} is damaged: {error.message}") from error
-        yield first
-        while data := read(_CHUNK_BYTES):
-            yield data
-    if size_bytes != bundle.size_bytes or digest.hexdigest() != bundle.sha256:
-        raise ChecksumMismatch(
-            f"{uri} is damaged: {size_bytes} bytes with SHA-256 {digest.hexdigest()}, "
-            f"recorded were {bundle.size_bytes} with {bundle.sha256}",
-            hint="restore an earlier snapshot with --at; the next run makes a new full",
-        )
-
-
-def _detached(record: Record) -> list[ObjectId]:
-    return [] if record.head.id is None or record.head.symref else [ObjectId(record.head.id)]
-
-
-def _head_id(record: Record) -> ObjectId | None:
-    return None if record.head.id is None else ObjectId(record.head.id)
+    return record_of(
+        destination, found.layout, entry.record, identity=entry.identity, name=found.name
+    )
 
 
 def _places(live: list[Found], target: Path) -> Iterator[tuple[Found, Path]]:

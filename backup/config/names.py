@@ -39,7 +39,13 @@ StorageClass = Literal[
 ]
 
 COMMANDS: tuple[Command, ...] = get_args(Command)
-WORKING_COMMANDS: tuple[Command, ...] = ("run", "list", "restore", "status")
+WORKING_COMMANDS: tuple[Command, ...] = (
+    "run",
+    "list",
+    "restore",
+    "verify",
+    "status",
+)
 METADATA_KINDS = (
     "repository",
     "issues",

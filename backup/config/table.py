@@ -108,7 +108,7 @@ class Config:
         choice(get_args(ActionCommand)),
         "What to do: back up (run), prove backups (verify), delete old ones (prune), tell their "
         "age (status), look for mistakes in the set-up (doctor), or a step of a sharded run. Only "
-        "run and status are available yet.",
+        "run, verify and status are available yet.",
         group="Behaviour",
         commands=(),
         default="run",
@@ -470,18 +470,21 @@ class Config:
     )
     sample_percent: int = declare(
         whole(1, 100, metavar="PERCENT"),
-        "Verify only so much of the vault, another part each time.",
+        "Verify only so much of the repositories, another part each day.",
         group="Behaviour",
         commands=("verify",),
         default="100",
+        available=True,
     )
     depth: Depth = declare(
         choice(get_args(Depth)),
-        "How much to prove: sizes and checksums (objects), packs that git can index (packs), or "
-        "repositories rebuilt and compared (restore).",
+        "How much to prove: everything is there with its size (objects), every bundle has its "
+        "checksum and a pack that git can index (packs), or the newest state of every repository "
+        "can be rebuilt (restore).",
         group="Behaviour",
         commands=("verify",),
         default="objects",
+        available=True,
     )
     at: str | None = optional(
         AT,

@@ -27,12 +27,14 @@ from backup.doors.opening import (
     open_sources,
     run_options,
     stopped_by_signals,
+    verify_request,
 )
 from backup.doors.runner import MOST_ANNOTATIONS, Runner
 from backup.errors import BackupError, ExitCode
 
 if TYPE_CHECKING:
     from backup.model import RunReport
+    from backup.results import Finding
 
 OUTPUTS: Mapping[str, str] = {
     "result": "success, partial or failed.",
@@ -63,7 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = read_action(_inputs(os.environ))
         _hide_secrets(config, runner)
-        return _status(config, runner) if config.command == "status" else _run(config, runner)
+        match config.command:
+            case "status":
+                return _status(config, runner)
+            case "verify":
+                return _verify(config, runner)
+            case _:
+                return _run(config, runner)
     except BackupError as error:
         _tell_failure(runner, error.message, error.hint)
         return error.exit_code
@@ -132,7 +140,6 @@ def _run(config: Config, runner: Runner) -> int:
 def _status(config: Config, runner: Runner) -> int:
     from backup.commands.status import status
     from backup.report.hiding import hide_private_findings
-    from backup.report.summary import findings_summary
     from backup.report.terminal import log_console, print_findings
 
     stop = make_stop(config)
@@ -152,14 +159,63 @@ def _status(config: Config, runner: Runner) -> int:
         print_findings(findings, log_console())
     is_well = report.exit_code == ExitCode.DONE
     heading = "✅ Backup fresh and whole" if is_well else "⚠️ Backup not fresh, or not whole"
+    _tell_findings(findings, runner, heading=heading, result="success" if is_well else "partial")
+    return report.exit_code
+
+
+def _verify(config: Config, runner: Runner) -> int:
+    from backup.commands.verify import verify
+    from backup.report.hiding import CountingEvents, hide_private_damage
+    from backup.report.terminal import TerminalEvents, log_console, print_verify
+    from backup.results import Finding
+
+    stop = make_stop(config)
+    hides = _hides_names(config)
+    console = log_console()
+    with (
+        runner.foreign_text(),
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(console) as events,
+    ):
+        report = verify(
+            destination,
+            verify_request(config),
+            events=CountingEvents(events.note) if hides else events,
+            stop=stop,
+        )
+        shown = hide_private_damage(report) if hides else report
+        print_verify(shown, console)
+    is_well = report.exit_code == ExitCode.DONE
+    words = f"{report.checked} repositories verified ({report.depth})"
+    findings = [
+        *(
+            Finding(
+                "error",
+                f"{one.uri}: {one.problem}; {len(one.snapshots)} snapshots depend on it",
+                "the next run makes a new full; restore what was before with --at",
+            )
+            for one in shown.damaged
+        ),
+        Finding("info", words),
+    ]
+    heading = "✅ Nothing is damaged" if is_well else "❌ Stored data is damaged"
+    _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
+    return report.exit_code
+
+
+def _tell_findings(
+    findings: "Sequence[Finding]", runner: Runner, *, heading: str, result: str
+) -> None:
+    from backup.report.summary import findings_summary
+
     runner.add_summary(findings_summary(findings, heading=heading))
-    runner.set_output("result", "success" if is_well else "partial")
+    runner.set_output("result", result)
     errors = [one for one in findings if one.severity == "error"]
     for one in errors[: MOST_ANNOTATIONS - 1]:
         runner.error(f"{one.message} (hint: {one.fix})" if one.fix else one.message)
-    if not is_well:
-        runner.error(f"{len(errors)} findings are errors; the summary has all", title="status")
-    return report.exit_code
+    if errors:
+        runner.error(f"{len(errors)} findings are errors; the summary has all", title="repo-backup")
 
 
 def _hides_names(config: Config) -> bool:

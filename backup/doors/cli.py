@@ -43,6 +43,7 @@ from backup.doors.opening import (
     open_sources,
     run_options,
     stopped_by_signals,
+    verify_request,
 )
 from backup.errors import BackupError, ConfigError, ExitCode
 from backup.secret import mask
@@ -102,6 +103,13 @@ _PAGES: Mapping[Command, _Page] = {
         arguments="[REPOSITORY] [TARGET]",
         text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
         "folder that gets one mirror for each repository.",
+    ),
+    "verify": _Page(
+        "Prove that a vault can give back what it promises.",
+        "repo-backup verify --from ./vault\n"
+        "repo-backup verify --from s3://bucket/git --depth restore --sample-percent 5",
+        text="Damage is named with every snapshot that depends on it, and ends with exit code 4. "
+        "The result is noted in the vault.",
     ),
     "status": _Page(
         "Tell whether a vault is fresh and whole, for a monitor or a second place.",
@@ -224,10 +232,7 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
 
 
 def _status(config: Config, arguments: tuple[str, ...]) -> int:
-    if arguments:
-        raise ConfigError(
-            f"unexpected argument {arguments[0]!r}", hint="the vault is given with --from"
-        )
+    _refuse_words(arguments)
     from backup.commands.status import status
     from backup.report.document import findings_document
     from backup.report.hiding import hide_private_findings
@@ -246,12 +251,39 @@ def _status(config: Config, arguments: tuple[str, ...]) -> int:
     return report.exit_code
 
 
+def _verify(config: Config, arguments: tuple[str, ...]) -> int:
+    _refuse_words(arguments)
+    from backup.commands.verify import verify
+    from backup.report.document import verify_document
+    from backup.report.hiding import hide_private_damage
+    from backup.report.terminal import TerminalEvents, print_verify
+
+    stop = make_stop(config)
+    with (
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(_console(stderr=True)) as events,
+    ):
+        report = verify(destination, verify_request(config), events=events, stop=stop)
+    shown = hide_private_damage(report) if config.hide_private_names == "true" else report
+    _answer(config, verify_document(shown), lambda console: print_verify(shown, console))
+    return report.exit_code
+
+
 _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "run": _run,
     "list": _list,
     "restore": _restore,
+    "verify": _verify,
     "status": _status,
 }
+
+
+def _refuse_words(arguments: tuple[str, ...]) -> None:
+    if arguments:
+        raise ConfigError(
+            f"unexpected argument {arguments[0]!r}", hint="the vault is given with --from"
+        )
 
 
 def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | None, Path]:

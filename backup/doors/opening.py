@@ -22,6 +22,7 @@ from backup.stopping import Stop
 if TYPE_CHECKING:
     from backup.commands.remotes import NetworkSettings
     from backup.commands.run import RunOptions
+    from backup.commands.verify import VerifyRequest
     from backup.destinations.s3 import S3Settings
 
 # Names in use by the scripts that people come from, and what the runner knows by itself.
@@ -60,6 +61,17 @@ def run_options(config: Config) -> "RunOptions":
         dry_run=config.dry_run,
         snapshot_id=config.snapshot_id,
         grace_days=config.grace_days,
+    )
+
+
+def verify_request(config: Config) -> "VerifyRequest":
+    """Take what a verification is asked to prove."""
+    from backup.commands.verify import VerifyRequest
+
+    return VerifyRequest(
+        depth=config.depth,
+        sample_percent=config.sample_percent,
+        concurrency=config.concurrency,
     )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from backup.model import ChangeKind, Outcome, RefChange, RunReport
-from backup.results import Finding, History, RestoreReport, SnapshotRow
+from backup.results import Finding, History, RestoreReport, SnapshotRow, VerifyReport
 
 JsonObject = dict[str, Any]
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
@@ -110,6 +110,23 @@ def restore_document(report: RestoreReport) -> JsonObject:
         ],
         "left_out": list(report.left_out),
         "failed": list(report.failed),
+    }
+
+
+def verify_document(report: VerifyReport) -> JsonObject:
+    """Make the result of a verification."""
+    return {
+        "depth": report.depth,
+        "checked": report.checked,
+        "damaged": [
+            {
+                "uri": one.uri,
+                "problem": one.problem,
+                "repositories": list(one.repositories),
+                "snapshots": list(one.snapshots),
+            }
+            for one in report.damaged
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from threading import Lock
 
 from backup.model import Outcome, RefChange, RefName, RunReport, SourceIdentity
-from backup.results import Finding
+from backup.results import Finding, VerifyReport
 
 _HIDDEN_REF = RefName("(hidden)")
 _WHY = {
@@ -103,4 +103,18 @@ def hide_private_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(one for one in findings if not one.private) + tuple(
         Finding(severity, f"{number} findings about private repositories, whose names are hidden")
         for severity, number in counts.items()
+    )
+
+
+def hide_private_damage(report: VerifyReport) -> VerifyReport:
+    """Leave out which private repository is damaged; that one is, and since when, stays."""
+    hidden = ("a private repository",)
+    return replace(
+        report,
+        damaged=tuple(
+            replace(one, uri=hidden[0], problem="it is damaged", repositories=hidden)
+            if one.private
+            else one
+            for one in report.damaged
+        ),
     )

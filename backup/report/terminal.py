@@ -32,6 +32,7 @@ from backup.results import (
     RestoreReport,
     Severity,
     SnapshotRow,
+    VerifyReport,
 )
 
 _STYLES = {
@@ -249,6 +250,24 @@ def print_restore(report: RestoreReport, console: Console) -> None:
         _line(console, f"left out: {name}", style="yellow")
     for name in report.failed:
         _line(console, f"failed: {name}", style="bold red")
+
+
+def print_verify(report: VerifyReport, console: Console) -> None:
+    """Print what a verification proved, the damage first."""
+    for one in report.damaged:
+        _line(console, f"damaged: {one.uri}: {one.problem}", style="bold red")
+        for name in one.repositories:
+            _line(console, f"  of {name}")
+        some = ", ".join(one.snapshots[:_MAX_NAMES])
+        more = len(one.snapshots) - _MAX_NAMES
+        if some:
+            _line(console, f"  in {some}{f' and {more} more' if more > 0 else ''}")
+    words = f"{report.checked} repositories verified ({report.depth})"
+    if report.damaged:
+        _line(console, f"{words}: {len(report.damaged)} objects are damaged", style="bold red")
+        _line(console, "hint: the next run makes new fulls; earlier snapshots may still restore")
+    else:
+        _line(console, f"{words}: nothing is damaged", style="green")
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:

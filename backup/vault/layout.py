@@ -142,6 +142,10 @@ class Layout:
         """Return the key of a manifest or checkpoint."""
         return self.key(f"{name.stem}.json.gz")
 
+    def drill(self, snapshot_id: str) -> Key:
+        """Return the key of a verification's result."""
+        return self.key(f"drills/{snapshot_id}.json.gz")
+
     def parse_document(self, key: str) -> DocumentName | None:
         """Take the key of a manifest or checkpoint apart; None for any other object."""
         found = _DOCUMENT.fullmatch(key.removeprefix(self.prefix))
@@ -178,6 +182,12 @@ def repository_folder(*, path: str, host_id: str) -> str:
 def bundle_key(folder: str, snapshot_id: str, kind: BundleKind) -> Key:
     """Return the relative key of a bundle."""
     return Key(f"{folder}{snapshot_id}.{kind}.bundle")
+
+
+def bundles_beside(record: str) -> tuple[Key, Key]:
+    """Return the keys that the bundle of a record's own capture may have."""
+    stem = record.removesuffix(".record.json.gz")
+    return Key(f"{stem}.full.bundle"), Key(f"{stem}.incremental.bundle")
 
 
 def record_key(folder: str, snapshot_id: str) -> Key:

@@ -104,6 +104,30 @@ class _HeaderAlone(Header, extra="ignore"):
     """The head without everything else, so that hundreds fit in memory."""
 
 
+class Stored(Part, extra="ignore"):
+    """What of a repository a manifest says is stored, and nothing else of it."""
+
+    host_id: str
+    path: str
+    kind: Kind = "code"
+    private: bool = False
+    record: str | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What stays the same when the repository is renamed."""
+        return self.kind, self.host_id
+
+
+class _StoredAlone(Header, extra="ignore"):
+    entries: tuple[Stored, ...]
+
+
+def load_stored(destination: Destination, layout: Layout, name: DocumentName) -> tuple[Stored, ...]:
+    """Read what a manifest says is stored; a fifth of the time and memory of all of it."""
+    return load(destination, layout.document(name), _StoredAlone).entries
+
+
 def load_state(
     destination: Destination, layout: Layout, names: Sequence[DocumentName], *, now: datetime
 ) -> State:

@@ -275,7 +275,7 @@ def test_the_command_lines_of_the_documents_work(
     page: str, image: Image, forge: GitHub, tmp_path: Path, moto_http: S3Server
 ) -> None:
     text = (CHECKOUT / "docs" / page).read_text("utf-8")
-    (line,) = re.findall(r"^docker run (.*(?:\\\n.*)*)$", text, re.MULTILINE)
+    (line,) = re.findall(r"^docker run ((?:[^\\\n]|\\\n)*)$", text, re.MULTILINE)
     bucket = f"image-line-{len(page)}"
     moto_http.make_bucket(bucket)
     words = line.replace("\\\n", " ").split()

@@ -208,7 +208,8 @@ PAGES = (
     "docs/how-to/run-every-night.md",
 )
 LINE = re.compile(
-    r"^(?:\$ )?((?:REPO_BACKUP_\w+=.* )?repo-backup (?:run|list|restore) .*)$", re.MULTILINE
+    r"^(?:\$ )?((?:REPO_BACKUP_\w+=.* )?repo-backup (?:run|list|restore|verify|status) .*)$",
+    re.MULTILINE,
 )
 # What stands in capitals is for the reader to fill in.
 LINES = sorted(

@@ -1,0 +1,128 @@
+"""Gives the content of a chain back: its packs one after another, then refs and HEAD, each proved.
+
+Restore keeps what comes of it, verify throws it away.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from backup.errors import BrokenChain, ChecksumMismatch, DamagedDocument, ObjectNotFound
+from backup.git.bundle import read_header
+from backup.git.rebuild import Rebuild
+from backup.model import Destination, ObjectId
+from backup.stopping import Stop
+from backup.vault.documents import BundleLine, Record
+from backup.vault.layout import Layout
+from backup.vault.manifest import Identity, load_record
+
+_CHUNK_BYTES = 1 << 18
+
+
+def record_of(
+    destination: Destination, layout: Layout, key: str, *, identity: Identity, name: str
+) -> Record:
+    """Read a repository's record, and see that it is this repository's and has its own key.
+
+    Raises:
+        BrokenChain: it is missing.
+        DamagedDocument: it cannot be read, or is another's.
+    """
+    try:
+        record = load_record(destination, layout, key)
+    except ObjectNotFound as error:
+        raise BrokenChain(f"{name}: its record is missing: {error.message}") from error
+    is_its_own = key.rpartition("/")[2].startswith(f"{record.snapshot_id}.")
+    found = record.repository
+    if (found.kind, found.host_id) != identity or not is_its_own:
+        uri = destination.uri(layout.key(key))
+        raise DamagedDocument(
+            f"{uri} is damaged: it holds the record of {found.path} (id {found.host_id}) "
+            f"in snapshot {record.snapshot_id}"
+        )
+    return record
+
+
+def rebuild_mirror(
+    destination: Destination,
+    layout: Layout,
+    record: Record,
+    folder: Path,
+    *,
+    transferred: Callable[[int], None],
+    stop: Stop,
+) -> None:
+    """Build the mirror in a folder that nobody else knows, and prove it whole.
+
+    Raises:
+        IntegrityError: something stored is missing or damaged.
+        DestinationError: it could not be read, or the disk is full.
+    """
+    rebuild = Rebuild(folder, object_format=record.object_format, stop=stop)
+    for bundle in record.chain:
+        rebuild.add_pack(
+            verified_pack(destination, layout, bundle, transferred=transferred),
+            # Alone it must hold everything; of a chain only the whole can.
+            connected=len(record.chain) == 1,
+            where=destination.uri(layout.key(bundle.key)),
+        )
+    tips = record.tips()
+    wanted = [*dict.fromkeys((*tips.values(), *_detached(record)))]
+    rebuild.prove_present(wanted)
+    if len(record.chain) > 1:
+        rebuild.prove_connected(wanted)
+    rebuild.set_refs(tips)
+    rebuild.set_head(symref=record.head.symref_name, oid=_head_id(record))
+
+
+def verified_pack(
+    destination: Destination,
+    layout: Layout,
+    bundle: BundleLine,
+    *,
+    transferred: Callable[[int], None],
+) -> Iterator[bytes]:
+    """Yield the pack of a bundle, and at its end prove that the object is the recorded one.
+
+    Raises:
+        BrokenChain: the object is missing.
+        ChecksumMismatch: it is another than was recorded; whatever was yielded is worthless.
+    """
+    key = layout.key(bundle.key)
+    uri = destination.uri(key)
+    digest, size_bytes = hashlib.sha256(), 0
+    try:
+        reader = destination.open(key)
+    except ObjectNotFound as error:
+        raise BrokenChain(f"{uri} is missing, and the chain needs it") from error
+    with reader:
+
+        def read(size: int) -> bytes:
+            nonlocal size_bytes
+            data = reader.read(size)
+            digest.update(data)
+            size_bytes += len(data)
+            transferred(len(data))
+            return data
+
+        try:
+            _, first = read_header(read)
+        except DamagedDocument as error:
+            raise DamagedDocument(f"{uri} is damaged: {error.message}") from error
+        yield first
+        while data := read(_CHUNK_BYTES):
+            yield data
+    if size_bytes != bundle.size_bytes or digest.hexdigest() != bundle.sha256:
+        raise ChecksumMismatch(
+            f"{uri} is damaged: {size_bytes} bytes with SHA-256 {digest.hexdigest()}, "
+            f"recorded were {bundle.size_bytes} with {bundle.sha256}",
+            hint="restore an earlier snapshot with --at; the next run makes a new full",
+        )
+
+
+def _detached(record: Record) -> list[ObjectId]:
+    return [] if record.head.id is None or record.head.symref else [ObjectId(record.head.id)]
+
+
+def _head_id(record: Record) -> ObjectId | None:
+    return None if record.head.id is None else ObjectId(record.head.id)

@@ -1,0 +1,353 @@
+"""Proves that a vault can give back what its manifests promise, to one of three depths.
+
+``objects`` compares listings with records, ``packs`` reads every bundle and lets git index it,
+``restore`` rebuilds the newest state of every repository. Nothing is mended here: the next run
+gives a damaged chain a new full by itself.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+import backup
+from backup.commands.finding import require_roots
+from backup.commands.rebuilding import rebuild_mirror, record_of, verified_pack
+from backup.config.names import Depth
+from backup.errors import (
+    DamagedDocument,
+    DestinationError,
+    ExitCode,
+    IntegrityError,
+    ObjectNotFound,
+)
+from backup.git.command import require_git
+from backup.git.rebuild import Rebuild
+from backup.model import Destination, Events
+from backup.results import Damage, VerifyReport
+from backup.stopping import Stop
+from backup.vault import chain
+from backup.vault.documents import DamageLine, Drill, DrillLine, Record, encode
+from backup.vault.layout import DocumentName, Layout, bundles_beside, new_snapshot_id
+from backup.vault.manifest import Identity, Stored, list_documents, load_stored
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """What to prove.
+
+    Attributes:
+        sample_percent: so much of the repositories, another part each day: with 5 each of them has
+            had its turn after 20 days.
+        concurrency: how many repositories are looked at at once.
+    """
+
+    depth: Depth
+    sample_percent: int = 100
+    concurrency: int = 4
+
+
+@dataclass(slots=True)
+class _Repository:
+    """One repository as the manifests have it.
+
+    Attributes:
+        name: host, owner and path, as the newest manifest has it.
+        snapshots: for each record that a manifest names, the snapshots that do; the oldest first.
+        newest: the record of the newest manifest.
+    """
+
+    name: str
+    identity: Identity
+    private: bool = False
+    newest: str = ""
+    snapshots: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Result:
+    line: DrillLine
+    damaged: list[Damage]
+
+
+def verify(
+    destination: Destination,
+    request: VerifyRequest,
+    *,
+    events: Events,
+    stop: Stop,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> VerifyReport:
+    """Look at every owner, note the result in the vault, and tell what is damaged.
+
+    Requests for ``objects``: the listings, every manifest, and one or two records for each
+    repository. Memory grows with the number of objects, by some hundred bytes each.
+
+    Raises:
+        ConfigError: the destination holds no vault.
+        DestinationError: it cannot be read.
+        Interrupted: a signal came; nothing is noted.
+    """
+    require_git()
+    damaged: list[Damage] = []
+    checked = 0
+    for layout in require_roots(destination):
+        began = clock()
+        one = _Root(destination, layout, request, events=events, stop=stop)
+        results = one.run(began)
+        checked += len(results)
+        found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
+        damaged += found
+        drill = Drill(
+            format=1,
+            document="drill",
+            snapshot_id=new_snapshot_id(began),
+            started_at=began,
+            finished_at=clock(),
+            version=backup.__version__,
+            depth=request.depth,
+            checked=tuple(result.line for result in results),
+            damaged=tuple(_line(destination, layout, one) for one in found),
+        )
+        try:
+            destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
+        except DestinationError as error:
+            events.note(f"the result is not noted in the vault: {error.message}")
+    code = ExitCode.DAMAGED if damaged else ExitCode.DONE
+    return VerifyReport(request.depth, checked, tuple(damaged), code)
+
+
+def _line(destination: Destination, layout: Layout, one: Damage) -> DamageLine:
+    relative = one.uri.removeprefix(destination.uri(layout.key("x"))[:-1])
+    return DamageLine(
+        key=relative, problem=one.problem, repositories=one.repositories, snapshots=one.snapshots
+    )
+
+
+class _Root:
+    """The work on one owner."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        layout: Layout,
+        request: VerifyRequest,
+        *,
+        events: Events,
+        stop: Stop,
+    ) -> None:
+        self._destination = destination
+        self._layout = layout
+        self._request = request
+        self._events = events
+        self._stop = stop
+        self._sizes: Mapping[str, int] = {}
+        self.damaged: list[Damage] = []
+
+    def run(self, now: datetime) -> list[_Result]:
+        chosen = [
+            one
+            for one in self._repositories()
+            if is_in_sample(one.identity, percent=self._request.sample_percent, day=now.toordinal())
+        ]
+        # Listed after the manifests were read: what they name was written before them.
+        self._sizes = chain.sizes(
+            self._destination.list(self._layout.folder("repositories")),
+            prefix=self._layout.prefix,
+        )
+        with ThreadPoolExecutor(self._request.concurrency) as pool:
+            try:
+                return list(pool.map(self._look_at, chosen))
+            except BaseException:
+                # What is true of one is true of the others: a store that fails, a signal.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _repositories(self) -> list[_Repository]:
+        """Read every manifest; one that cannot be read is damage of its own."""
+        found: dict[Identity, _Repository] = {}
+        for name in list_documents(self._destination, self._layout):
+            if name.checkpoint is not None:
+                continue
+            self._stop.check()
+            for stored in self._stored_by(name):
+                if stored.record is None:
+                    continue
+                one = found.get(stored.identity)
+                if one is None:
+                    one = found[stored.identity] = _Repository("", stored.identity)
+                one.name = f"{self._layout.prefix}{stored.path}"
+                one.private = stored.private
+                one.newest = stored.record
+                one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
+        return sorted(found.values(), key=lambda one: one.name)
+
+    def _stored_by(self, name: DocumentName) -> tuple[Stored, ...]:
+        try:
+            return load_stored(self._destination, self._layout, name)
+        except (DamagedDocument, ObjectNotFound) as error:
+            uri = self._destination.uri(self._layout.document(name))
+            self.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))
+            return ()
+
+    # --- One repository --------------------------------------------------------------------------
+
+    def _look_at(self, one: _Repository) -> _Result:
+        began = time.monotonic()
+        self._events.capturing(one.name, "verify", self._request.depth)
+        try:
+            records, damaged = self._read_records(one, all_of_them=self._request.depth != "objects")
+            problems = self._compare(records)
+            if problems and self._request.depth == "objects":
+                # Who depends on what is damaged stands in the records that were passed over.
+                records, damaged = self._read_records(one, all_of_them=True)
+                problems = self._compare(records)
+            if self._request.depth == "packs":
+                problems |= self._index(records, without=problems)
+            damaged += self._dependants(one, records, problems)
+            if self._request.depth == "restore" and not damaged and one.newest in records:
+                damaged += self._rebuild(one, records)
+        finally:
+            self._events.ended(one.name)
+        _, host_id = one.identity
+        seconds = time.monotonic() - began
+        line = DrillLine(
+            host_id=host_id, record=one.newest, ok=not damaged, duration_seconds=seconds
+        )
+        return _Result(line, damaged)
+
+    def _read_records(
+        self, one: _Repository, *, all_of_them: bool
+    ) -> tuple[dict[str, Record], list[Damage]]:
+        """Read the records that manifests name, the newest first.
+
+        One whose bundle lies in the chain of a newer record has a beginning of that chain for its
+        own, and needs no reading to be compared with a listing.
+        """
+        records: dict[str, Record] = {}
+        damaged: list[Damage] = []
+        covered: set[str] = set()
+        newest_first = sorted(one.snapshots, key=lambda key: (key == one.newest, key), reverse=True)
+        for key in newest_first:
+            uri = self._destination.uri(self._layout.key(key))
+            snapshots = tuple(one.snapshots[key])
+            if key not in self._sizes:
+                damaged.append(Damage(uri, "it is missing", (one.name,), snapshots, one.private))
+                continue
+            if not all_of_them and not covered.isdisjoint(bundles_beside(key)):
+                continue
+            self._stop.check()
+            try:
+                record = record_of(
+                    self._destination, self._layout, key, identity=one.identity, name=one.name
+                )
+            except IntegrityError as error:
+                damaged.append(Damage(uri, error.message, (one.name,), snapshots, one.private))
+                continue
+            records[key] = record
+            covered.update(line.key for line in record.chain)
+        return records, damaged
+
+    def _compare(self, records: Mapping[str, Record]) -> dict[str, str]:
+        """Compare every bundle with the listing; map those that differ to what is wrong."""
+        problems = {}
+        for record in records.values():
+            for line in record.chain:
+                size = self._sizes.get(line.key)
+                if size is None:
+                    problems[line.key] = "it is missing"
+                elif size != line.size_bytes:
+                    problems[line.key] = f"it has {size} bytes, recorded were {line.size_bytes}"
+        return problems
+
+    def _index(
+        self, records: Mapping[str, Record], *, without: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Read every bundle once and let git index its pack."""
+        problems = {}
+        bundles = {
+            line.key: (line, record.object_format)
+            for record in records.values()
+            for line in record.chain
+            if line.key not in without
+        }
+        for key, (line, object_format) in bundles.items():
+            uri = self._destination.uri(self._layout.key(key))
+            with _scratch() as folder:
+                rebuild = Rebuild(folder, object_format=object_format, stop=self._stop)
+                try:
+                    rebuild.add_pack(
+                        verified_pack(
+                            self._destination, self._layout, line, transferred=self._ignore
+                        ),
+                        connected=False,
+                        where=uri,
+                    )
+                except IntegrityError as error:
+                    problems[key] = error.message
+        return problems
+
+    def _ignore(self, _size_bytes: int) -> None:
+        """Hear of bytes that no progress is shown for."""
+
+    def _dependants(
+        self, one: _Repository, records: Mapping[str, Record], problems: Mapping[str, str]
+    ) -> list[Damage]:
+        damaged = []
+        for bundle, problem in sorted(problems.items()):
+            snapshots = {
+                snapshot
+                for key, record in records.items()
+                if any(line.key == bundle for line in record.chain)
+                for snapshot in one.snapshots[key]
+            }
+            uri = self._destination.uri(self._layout.key(bundle))
+            damaged.append(Damage(uri, problem, (one.name,), tuple(sorted(snapshots)), one.private))
+        return damaged
+
+    def _rebuild(self, one: _Repository, records: Mapping[str, Record]) -> list[Damage]:
+        """Rebuild the newest state; what fails is put down to the bundles that are damaged."""
+        record = records[one.newest]
+        with _scratch() as folder:
+            try:
+                rebuild_mirror(
+                    self._destination,
+                    self._layout,
+                    record,
+                    folder,
+                    transferred=lambda size: self._events.transferred(one.name, size),
+                    stop=self._stop,
+                )
+            except IntegrityError as error:
+                problem = error.message
+            else:
+                return []
+        if problems := self._index({one.newest: record}, without={}):
+            return self._dependants(one, records, problems)
+        # Every bundle is as it was stored, and still they do not make the repository.
+        uri = self._destination.uri(self._layout.key(one.newest))
+        return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
+
+
+def is_in_sample(identity: Identity, *, percent: int, day: int) -> bool:
+    """Tell whether it is a repository's turn: one in every 100 / percent days, rounded up.
+
+    Args:
+        identity: kind and the forge's id.
+        percent: 1 to 100.
+        day: the number of the day.
+    """
+    rounds = -(-100 // percent)
+    number = int.from_bytes(sha256("/".join(identity).encode()).digest()[:8], "big")
+    return number % rounds == day % rounds
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="repo-backup-verify-") as made:
+        yield Path(made) / "mirror.git"
