@@ -46,8 +46,25 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DrillNote:
+    """The last time that a repository was verified.
+
+    Attributes:
+        ok: whether nothing was damaged.
+    """
+
+    depth: str
+    at: datetime
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
 class History:
-    """A repository's captures, oldest first."""
+    """A repository's captures, oldest first.
+
+    Attributes:
+        drill: None when none of the last drills had its turn.
+    """
 
     host: str
     owner: str
@@ -57,6 +74,7 @@ class History:
     state: str
     checked_at: datetime | None
     items: tuple[HistoryItem, ...]
+    drill: DrillNote | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 
 from backup.errors import ConfigError, DamagedDocument, DestinationError, IntegrityError
 from backup.model import Destination, SourceIdentity
@@ -186,6 +187,16 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
         )
     meant = ", ".join(sorted(f"{f.host}/{f.name} (id {f.entry.host_id})" for f in chosen))
     raise ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint="give the id")
+
+
+def is_name_of(found: Found, text: str) -> bool:
+    """Tell whether a text is a repository's name or id, letter for letter."""
+    return text in _names(found)
+
+
+def matches(found: Found, pattern: str) -> bool:
+    """Tell whether a glob matches a repository's name, with or without owner and host."""
+    return any(fnmatchcase(name, pattern) for name in _spellings(found, found.entry.path))
 
 
 def _names(found: Found) -> set[str]:

@@ -1,13 +1,19 @@
 """What a vault holds: its snapshots, or one repository's history."""
 
+from collections.abc import Collection
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from backup.commands.finding import Found, entries_at, find_repository, require_roots, snapshots
-from backup.errors import ObjectNotFound
+from backup.errors import DestinationError, IntegrityError, ObjectNotFound
 from backup.model import Destination, ObjectId, RefChange
-from backup.results import History, HistoryItem, SnapshotRow
-from backup.vault.documents import Entry, Record
-from backup.vault.manifest import load_record
+from backup.results import DrillNote, History, HistoryItem, SnapshotRow
+from backup.vault.documents import Drill, Entry, Record
+from backup.vault.layout import Layout
+from backup.vault.manifest import load, load_record
+
+# A twentieth of the repositories each night, and some nights that failed.
+_MOST_DRILLS = 40
 
 
 def list_snapshots(destination: Destination) -> tuple[SnapshotRow, ...]:
@@ -54,6 +60,7 @@ def list_history(destination: Destination, repository: str) -> History:
         repository,
     )
     entry = found.entry
+    keys, items = _items(destination, found)
     return History(
         host=found.host,
         owner=found.owner,
@@ -62,7 +69,8 @@ def list_history(destination: Destination, repository: str) -> History:
         kind=entry.kind,
         state=state_of(entry),
         checked_at=entry.checked_at,
-        items=tuple(reversed(_items(destination, found))),
+        items=tuple(reversed(items)),
+        drill=_last_drill(destination, found.layout, host_id=entry.host_id, records=keys),
     )
 
 
@@ -79,9 +87,25 @@ def state_of(entry: Entry) -> str:
     return "renamed" if entry.aliases else "ok"
 
 
-def _items(destination: Destination, found: Found) -> list[HistoryItem]:
-    """Follow the records back from the newest."""
+def _last_drill(
+    destination: Destination, layout: Layout, *, host_id: str, records: Collection[str]
+) -> DrillNote | None:
+    """Look for a repository in the last drills; one that cannot be read is passed over."""
+    keys = [stored.key for stored in destination.list(layout.folder("drills"))]
+    for key in reversed(keys[-_MOST_DRILLS:]):
+        with suppress(DestinationError, IntegrityError):
+            drill = load(destination, key, Drill)
+            for line in drill.checked:
+                # A wiki has the id of its repository, and records of its own.
+                if line.host_id == host_id and line.record in records:
+                    return DrillNote(drill.depth, drill.finished_at, line.ok)
+    return None
+
+
+def _items(destination: Destination, found: Found) -> tuple[list[str], list[HistoryItem]]:
+    """Follow the records back from the newest; give their keys too."""
     items: list[HistoryItem] = []
+    keys: list[str] = []
     key = found.entry.record
     while key is not None:
         try:
@@ -92,8 +116,9 @@ def _items(destination: Destination, found: Found) -> list[HistoryItem]:
                 raise
             break
         items.append(_item(destination, found, record))
+        keys.append(key)
         key = record.previous
-    return items
+    return keys, items
 
 
 def _item(destination: Destination, found: Found, record: Record) -> HistoryItem:

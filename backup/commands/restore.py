@@ -8,12 +8,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup.commands.finding import Found, entries_at, find_repository, require_roots
+from backup.commands.finding import (
+    Found,
+    entries_at,
+    find_repository,
+    is_name_of,
+    matches,
+    require_roots,
+)
 from backup.commands.rebuilding import rebuild_mirror, record_of
 from backup.errors import (
     BackupError,
@@ -36,7 +44,8 @@ class RestoreRequest:
     """What to give back.
 
     Attributes:
-        repository: a name or id; None with all.
+        repository: a name or id, or a glob over names for several, each to its own folder below
+            the target; None with all.
         all: every repository that was listed then.
         at: a date, a time, a snapshot id, ``latest`` or None.
         target: the mirror's folder, or with all the folder for the mirrors; must not exist or be
@@ -47,6 +56,20 @@ class RestoreRequest:
     all: bool
     at: str | None
     target: Path
+    concurrency: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """One repository that could not be given back."""
+
+    name: str
+    error: BackupError
+
+
+def is_glob(repository: str) -> bool:
+    """Tell whether a name may be a pattern; a forge lets neither character into a name."""
+    return not {"*", "?"}.isdisjoint(repository)
 
 
 def restore(
@@ -71,8 +94,18 @@ def restore(
             f"--at: no snapshot was made by {request.at!r}", hint="list --from shows the snapshots"
         )
     if request.all:
-        return _restore_all(destination, everything, request.target, events=events, stop=stop)
-    found = find_repository(everything, request.repository or "")
+        return _restore_all(destination, everything, request, events=events, stop=stop)
+    name = request.repository or ""
+    # In a folder a name may have such a character.
+    if is_glob(name) and not any(is_name_of(found, name) for found in everything):
+        matching = [found for found in everything if matches(found, name)]
+        if not matching:
+            raise ConfigError(
+                f"REPOSITORY: nothing in this vault matches {name!r}",
+                hint="list --from shows what there is; * stands for any part of a name",
+            )
+        return _restore_all(destination, matching, request, events=events, stop=stop)
+    found = find_repository(everything, name)
     with _half_made_beside(request.target) as folder:
         restored = _restore_one(destination, found, folder, events=events, stop=stop)
         _move_into_place(folder, request.target)
@@ -82,17 +115,16 @@ def restore(
 def _restore_all(
     destination: Destination,
     everything: list[Found],
-    target: Path,
+    request: RestoreRequest,
     *,
     events: Events,
     stop: Stop,
 ) -> RestoreReport:
     left_out = {id(found): reason for found in everything if (reason := _left_out(found.entry))}
     live = [found for found in everything if id(found) not in left_out]
-    restored: list[Restored] = []
-    failed: list[str] = []
-    damaged = False
-    for found, place in _places(live, target):
+
+    def one(placed: tuple[Found, Path]) -> Restored | _Failure:
+        found, place = placed
         try:
             with _half_made_beside(place) as folder:
                 made = _restore_one(destination, found, folder, events=events, stop=stop)
@@ -100,10 +132,19 @@ def _restore_all(
         except Interrupted:
             raise
         except BackupError as error:
-            failed.append(f"{found.name}: {error.message}")
-            damaged = damaged or isinstance(error, IntegrityError)
-            continue
-        restored.append(_at(made, place))
+            return _Failure(found.name, error)
+        return _at(made, place)
+
+    with ThreadPoolExecutor(request.concurrency) as pool:
+        try:
+            results = [*pool.map(one, _places(live, request.target))]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    restored = [result for result in results if isinstance(result, Restored)]
+    failures = [result for result in results if isinstance(result, _Failure)]
+    failed = [f"{failure.name}: {failure.error.message}" for failure in failures]
+    damaged = any(isinstance(failure.error, IntegrityError) for failure in failures)
     return RestoreReport(
         tuple(restored),
         left_out=tuple(

@@ -369,9 +369,9 @@ class Config:
     # Behaviour
     concurrency: int = declare(
         whole(1, 64),
-        "How many repositories are captured at once.",
+        "How many repositories are worked on at once.",
         group="Behaviour",
-        commands=("run", "verify"),
+        commands=("run", "restore", "verify"),
         default="4",
         available=True,
     )

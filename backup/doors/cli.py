@@ -102,7 +102,8 @@ _PAGES: Mapping[Command, _Page] = {
         "repo-backup restore --all --from ./vault ./restored",
         arguments="[REPOSITORY] [TARGET]",
         text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
-        "folder that gets one mirror for each repository.",
+        "folder that gets one mirror for each repository, and so it is where REPOSITORY is a glob "
+        "such as 'acme/team-*'.",
     ),
     "verify": _Page(
         "Prove that a vault can give back what it promises.",
@@ -218,7 +219,11 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
     from backup.report.terminal import TerminalEvents, print_restore
 
     request = RestoreRequest(
-        repository=repository, all=config.everything, at=config.at, target=target
+        repository=repository,
+        all=config.everything,
+        at=config.at,
+        target=target,
+        concurrency=config.concurrency,
     )
     stop = make_stop(config)
     with (
@@ -299,6 +304,12 @@ def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | No
             "a REPOSITORY or --all is missing", hint=f"{PROGRAM} restore --help shows an example"
         )
     repository = _repository(arguments[0])
+    from backup.commands.restore import is_glob
+
+    if len(arguments) == 1 and is_glob(repository):
+        raise ConfigError(
+            f"TARGET is missing: give the folder to restore what matches {repository!r} into"
+        )
     name = repository.rsplit("/", 1)[-1].removesuffix(".git")
     return repository, _target(config, arguments[1] if len(arguments) == 2 else f"{name}.git")
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from backup.model import ChangeKind, Outcome, RefChange, RunReport
-from backup.results import Finding, History, RestoreReport, SnapshotRow, VerifyReport
+from backup.results import DrillNote, Finding, History, RestoreReport, SnapshotRow, VerifyReport
 
 JsonObject = dict[str, Any]
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
@@ -78,6 +78,7 @@ def history_document(history: History) -> JsonObject:
             "host": history.host,
             "owner": history.owner,
             "checked_at": None if history.checked_at is None else _time(history.checked_at),
+            "drill": None if history.drill is None else _drill(history.drill),
         },
         "history": [
             {
@@ -91,6 +92,10 @@ def history_document(history: History) -> JsonObject:
             for item in history.items
         ],
     }
+
+
+def _drill(drill: DrillNote) -> JsonObject:
+    return {"depth": drill.depth, "at": _time(drill.at), "ok": drill.ok}
 
 
 def restore_document(report: RestoreReport) -> JsonObject:

@@ -218,7 +218,14 @@ def print_history(history: History, console: Console) -> None:
     """Print one repository's captures, the newest last."""
     checked = "never" if history.checked_at is None else _time(history.checked_at)
     name = f"{history.host}/{history.owner}/{history.path}"
-    _line(console, f"{name} (id {history.host_id}): {history.state}, last checked {checked}")
+    proved = ""
+    if history.drill is not None:
+        result = "sound" if history.drill.ok else "damaged"
+        proved = f", verified {_time(history.drill.at)} ({history.drill.depth}): {result}"
+    _line(
+        console,
+        f"{name} (id {history.host_id}): {history.state}, last checked {checked}{proved}",
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("snapshot", "captured (UTC)", "HEAD", "refs", "bundles", "changes"):
         table.add_column(heading, overflow="fold")

@@ -159,7 +159,7 @@ class Layout:
         # Only what this program would write itself: a real time, numbers without leading zeros.
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
 
-    def folder(self, kind: Literal["snapshots", "checkpoints", "repositories"]) -> str:
+    def folder(self, kind: Literal["snapshots", "checkpoints", "repositories", "drills"]) -> str:
         """Return the prefix under which objects of one kind are listed."""
         return f"{self.prefix}{kind}/"
 

@@ -412,3 +412,22 @@ def test_the_action_tells_damage_by_summary_errors_and_exit_code(
     assert found.errors[0].startswith(f"{bundle}: ")
     assert f"{NIGHTS} snapshots depend on it" in found.errors[0]
     assert found.summary.startswith("## ❌ Stored data is damaged")
+
+
+def test_the_history_of_a_repository_tells_when_it_was_last_proved(vault: Vault) -> None:
+    def drill(name: str) -> Any:
+        answer = repo_backup("list", name, "--from", vault.folder, "--json").json
+        return answer["repository"]["drill"]
+
+    assert drill("quiet") is None
+    repo_backup("verify", "--from", vault.folder, "--depth", "restore")
+    assert (drill("quiet")["depth"], drill("quiet")["ok"]) == ("restore", True)
+    told = repo_backup("list", "quiet", "--from", vault.folder).stdout.splitlines()[0]
+    assert told.endswith("(restore): sound")
+    # One that cannot be read is passed over for the one before.
+    (vault.folder / ROOT / "drills" / f"{'9' * 4}0101T000000Z-ffff.json.gz").write_bytes(b"no")
+    assert drill("chained")["ok"]
+    CASES["a flipped bit"].do(vault)
+    repo_backup("verify", "--from", vault.folder, "--depth", "packs", check=4)
+    assert (drill("quiet")["depth"], drill("quiet")["ok"]) == ("packs", False)
+    assert drill("chained")["ok"]

@@ -179,8 +179,12 @@ def test_the_exit_code_of_a_restore_is_its_report_s(
     assert cli.main(["restore", "--all", "--from", "vault", "out", "--at", "2026-11-01"]) == 4
     assert cli.main(["restore", "acme/a.git", "--from", "vault"]) == 4
     assert requests == [
-        RestoreRequest(repository=None, all=True, at="2026-11-01", target=Path("out")),
-        RestoreRequest(repository="acme/a.git", all=False, at=None, target=Path("a.git")),
+        RestoreRequest(
+            repository=None, all=True, at="2026-11-01", target=Path("out"), concurrency=4
+        ),
+        RestoreRequest(
+            repository="acme/a.git", all=False, at=None, target=Path("a.git"), concurrency=4
+        ),
     ]
 
 

@@ -205,6 +205,7 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
             "host": "folder",
             "owner": "acme",
             "checked_at": "2026-11-01T02:30:00.123Z",
+            "drill": None,
         },
         "history": [
             {
