@@ -210,7 +210,9 @@ class _Root:
             if self._request.depth == "packs":
                 problems |= self._index(records, without=problems)
             damaged += self._dependants(one, records, problems)
-            if self._request.depth == "restore" and not damaged and one.newest in records:
+            newest = records.get(one.newest)
+            is_there = newest and problems.keys().isdisjoint(line.key for line in newest.chain)
+            if self._request.depth == "restore" and is_there:
                 damaged += self._rebuild(one, records)
         finally:
             self._events.ended(one.name)

@@ -289,6 +289,14 @@ def test_a_restore_of_what_is_damaged_refuses_and_of_the_rest_succeeds(
         assert target.exists() == (night not in case.nights)
 
 
+def test_damage_of_old_hides_none_of_the_newest_state(vault: Vault) -> None:
+    new = CASES["a flipped bit in the last"].do(vault)
+    old = CASES["a base of old that is gone"].do(vault)
+    for depth in ("packs", "restore"):
+        found = {one.uri for one in vault.verify(depth).damaged}
+        assert found == {str(path) for path in (*old, *new)}
+
+
 def test_a_bundle_whose_pack_is_not_what_git_takes_is_found(vault: Vault) -> None:
     """The record agrees with the object, and still git cannot use it."""
     bundle, record = vault.bundles("quiet")[0], vault.records("quiet")[0]
