@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ from backup.doors.opening import (
 )
 from backup.doors.runner import MOST_ANNOTATIONS, Runner
 from backup.errors import BackupError, ExitCode
+from backup.model import Destination
+from backup.stopping import Stop
 
 if TYPE_CHECKING:
     from backup.model import RunReport
@@ -106,6 +109,17 @@ def _hide_secrets(config: Config, runner: Runner) -> None:
             runner.hide(secret if isinstance(secret, str) else secret.reveal())
 
 
+@contextmanager
+def _at_work(config: Config, runner: Runner, stop: Stop) -> Iterator[Destination]:
+    """Open the vault's place; what is printed meanwhile is no command, and signals end the work."""
+    with (
+        runner.foreign_text(),
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+    ):
+        yield destination
+
+
 def _run(config: Config, runner: Runner) -> int:
     from backup.commands.run import run
     from backup.report.hiding import CountingEvents, hide_private_names
@@ -116,9 +130,7 @@ def _run(config: Config, runner: Runner) -> int:
     hides = _hides_names(config)
     console = log_console()
     with (
-        runner.foreign_text(),
-        stopped_by_signals(stop),
-        open_destination(config, stop) as destination,
+        _at_work(config, runner, stop) as destination,
         TerminalEvents(console) as events,
     ):
         if identity:
@@ -143,11 +155,7 @@ def _status(config: Config, runner: Runner) -> int:
     from backup.report.terminal import log_console, print_findings
 
     stop = make_stop(config)
-    with (
-        runner.foreign_text(),
-        stopped_by_signals(stop),
-        open_destination(config, stop) as destination,
-    ):
+    with _at_work(config, runner, stop) as destination:
         report = status(
             destination,
             owners=config.owner,
@@ -173,9 +181,7 @@ def _verify(config: Config, runner: Runner) -> int:
     hides = _hides_names(config)
     console = log_console()
     with (
-        runner.foreign_text(),
-        stopped_by_signals(stop),
-        open_destination(config, stop) as destination,
+        _at_work(config, runner, stop) as destination,
         TerminalEvents(console) as events,
     ):
         report = verify(
