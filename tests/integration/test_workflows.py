@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.support.program import repo_backup
 from tests.support.runner import CHECKOUT, TOKEN, Runner
 from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
+from tests.support.workflows import evaluated
 
 OURS = "org/repo-backup-action"
 EXAMPLES = sorted((CHECKOUT / "examples").glob("*.yml"))
@@ -61,7 +62,7 @@ def callers() -> Iterator[tuple[str, Any]]:
 
 def test_every_action_is_pinned_and_everywhere_to_the_same_commit() -> None:
     pins: dict[str, set[str]] = {}
-    for path in EVERY:
+    for path in (*EVERY, CHECKOUT / "README.md"):
         for match in re.finditer(r"uses: ([\w./-]+)@(\S+)(?: # (\S+))?", path.read_text("utf-8")):
             name, commit, tag = match.groups()
             if name.startswith(OURS):
@@ -82,6 +83,27 @@ def test_what_is_handed_on_is_declared_and_what_is_needed_is_there() -> None:
         assert one["with"].keys() <= declared.keys(), name
         needed = {key for key, value in declared.items() if value.get("required") == "true"}
         assert needed <= one["with"].keys(), name
+
+
+def test_the_workflows_in_the_documents_are_sound_and_hand_on_what_is_declared(
+    tmp_path: Path,
+) -> None:
+    readme = (CHECKOUT / "README.md").read_text("utf-8")
+    (whole,) = re.findall(r"^```yaml\n(name: .*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    (tmp_path / "readme.yml").write_text(whole)
+    assert findings([tmp_path / "readme.yml"]) == []
+    pages = (CHECKOUT / "README.md", CHECKOUT / "docs" / "how-to" / "run-every-night.md")
+    found = 0
+    for page in pages:
+        text = page.read_text("utf-8")
+        for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            document = yaml.safe_load(block)
+            steps = document if isinstance(document, list) else [*steps_of(document)]
+            for step in steps:
+                if step.get("uses", "").startswith(OURS):
+                    assert step["with"].keys() <= inputs_of(step["uses"]).keys(), page
+                    found += 1
+    assert found == 2
 
 
 def test_the_reusable_workflow_hands_on_all_that_it_takes() -> None:
@@ -117,15 +139,6 @@ def test_the_linter_of_workflows_sees_what_is_wrong(tmp_path: Path) -> None:
 
 
 # --- What they do --------------------------------------------------------------------------------
-
-
-def evaluated(text: str, context: Mapping[str, str]) -> str:
-    """Put values in place of expressions, of which there are only plain ones."""
-
-    def value(match: re.Match[str]) -> str:
-        return context[match[1]]
-
-    return re.sub(r"\$\{\{ ([\w.-]+) \}\}", value, text)
 
 
 CONTEXT = {

@@ -7,7 +7,6 @@ the role that the step before it assumes.
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import yaml
 
 from tests.support.program import environment
 from tests.support.runner import Runner
+from tests.support.workflows import evaluated
 
 # What the test gives: a folder for what is kept, the fake's address, its folder of repositories.
 STATE, SERVER_URL, REPOSITORIES = "GH_STATE", "GH_SERVER_URL", "GH_REPOSITORIES"
@@ -89,12 +89,7 @@ def _run_workflow(repository: str, name: str) -> None:
 
 
 def _inputs(step: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
-    def value(match: re.Match[str]) -> str:
-        return known[match[1]]
-
-    return {
-        name: re.sub(r"\$\{\{ ([\w.]+) \}\}", value, text) for name, text in step["with"].items()
-    }
+    return {name: evaluated(text, known) for name, text in step["with"].items()}
 
 
 def _as_role(role: Mapping[str, str]) -> dict[str, str]:
