@@ -171,6 +171,9 @@ def test_the_migration_guide_leads_from_the_old_bucket_to_ours(
     run_old_script(forge, moto_http, tmp_path / "old", ["gadgets", "gizmos", "widgets"])
     before = objects_below(moto_http, "github.com/")
     assert len(before) > 50
+    with moto_http.client() as client:
+        of_old = "github.com/acme/2024-03-01/widgets/README"
+        client.put_object(Bucket="acme-backup", Key=of_old, Body=b"a day that may go")
     # What happened since: a push, a rewritten branch, a deleted repository.
     tip = git("rev-parse", "main", cwd=widgets).strip()
     update_refs(widgets, {b"refs/heads/main": commit_chain(widgets, 2, start=tip)[-1]})

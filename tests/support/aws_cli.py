@@ -22,6 +22,8 @@ def main(words: Sequence[str]) -> int:
             _copy(source, target)
         case ["s3", "sync", "--quiet", source, target]:
             _sync(source, Path(target))
+        case ["s3", "rm", "--quiet", "--recursive", target]:
+            _remove(target)
         case ["cloudformation", "deploy", *more]:
             _deploy(more)
         case ["cloudformation", "describe-stacks", *more]:
@@ -49,6 +51,14 @@ def _sync(source: str, target: Path) -> None:
             path = target / one["Key"].removeprefix(prefix)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(client.get_object(Bucket=bucket, Key=one["Key"])["Body"].read())
+
+
+def _remove(target: str) -> None:
+    bucket, prefix = _place(target)
+    client = boto3.client("s3")
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for one in page.get("Contents", ()):
+            client.delete_object(Bucket=bucket, Key=one["Key"])
 
 
 def _place(uri: str) -> tuple[str, str]:
