@@ -59,10 +59,18 @@ class DrillNote:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """A repository's captures, oldest first.
+class RepositoryRow:
+    """How it stands with one repository of a vault.
 
     Attributes:
+        state: see docs/reference/json.md.
+        since: since when it is stale, or not where it was; None in any other state.
+        reason: why it is in this state; empty where there is nothing to say.
+        renamed_from: its path before; empty if it had no other.
+        checked_at: when the source last answered with its refs.
+        captured_at: when something of it was last stored.
+        bundles: in the newest chain.
+        size_bytes: of these bundles together.
         drill: None when none of the last drills had its turn.
     """
 
@@ -72,9 +80,30 @@ class History:
     host_id: str
     kind: str
     state: str
+    since: datetime | None
+    reason: str
+    renamed_from: str
     checked_at: datetime | None
-    items: tuple[HistoryItem, ...]
+    captured_at: datetime | None
+    bundles: int
+    size_bytes: int
     drill: DrillNote | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VaultListing:
+    """What a vault holds: its snapshots, the newest last, and its repositories by name."""
+
+    snapshots: tuple[SnapshotRow, ...]
+    repositories: tuple[RepositoryRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A repository and its captures, oldest first."""
+
+    repository: RepositoryRow
+    items: tuple[HistoryItem, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,7 @@ MEANINGS: Mapping[str, str] = {
     "DamageLine.repositories": "who needs it",
     "DamageLine.snapshots": "which states need it",
     "DrillLine.host_id": "the repository",
+    "DrillLine.kind": "its kind; a wiki has the id of its repository",
     "DrillLine.record": "the state that was proved",
     "DrillLine.ok": "whether it was",
     "DrillLine.duration_seconds": "time that it took",

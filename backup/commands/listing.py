@@ -1,28 +1,52 @@
-"""What a vault holds: its snapshots, or one repository's history."""
+"""What a vault holds: its snapshots and repositories, or one repository's history."""
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from backup.commands.finding import Found, entries_at, find_repository, require_roots, snapshots
 from backup.errors import DestinationError, IntegrityError, ObjectNotFound
 from backup.model import Destination, ObjectId, RefChange
-from backup.results import DrillNote, History, HistoryItem, SnapshotRow
+from backup.results import (
+    DrillNote,
+    History,
+    HistoryItem,
+    RepositoryRow,
+    SnapshotRow,
+    VaultListing,
+)
 from backup.vault.documents import Drill, Entry, Record
 from backup.vault.layout import Layout
-from backup.vault.manifest import load, load_record
+from backup.vault.manifest import Identity, load, load_record
 
 # A twentieth of the repositories each night, and some nights that failed.
 _MOST_DRILLS = 40
 
 
-def list_snapshots(destination: Destination) -> tuple[SnapshotRow, ...]:
-    """List every run of every owner, the newest last.
+def list_vault(destination: Destination) -> VaultListing:
+    """List every run of every owner, the newest last, and how it stands with every repository.
+
+    Requests: one for each manifest, and for the last drills until each repository has one.
 
     Raises:
         ConfigError: the destination holds no vault.
     """
-    rows = [
+    now = datetime.now(UTC)
+    layouts = require_roots(destination)
+    rows = [row for layout in layouts for row in _snapshot_rows(destination, layout)]
+    repositories: list[RepositoryRow] = []
+    for layout in layouts:
+        found = entries_at(destination, layout, None, now=now)
+        drills = _last_drills(destination, layout, {one.entry.identity for one in found})
+        repositories += [_repository_row(one, drills) for one in found]
+    return VaultListing(
+        tuple(sorted(rows, key=lambda row: (row.finished_at, row.id, row.owner))),
+        tuple(sorted(repositories, key=lambda row: (row.host, row.owner, row.path, row.host_id))),
+    )
+
+
+def _snapshot_rows(destination: Destination, layout: Layout) -> list[SnapshotRow]:
+    return [
         SnapshotRow(
             id=one.header.snapshot_id,
             host=one.header.source.host,
@@ -38,10 +62,8 @@ def list_snapshots(destination: Destination) -> tuple[SnapshotRow, ...]:
             bytes_uploaded=one.header.totals.bytes_uploaded,
             shard=None if one.name.shard is None else "{}/{}".format(*one.name.shard),
         )
-        for layout in require_roots(destination)
         for one in snapshots(destination, layout)
     ]
-    return tuple(sorted(rows, key=lambda row: (row.finished_at, row.id, row.owner)))
 
 
 def list_history(destination: Destination, repository: str) -> History:
@@ -59,19 +81,9 @@ def list_history(destination: Destination, repository: str) -> History:
         ),
         repository,
     )
-    entry = found.entry
-    keys, items = _items(destination, found)
-    return History(
-        host=found.host,
-        owner=found.owner,
-        path=entry.path,
-        host_id=entry.host_id,
-        kind=entry.kind,
-        state=state_of(entry),
-        checked_at=entry.checked_at,
-        items=tuple(reversed(items)),
-        drill=_last_drill(destination, found.layout, host_id=entry.host_id, records=keys),
-    )
+    drills = _last_drills(destination, found.layout, {found.entry.identity})
+    items = _items(destination, found)
+    return History(_repository_row(found, drills), tuple(reversed(items)))
 
 
 def state_of(entry: Entry) -> str:
@@ -87,25 +99,58 @@ def state_of(entry: Entry) -> str:
     return "renamed" if entry.aliases else "ok"
 
 
-def _last_drill(
-    destination: Destination, layout: Layout, *, host_id: str, records: Collection[str]
-) -> DrillNote | None:
-    """Look for a repository in the last drills; one that cannot be read is passed over."""
+def _repository_row(found: Found, drills: Mapping[Identity, DrillNote]) -> RepositoryRow:
+    entry = found.entry
+    state = state_of(entry)
+    since, reason = None, ""
+    if entry.absence is not None:
+        since, reason = entry.absence.since, entry.absence.detail
+    elif state == "blocked":
+        reason = entry.skipped_why or ""
+    elif state == "stale":
+        since, reason = entry.failing_since, entry.reason
+    elif state == "unfinished":
+        reason = "; ".join((*entry.unfinished, *entry.degraded))
+    return RepositoryRow(
+        host=found.host,
+        owner=found.owner,
+        path=entry.path,
+        host_id=entry.host_id,
+        kind=entry.kind,
+        state=state,
+        since=since,
+        reason=reason,
+        renamed_from=entry.aliases[-1] if entry.aliases else "",
+        checked_at=entry.checked_at,
+        captured_at=entry.captured_at,
+        bundles=entry.chain_length,
+        size_bytes=entry.chain_bytes,
+        drill=drills.get(entry.identity),
+    )
+
+
+def _last_drills(
+    destination: Destination, layout: Layout, wanted: Iterable[Identity]
+) -> dict[Identity, DrillNote]:
+    """Look for repositories in the last drills; one that cannot be read is passed over."""
+    left, found = set(wanted), dict[Identity, DrillNote]()
     keys = [stored.key for stored in destination.list(layout.folder("drills"))]
     for key in reversed(keys[-_MOST_DRILLS:]):
+        if not left:
+            break
         with suppress(DestinationError, IntegrityError):
             drill = load(destination, key, Drill)
             for line in drill.checked:
-                # A wiki has the id of its repository, and records of its own.
-                if line.host_id == host_id and line.record in records:
-                    return DrillNote(drill.depth, drill.finished_at, line.ok)
-    return None
+                identity = line.kind, line.host_id
+                if identity in left:
+                    found[identity] = DrillNote(drill.depth, drill.finished_at, line.ok)
+                    left.discard(identity)
+    return found
 
 
-def _items(destination: Destination, found: Found) -> tuple[list[str], list[HistoryItem]]:
-    """Follow the records back from the newest; give their keys too."""
+def _items(destination: Destination, found: Found) -> list[HistoryItem]:
+    """Follow the records back from the newest."""
     items: list[HistoryItem] = []
-    keys: list[str] = []
     key = found.entry.record
     while key is not None:
         try:
@@ -116,9 +161,8 @@ def _items(destination: Destination, found: Found) -> tuple[list[str], list[Hist
                 raise
             break
         items.append(_item(destination, found, record))
-        keys.append(key)
         key = record.previous
-    return keys, items
+    return items
 
 
 def _item(destination: Destination, found: Found, record: Record) -> HistoryItem:

@@ -448,6 +448,8 @@ def _captured(
             "record_version_id": captured.record_version_id,
             "checked_at": checked_at,
             "captured_at": captured.record.captured_at,
+            "chain_length": len(captured.record.chain),
+            "chain_bytes": sum(bundle.size_bytes for bundle in captured.record.chain),
             "selection": selection_line(shop.selection),
             "empty": refs.empty,
             "unfinished": (),

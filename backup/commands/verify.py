@@ -216,10 +216,14 @@ class _Root:
                 damaged += self._rebuild(one, records)
         finally:
             self._events.ended(one.name)
-        _, host_id = one.identity
+        kind, host_id = one.identity
         seconds = time.monotonic() - began
         line = DrillLine(
-            host_id=host_id, record=one.newest, ok=not damaged, duration_seconds=seconds
+            host_id=host_id,
+            kind=kind,
+            record=one.newest,
+            ok=not damaged,
+            duration_seconds=seconds,
         )
         return _Result(line, damaged)
 

@@ -45,6 +45,7 @@ from backup.doors.opening import (
     stopped_by_signals,
     verify_request,
 )
+from backup.doors.pages import EXIT_CODES, PAGES, Page
 from backup.errors import BackupError, ConfigError, ExitCode
 from backup.secret import mask
 from backup.stopping import Stop
@@ -69,61 +70,6 @@ class Invocation:
     command: Command
     given: Mapping[str, Given]
     arguments: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """What the help of one command says besides its options."""
-
-    summary: str
-    example: str
-    arguments: str = ""
-    text: str = ""
-
-
-_PAGES: Mapping[Command, _Page] = {
-    "run": _Page(
-        "Back up repositories into a vault.",
-        "repo-backup run --from ./repositories --to ./vault\n"
-        "repo-backup run --from git:./widgets --from git:./gadgets --to ./vault\n"
-        "repo-backup run --from git:https://git.example/a/b.git --to s3://bucket/git",
-        text="Asks every repository for its refs and stores only what is new, as git bundles. "
-        "A repository that did not change costs nothing.",
-    ),
-    "list": _Page(
-        "Show the snapshots of a vault, or the history of one repository.",
-        "repo-backup list --from ./vault\nrepo-backup list acme/widgets --from s3://bucket/git",
-        arguments="[REPOSITORY]",
-    ),
-    "restore": _Page(
-        "Bring a repository back as a mirror, with every ref it had.",
-        "repo-backup restore acme/widgets --from ./vault ./widgets.git\n"
-        "repo-backup restore acme/widgets --from ./vault --at 2026-11-01\n"
-        "repo-backup restore --all --from ./vault ./restored",
-        arguments="[REPOSITORY] [TARGET]",
-        text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
-        "folder that gets one mirror for each repository, and so it is where REPOSITORY is a glob "
-        "such as 'acme/team-*'.",
-    ),
-    "verify": _Page(
-        "Prove that a vault can give back what it promises.",
-        "repo-backup verify --from ./vault\n"
-        "repo-backup verify --from s3://bucket/git --depth restore --sample-percent 5",
-        text="Damage is named with every snapshot that depends on it, and ends with exit code 4. "
-        "The result is noted in the vault.",
-    ),
-    "status": _Page(
-        "Tell whether a vault is fresh and whole, for a monitor or a second place.",
-        "repo-backup status --from ./vault\n"
-        "repo-backup status --from s3://bucket/git --max-age-hours 26 --json",
-        text="Reads manifests alone. What is gone at its source, was not selected or is blocked "
-        "for good is not counted.",
-    ),
-}
-_EXIT_CODES = (
-    "Exit codes: 0 all is backed up, 1 the run failed, 2 wrong usage, 3 some repositories failed, "
-    "4 stored data is damaged, 5 a bug of ours, 130 interrupted."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -196,9 +142,9 @@ def _list(config: Config, arguments: tuple[str, ...]) -> int:
     if len(arguments) > 1:
         raise ConfigError(f"unexpected argument {arguments[1]!r}", hint="list takes one REPOSITORY")
     repository = _repository(arguments[0]) if arguments else None
-    from backup.commands.listing import list_history, list_snapshots
-    from backup.report.document import history_document, snapshots_document
-    from backup.report.terminal import print_history, print_snapshots
+    from backup.commands.listing import list_history, list_vault
+    from backup.report.document import history_document, vault_document
+    from backup.report.terminal import print_history, print_vault
 
     if repository is not None:
         with open_destination(config, Stop()) as destination:
@@ -207,8 +153,8 @@ def _list(config: Config, arguments: tuple[str, ...]) -> int:
         _answer(config, document, lambda console: print_history(history, console))
         return ExitCode.DONE
     with open_destination(config, Stop()) as destination:
-        rows = list_snapshots(destination)
-    _answer(config, snapshots_document(rows), lambda console: print_snapshots(rows, console))
+        listing = list_vault(destination)
+    _answer(config, vault_document(listing), lambda console: print_vault(listing, console))
     return ExitCode.DONE
 
 
@@ -498,7 +444,7 @@ class _Command(click.Command):
             _section(formatter, "Not available yet", ", ".join(missing))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        page = _PAGES.get(cast("Command", self.name))
+        page = PAGES.get(cast("Command", self.name))
         if page is not None:
             with formatter.section("Examples"):
                 for line in page.example.splitlines():
@@ -530,7 +476,7 @@ def _program() -> click.Group:
         help="Back up git repositories as plain git bundles into a bucket or a folder, "
         "incrementally, and give every state back.",
         epilog="Every option is also an environment variable: --max-chain-length is "
-        f"REPO_BACKUP_MAX_CHAIN_LENGTH. Secrets are given in no other way.\n\n{_EXIT_CODES}",
+        f"REPO_BACKUP_MAX_CHAIN_LENGTH. Secrets are given in no other way.\n\n{EXIT_CODES}",
     )
     click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")(program)
     for name in COMMANDS:
@@ -539,7 +485,7 @@ def _program() -> click.Group:
 
 
 def _command(name: Command) -> click.Command:
-    page = _PAGES.get(name, _Page("Not available yet.", ""))
+    page = PAGES.get(name, Page("Not available yet.", ""))
     inputs = [one for one in taken_by(name) if not one.secret]
 
     def invoke(arguments: tuple[str, ...], **typed: Any) -> Invocation:

@@ -9,7 +9,14 @@ from datetime import datetime
 from typing import Any
 
 from backup.model import ChangeKind, Outcome, RefChange, RunReport
-from backup.results import DrillNote, Finding, History, RestoreReport, SnapshotRow, VerifyReport
+from backup.results import (
+    Finding,
+    History,
+    RepositoryRow,
+    RestoreReport,
+    VaultListing,
+    VerifyReport,
+)
 
 JsonObject = dict[str, Any]
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
@@ -43,8 +50,8 @@ def run_document(report: RunReport) -> JsonObject:
     }
 
 
-def snapshots_document(rows: Sequence[SnapshotRow]) -> JsonObject:
-    """Make the list of snapshots, the newest last."""
+def vault_document(listing: VaultListing) -> JsonObject:
+    """Make the list of snapshots, the newest last, and of repositories."""
     return {
         "snapshots": [
             {
@@ -62,24 +69,16 @@ def snapshots_document(rows: Sequence[SnapshotRow]) -> JsonObject:
                 "failed": row.failed,
                 "bytes_uploaded": row.bytes_uploaded,
             }
-            for row in rows
-        ]
+            for row in listing.snapshots
+        ],
+        "repositories": [_repository(row) for row in listing.repositories],
     }
 
 
 def history_document(history: History) -> JsonObject:
     """Make one repository's history, the newest last."""
     return {
-        "repository": {
-            "path": history.path,
-            "host_id": history.host_id,
-            "kind": history.kind,
-            "state": history.state,
-            "host": history.host,
-            "owner": history.owner,
-            "checked_at": None if history.checked_at is None else _time(history.checked_at),
-            "drill": None if history.drill is None else _drill(history.drill),
-        },
+        "repository": _repository(history.repository),
         "history": [
             {
                 "snapshot": item.snapshot,
@@ -94,8 +93,24 @@ def history_document(history: History) -> JsonObject:
     }
 
 
-def _drill(drill: DrillNote) -> JsonObject:
-    return {"depth": drill.depth, "at": _time(drill.at), "ok": drill.ok}
+def _repository(row: RepositoryRow) -> JsonObject:
+    drill = row.drill
+    return {
+        "path": row.path,
+        "host_id": row.host_id,
+        "kind": row.kind,
+        "state": row.state,
+        "host": row.host,
+        "owner": row.owner,
+        "since": _time_or_none(row.since),
+        "reason": row.reason,
+        "renamed_from": row.renamed_from or None,
+        "checked_at": _time_or_none(row.checked_at),
+        "captured_at": _time_or_none(row.captured_at),
+        "bundles": row.bundles,
+        "bytes": row.size_bytes,
+        "drill": drill and {"depth": drill.depth, "at": _time(drill.at), "ok": drill.ok},
+    }
 
 
 def restore_document(report: RestoreReport) -> JsonObject:
@@ -165,6 +180,10 @@ def _outcome(outcome: Outcome) -> JsonObject:
 
 def _change(change: RefChange) -> JsonObject:
     return {"name": change.name, "change": change.kind, "old": change.old, "new": change.new}
+
+
+def _time_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else _time(moment)
 
 
 def _time(moment: datetime) -> str:

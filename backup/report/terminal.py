@@ -26,12 +26,15 @@ from rich.text import Text
 
 from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
 from backup.results import (
+    DrillNote,
     Finding,
     History,
     HistoryItem,
+    RepositoryRow,
     RestoreReport,
     Severity,
     SnapshotRow,
+    VaultListing,
     VerifyReport,
 )
 
@@ -45,6 +48,13 @@ _STYLES = {
 }
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
 _STATUSES: tuple[Status, ...] = ("captured", "unchanged", "empty", "skipped", "failed", "gone")
+_STYLES_OF_STATES = {
+    "stale": "bold red",
+    "unfinished": "yellow",
+    "not-listed": "yellow",
+    "transferred": "yellow",
+    "blocked": "yellow",
+}
 _LOG_COLUMNS = 200
 _MAX_LINES = 50
 _MAX_NAMES = 10
@@ -194,8 +204,29 @@ def print_run(report: RunReport, console: Console) -> None:
         _line(console, f"manifest: {uri}")
 
 
-def print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
-    """Print the snapshots, the newest last."""
+def print_vault(listing: VaultListing, console: Console) -> None:
+    """Print the snapshots, the newest last, and below them the repositories."""
+    _print_snapshots(listing.snapshots, console)
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("repository", "state", "checked (UTC)", "captured (UTC)", "verified (UTC)"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("bundles", "size"):
+        table.add_column(heading, justify="right")
+    for row in listing.repositories:
+        table.add_row(
+            Text(line(f"{row.owner}/{row.path}")),
+            Text(shown(_state(row)), style=_STYLES_OF_STATES.get(row.state, "")),
+            Text(_time_or_never(row.checked_at)),
+            Text(_time_or_never(row.captured_at)),
+            Text("never" if row.drill is None else _proved(row.drill)),
+            str(row.bundles),
+            decimal(row.size_bytes),
+        )
+    console.print(table)
+
+
+def _print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("snapshot", "owner", "finished (UTC)", "result"):
         table.add_column(heading, overflow="fold")
@@ -216,15 +247,12 @@ def print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
 
 def print_history(history: History, console: Console) -> None:
     """Print one repository's captures, the newest last."""
-    checked = "never" if history.checked_at is None else _time(history.checked_at)
-    name = f"{history.host}/{history.owner}/{history.path}"
-    proved = ""
-    if history.drill is not None:
-        result = "sound" if history.drill.ok else "damaged"
-        proved = f", verified {_time(history.drill.at)} ({history.drill.depth}): {result}"
+    row = history.repository
+    proved = "" if row.drill is None else f", verified {_proved(row.drill)}"
     _line(
         console,
-        f"{name} (id {history.host_id}): {history.state}, last checked {checked}{proved}",
+        f"{row.host}/{row.owner}/{row.path} (id {row.host_id}): {_state(row)}, "
+        f"last checked {_time_or_never(row.checked_at)}{proved}",
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("snapshot", "captured (UTC)", "HEAD", "refs", "bundles", "changes"):
@@ -335,6 +363,20 @@ def _changed(item: HistoryItem) -> str:
     if len(told) > len(names[-5:]):
         names.append("...")
     return ", ".join(names)
+
+
+def _state(row: RepositoryRow) -> str:
+    words = {"not-listed": "not listed", "renamed": f"renamed from {row.renamed_from}"}
+    state = words.get(row.state, row.state)
+    return state if row.since is None else f"{state} since {row.since:%Y-%m-%d}"
+
+
+def _proved(drill: DrillNote) -> str:
+    return f"{_time(drill.at)} ({drill.depth}): {'sound' if drill.ok else 'damaged'}"
+
+
+def _time_or_never(moment: datetime | None) -> str:
+    return "never" if moment is None else _time(moment)
 
 
 def _name(outcome: Outcome) -> str:

@@ -177,6 +177,8 @@ class Entry(Part):
     attempted_at: Time | None = Field(
         None, description="when a capture was begun that the run's time was too short for"
     )
+    chain_length: Count = Field(0, description="bundles in the record's chain")
+    chain_bytes: Count = Field(0, description="their sizes together")
     selection: SelectionLine = SelectionLine()
     empty: bool = Field(default=False, description="the repository had nothing to capture")
     unfinished: tuple[str, ...] = Field((), description="what must be captured again")
@@ -416,6 +418,7 @@ class DrillLine(Part):
     """One repository of a drill."""
 
     host_id: str
+    kind: Kind = "code"
     record: RelativeKey
     ok: bool
     duration_seconds: Annotated[float, Field(ge=0)] = 0.0

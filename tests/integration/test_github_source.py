@@ -427,6 +427,33 @@ def test_a_rename_continues_the_chain(forge: GitHub, acme: Owner, tmp_path: Path
     repo_backup("restore", "acme/before", "--from", vault, tmp_path / "back.git")
 
 
+def test_a_list_says_what_became_of_each(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
+    names = ("sound", "before", "given", "stopped", "gone", *"abcdefgh")
+    known = {name: real(forge, acme, name) for name in names}
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    (forge.root / "Acme" / "before.git").rename(forge.root / "Acme" / "after.git")
+    known["before"].name = "after"
+    known["given"].owner = forge.owner("other")
+    known["stopped"].disabled = True
+    forge.repositories.remove(known["gone"])
+    night(forge, vault)
+    listed = repo_backup("list", "--from", vault, "--json").json["repositories"]
+    rows = {row["path"]: row for row in listed}
+    states = {name: rows[name]["state"] for name in ("sound", "after", "given", "stopped", "gone")}
+    assert states == {
+        "sound": "ok",
+        "after": "renamed",
+        "given": "transferred",
+        "stopped": "blocked",
+        "gone": "not-listed",
+    }
+    assert rows["after"]["renamed_from"] == "before"
+    assert rows["given"]["reason"] == "it is now other/given"
+    assert "disabled" in rows["stopped"]["reason"]
+    assert rows["gone"]["since"]
+
+
 def test_filters_leave_out_what_they_say_and_lose_nothing(
     forge: GitHub, acme: Owner, tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def test_the_bytes_of_the_report_are_those_in_the_vault(folder: Path) -> None:
 def test_a_list_has_every_snapshot_newest_last(folder: Path) -> None:
     reports = [repo_backup(*RUN, "--json", cwd=folder, check=3).json for _ in range(3)]
     document = repo_backup("list", "--from", "vault", "--json", cwd=folder).json
-    assert document.keys() == {"snapshots"}
+    assert document.keys() == {"snapshots", "repositories"}
     rows = document["snapshots"]
     assert [row["id"] for row in rows] == [report["snapshot"] for report in reports]
     assert [(row["captured"], row["unchanged"], row["failed"]) for row in rows] == [
@@ -158,6 +158,33 @@ def test_a_history_says_how_it_stands_with_a_repository(folder: Path) -> None:
         document = repo_backup("list", name, "--from", "vault", "--json", cwd=folder).json
         assert document["repository"]["state"] == state
         assert len(document["history"]) == (0 if name == "bad" else 1)
+
+
+def test_a_list_tells_of_every_repository_what_its_history_tells(folder: Path) -> None:
+    Lab(folder / "src").repository("gone")
+    repo_backup(*RUN, cwd=folder, check=3)
+    (folder / "src/gone").rename(folder / "gone")
+    push(folder / "src/site")
+    repo_backup(*RUN, cwd=folder, check=3)
+    repo_backup("verify", "--from", "vault", "--depth", "packs", cwd=folder)
+    rows = repo_backup("list", "--from", "vault", "--json", cwd=folder).json["repositories"]
+    assert [row["path"] for row in rows] == ["bad", "gone", "none", "site", "team/api"]
+    for row in rows:
+        words = ("list", row["path"], "--from", "vault", "--json")
+        history = repo_backup(*words, cwd=folder).json
+        assert history["repository"] == row
+        chain = history["history"][-1]["chain"] if history["history"] else []
+        assert row["bundles"] == len(chain)
+        assert row["bytes"] == sum(Path(uri).stat().st_size for uri in chain)
+    bad, gone, _, site, _ = rows
+    assert site["bundles"] == 2
+    assert (site["drill"]["depth"], site["drill"]["ok"]) == ("packs", True)
+    assert bad["drill"] is None
+    assert bad["reason"]
+    assert datetime.fromisoformat(bad["since"]) < datetime.fromisoformat(gone["since"])
+    shown = repo_backup("list", "--from", "vault", cwd=folder).stdout
+    assert re.search(r"^src/bad +stale since \d{4}-\d\d-\d\d +never", shown, re.MULTILINE)
+    assert re.search(r"^src/gone +not listed since \d{4}-\d\d-\d\d", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize("zone", ["<+1345>-13:45", "<-1200>12"])

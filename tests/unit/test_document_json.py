@@ -1,6 +1,7 @@
 """The JSON that ``--json`` prints: its fields are an interface, and more may come."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,36 @@ from backup.report.document import (
     history_document,
     restore_document,
     run_document,
-    snapshots_document,
+    vault_document,
 )
-from backup.results import History, HistoryItem, Restored, RestoreReport, SnapshotRow
+from backup.results import (
+    DrillNote,
+    History,
+    HistoryItem,
+    RepositoryRow,
+    Restored,
+    RestoreReport,
+    SnapshotRow,
+    VaultListing,
+)
 
 NOW = datetime(2026, 11, 1, 2, 30, 0, 123456, tzinfo=UTC)
 ONE, TWO = ObjectId("1" * 40), ObjectId("2" * 40)
+ROW = RepositoryRow(
+    host="folder",
+    owner="acme",
+    path="widgets",
+    host_id="42",
+    kind="code",
+    state="ok",
+    since=None,
+    reason="",
+    renamed_from="",
+    checked_at=NOW,
+    captured_at=NOW,
+    bundles=2,
+    size_bytes=2000,
+)
 MAIN = RefName("refs/heads/main")
 
 
@@ -155,7 +180,7 @@ def test_snapshots_are_listed_in_the_order_given_with_the_fields_of_the_interfac
         bytes_uploaded=1000,
     )
     sharded = SnapshotRow(**{**{f: getattr(row, f) for f in row.__slots__}, "shard": "2/3"})
-    first, second = over_the_wire(snapshots_document([row, sharded]))["snapshots"]
+    first, second = over_the_wire(vault_document(VaultListing((row, sharded), ())))["snapshots"]
     assert first == {
         "id": "20261101T023000Z-1a2b3c4d",
         "host": "folder",
@@ -175,16 +200,7 @@ def test_snapshots_are_listed_in_the_order_given_with_the_fields_of_the_interfac
 
 
 def history(*items: HistoryItem, checked_at: datetime | None = NOW) -> History:
-    return History(
-        host="folder",
-        owner="acme",
-        path="widgets",
-        host_id="42",
-        kind="code",
-        state="ok",
-        checked_at=checked_at,
-        items=items,
-    )
+    return History(replace(ROW, checked_at=checked_at), items)
 
 
 def test_a_history_has_the_fields_of_the_interface() -> None:
@@ -204,7 +220,13 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
             "state": "ok",
             "host": "folder",
             "owner": "acme",
+            "since": None,
+            "reason": "",
+            "renamed_from": None,
             "checked_at": "2026-11-01T02:30:00.123Z",
+            "captured_at": "2026-11-01T02:30:00.123Z",
+            "bundles": 2,
+            "bytes": 2000,
             "drill": None,
         },
         "history": [
@@ -219,6 +241,29 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
                 ],
             }
         ],
+    }
+
+
+def test_repositories_are_listed_beside_the_snapshots() -> None:
+    row = replace(
+        ROW,
+        state="stale",
+        since=NOW,
+        reason="it broke",
+        renamed_from="gadgets",
+        drill=DrillNote("restore", NOW, ok=False),
+    )
+    document = over_the_wire(vault_document(VaultListing((), (ROW, row))))
+    assert document["snapshots"] == []
+    (plain, stale) = document["repositories"]
+    assert plain["drill"] is None
+    assert stale == {
+        **plain,
+        "state": "stale",
+        "since": "2026-11-01T02:30:00.123Z",
+        "reason": "it broke",
+        "renamed_from": "gadgets",
+        "drill": {"depth": "restore", "at": "2026-11-01T02:30:00.123Z", "ok": False},
     }
 
 

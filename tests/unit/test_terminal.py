@@ -25,14 +25,38 @@ from backup.report.terminal import (
     print_history,
     print_restore,
     print_run,
-    print_snapshots,
+    print_vault,
     shown,
 )
-from backup.results import History, HistoryItem, Restored, RestoreReport, SnapshotRow
+from backup.results import (
+    DrillNote,
+    History,
+    HistoryItem,
+    RepositoryRow,
+    Restored,
+    RestoreReport,
+    SnapshotRow,
+    VaultListing,
+)
 
 NOW = datetime(2026, 11, 1, 2, 30, tzinfo=UTC)
 ID = "20261101T023000Z-1a2b3c4d"
 ONE = ObjectId("1" * 40)
+ROW = RepositoryRow(
+    host="folder",
+    owner="acme",
+    path="widgets",
+    host_id="42",
+    kind="code",
+    state="ok",
+    since=None,
+    reason="",
+    renamed_from="",
+    checked_at=NOW,
+    captured_at=NOW,
+    bundles=2,
+    size_bytes=2000,
+)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 HOSTILE = (
@@ -120,15 +144,19 @@ def show_run(name: str, console: Console) -> None:
     )
 
 
-def show_snapshots(name: str, console: Console) -> None:
+def show_vault(name: str, console: Console) -> None:
     row = SnapshotRow(name, name, name, NOW, NOW, True, "success", 1, 1, 0, 0, 5, name)
-    print_snapshots([row], console)
+    repository = replace(
+        ROW, owner=name, path=name, state="renamed", renamed_from=name, reason=name
+    )
+    print_vault(VaultListing((row,), (repository,)), console)
 
 
 def show_history(name: str, console: Console) -> None:
     change = RefChange(RefName(name), "deleted", ONE, None)
     item = HistoryItem(name, NOW, name, {RefName(name): ONE}, (name,), (change,))
-    print_history(History(name, name, name, name, "code", "ok", NOW, (item,)), console)
+    row = replace(ROW, host=name, owner=name, path=name, host_id=name)
+    print_history(History(row, (item,)), console)
 
 
 def show_restore(name: str, console: Console) -> None:
@@ -151,7 +179,7 @@ def show_progress(name: str, console: Console) -> None:
 
 SHOWS: list[Callable[[str, Console], None]] = [
     show_run,
-    show_snapshots,
+    show_vault,
     show_history,
     show_restore,
     show_progress,
@@ -347,8 +375,9 @@ def test_snapshots_are_a_table_with_utc_times() -> None:
     row = SnapshotRow(
         ID, "folder", "acme", NOW, NOW + timedelta(hours=1), True, "success", 5, 1, 4, 0, 2000
     )
-    print_snapshots([row, replace(row, result="failed", shard="2/3")], console)
-    head, first, second = text(console).splitlines()
+    rows = (row, replace(row, result="failed", shard="2/3"))
+    print_vault(VaultListing(rows, ()), console)
+    head, first, second, *_ = text(console).splitlines()
     assert head.split()[:3] == ["snapshot", "owner", "finished"]
     assert re.split(r" {2,}", first.strip()) == [
         *(ID, "folder/acme", "2026-11-01 03:30:00", "success"),
@@ -357,14 +386,41 @@ def test_snapshots_are_a_table_with_utc_times() -> None:
     assert second.startswith(f"{ID} (2/3)")
 
 
+@pytest.mark.parametrize(
+    ("row", "state"),
+    [
+        (ROW, "ok"),
+        (replace(ROW, state="stale", since=NOW), "stale since 2026-11-01"),
+        (replace(ROW, state="stale"), "stale"),
+        (replace(ROW, state="not-listed", since=NOW), "not listed since 2026-11-01"),
+        (replace(ROW, state="transferred", since=NOW), "transferred since 2026-11-01"),
+        (replace(ROW, state="blocked"), "blocked"),
+        (replace(ROW, state="renamed", renamed_from="old"), "renamed from old"),
+    ],
+)
+def test_repositories_are_a_table_that_says_how_it_stands_with_each(
+    row: RepositoryRow, state: str
+) -> None:
+    console = plain()
+    proved = replace(row, checked_at=None, drill=DrillNote("packs", NOW, ok=True))
+    print_vault(VaultListing((), (row, proved)), console)
+    first, second = text(console).splitlines()[-2:]
+    assert re.split(r" {2,}", first.strip()) == [
+        *("acme/widgets", state, "2026-11-01 02:30:00", "2026-11-01 02:30:00", "never"),
+        *("2", "2.0 kB"),
+    ]
+    cells = re.split(r" {2,}", second.strip())
+    assert cells[2:5] == ["never", "2026-11-01 02:30:00", "2026-11-01 02:30:00 (packs): sound"]
+
+
 def test_a_history_ends_with_the_newest_chain_in_the_order_to_apply() -> None:
     console = plain()
     old = HistoryItem("old", NOW, "refs/heads/main", {}, ("/vault/a",), ())
     moved = tuple(RefChange(RefName(f"refs/heads/{n}"), "rewritten", ONE, ONE) for n in range(9))
     new = HistoryItem("new", NOW, None, {}, ("/vault/a", "/vault/b"), moved)
-    print_history(History("h", "acme", "widgets", "42", "code", "ok", None, (old, new)), console)
+    print_history(History(replace(ROW, checked_at=None), (old, new)), console)
     lines = text(console).splitlines()
-    assert lines[0] == "h/acme/widgets (id 42): ok, last checked never"
+    assert lines[0] == "folder/acme/widgets (id 42): ok, last checked never"
     assert lines[-3:] == ["newest chain, in the order to apply:", "  /vault/a", "  /vault/b"]
     (line,) = [line for line in lines if line.startswith("new ")]
     assert line.count("rewritten refs/heads/") == 5

@@ -1,0 +1,61 @@
+"""What the command line's help says of each command, besides its options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backup.config import Command
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the help of one command says besides its options."""
+
+    summary: str
+    example: str
+    arguments: str = ""
+    text: str = ""
+
+
+PAGES: Mapping[Command, Page] = {
+    "run": Page(
+        "Back up repositories into a vault.",
+        "repo-backup run --from ./repositories --to ./vault\n"
+        "repo-backup run --from git:./widgets --from git:./gadgets --to ./vault\n"
+        "repo-backup run --from git:https://git.example/a/b.git --to s3://bucket/git",
+        text="Asks every repository for its refs and stores only what is new, as git bundles. "
+        "A repository that did not change costs nothing.",
+    ),
+    "list": Page(
+        "Show a vault's snapshots and repositories, or the history of one repository.",
+        "repo-backup list --from ./vault\nrepo-backup list acme/widgets --from s3://bucket/git",
+        arguments="[REPOSITORY]",
+    ),
+    "restore": Page(
+        "Bring a repository back as a mirror, with every ref it had.",
+        "repo-backup restore acme/widgets --from ./vault ./widgets.git\n"
+        "repo-backup restore acme/widgets --from ./vault --at 2026-11-01\n"
+        "repo-backup restore --all --from ./vault ./restored",
+        arguments="[REPOSITORY] [TARGET]",
+        text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
+        "folder that gets one mirror for each repository, and so it is where REPOSITORY is a glob "
+        "such as 'acme/team-*'.",
+    ),
+    "verify": Page(
+        "Prove that a vault can give back what it promises.",
+        "repo-backup verify --from ./vault\n"
+        "repo-backup verify --from s3://bucket/git --depth restore --sample-percent 5",
+        text="Damage is named with every snapshot that depends on it, and ends with exit code 4. "
+        "The result is noted in the vault.",
+    ),
+    "status": Page(
+        "Tell whether a vault is fresh and whole, for a monitor or a second place.",
+        "repo-backup status --from ./vault\n"
+        "repo-backup status --from s3://bucket/git --max-age-hours 26 --json",
+        text="Reads manifests alone. What is gone at its source, was not selected or is blocked "
+        "for good is not counted.",
+    ),
+}
+EXIT_CODES = (
+    "Exit codes: 0 all is backed up, 1 the run failed, 2 wrong usage, 3 some repositories failed, "
+    "4 stored data is damaged, 5 a bug of ours, 130 interrupted."
+)
