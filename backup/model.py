@@ -156,6 +156,20 @@ class StoredObject:
     version_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivedObject:
+    """An object that cannot be read before somebody has it thawed.
+
+    Attributes:
+        is_thawing: somebody asked for it already.
+        command: asks for it, as a line for a shell.
+    """
+
+    key: Key
+    is_thawing: bool
+    command: str
+
+
 class Writer(Protocol):
     """An object being written. Used by one thread.
 
@@ -254,14 +268,22 @@ class Destination(Protocol):
     def stat(self, key: Key) -> StoredObject:
         """Tell an object's size."""
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         """Yield every committed object whose key starts with prefix, ordered by key.
 
         Objects written before the call are all yielded. The prefix ends in ``/`` or is empty.
+
+        Args:
+            prefix: where to look.
+            versions: tell the version of each, where the store has versions; may need a right of
+                its own.
         """
 
     def children(self, prefix: str) -> tuple[str, ...]:
         """Name the folders below prefix (one level, sorted); objects lying there are none."""
+
+    def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
+        """Yield those of these objects that cannot be read as they are; missing ones are none."""
 
     def delete(self, keys: Iterable[Key]) -> None:
         """Remove objects; one that is not there is no error."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from backup.errors import ExitCode
-from backup.model import ObjectId, RefChange, RefName
+from backup.model import ChangeKind, ObjectId, RefChange, RefName
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +107,35 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class LostRef:
+    """A ref, or a whole repository, that its source has no more and that is still stored.
+
+    Attributes:
+        ref: None for a whole repository, as its id is.
+        snapshot_id: the snapshot that still had it.
+        had_at: when it was last seen.
+        lost_at: when it was found to be gone.
+    """
+
+    repository: str
+    ref: RefName | None
+    change: ChangeKind
+    id: ObjectId | None
+    snapshot_id: str
+    had_at: datetime
+    lost_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
-    """One mirror that was made.
+    """One repository that was given back.
 
     Attributes:
         snapshot_id: the snapshot whose state it is.
         state_at: when the source was seen in that state.
+        lost_refs: so many refs beside them are ones that its source has no more.
+        left_out: so many refs were there and could not be stored.
+        was_there: whether a restore before this one had made it.
     """
 
     name: str
@@ -122,6 +145,9 @@ class Restored:
     objects: int
     size_bytes: int
     state_at: datetime
+    lost_refs: int = 0
+    left_out: int = 0
+    was_there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +155,8 @@ class RestoreReport:
     """What a restore did.
 
     Attributes:
+        lost: what is lost upstream, where that was asked for; nothing is restored when it was all.
+        thaw: commands that bring archived objects back; nothing is restored when there are any.
         left_out: repositories that were not asked for in the end, with why: gone at that time, or
             without anything that could be stored.
         failed: repositories that could not be given back, with why.
@@ -138,6 +166,8 @@ class RestoreReport:
     restored: tuple[Restored, ...]
     left_out: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    lost: tuple[LostRef, ...] = ()
+    thaw: tuple[str, ...] = ()
     exit_code: int = ExitCode.DONE
 
 

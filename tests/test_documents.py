@@ -262,6 +262,9 @@ class TestWhatTheInterfaceIs:
         restored = repo_backup(
             "restore", "--all", "--from", "vault", "restored", "--json", cwd=tmp_path
         ).json
+        lost = repo_backup(
+            "restore", "widgets", "--deleted", "--from", "vault", "--json", cwd=tmp_path
+        ).json
         error = repo_backup("list", "--from", "nowhere", "--json", cwd=tmp_path, check=2).json
 
         def told(heading: str) -> list[set[str]]:
@@ -271,13 +274,13 @@ class TestWhatTheInterfaceIs:
 
         changed = next(one for one in history["history"] if one["changes"])
         assert told("## run") == [set(ran), set(ran["totals"]), set(ran["repositories"][0])]
-        assert told("## list") == [set(listed["snapshots"][0])]
+        assert told("## list") == [set(listed["snapshots"][0]), set(listed["repositories"][0])]
+        assert listed["repositories"][-1] == history["repository"]
         assert told("## list REPOSITORY") == [
-            set(history["repository"]),
             set(changed),
             set(changed["changes"][0]),
         ]
-        assert told("## restore") == [set(restored["restored"][0])]
+        assert told("## restore") == [set(restored["restored"][0]), set(lost["lost"][0])]
         assert told("## An error") == [set(error["error"])]
 
     def test_the_schemas_take_what_the_program_stores_and_nothing_less(

@@ -4,13 +4,13 @@ Restore keeps what comes of it, verify throws it away.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from backup.errors import BrokenChain, ChecksumMismatch, DamagedDocument, ObjectNotFound
 from backup.git.bundle import read_header
 from backup.git.rebuild import Rebuild
-from backup.model import Destination, ObjectId
+from backup.model import Destination, ObjectId, RefName
 from backup.stopping import Stop
 from backup.vault.documents import BundleLine, Record
 from backup.vault.layout import Layout
@@ -43,36 +43,57 @@ def record_of(
     return record
 
 
-def rebuild_mirror(
+def rebuild_repository(
     destination: Destination,
     layout: Layout,
     record: Record,
     folder: Path,
     *,
+    beside: Sequence[tuple[Record, Mapping[RefName, ObjectId]]] = (),
+    checkout: bool = False,
     transferred: Callable[[int], None],
     stop: Stop,
 ) -> None:
-    """Build the mirror in a folder that nobody else knows, and prove it whole.
+    """Build a repository in a folder that nobody else knows, and prove it whole.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        record: the state to give back.
+        folder: becomes the mirror, or with checkout the folder with the files.
+        beside: other records of it, each with refs to take from its chain as well.
+        checkout: make a working clone.
+        transferred: hears of the bytes that are read.
+        stop: ends it.
 
     Raises:
         IntegrityError: something stored is missing or damaged.
         DestinationError: it could not be read, or the disk is full.
+        GitFailed: with checkout, git refuses a file.
     """
-    rebuild = Rebuild(folder, object_format=record.object_format, stop=stop)
-    for bundle in record.chain:
+    rebuild = Rebuild(
+        folder / ".git" if checkout else folder, object_format=record.object_format, stop=stop
+    )
+    chains = (record.chain, *(other.chain for other, _ in beside))
+    bundles = {bundle.key: bundle for chain in chains for bundle in chain}
+    for bundle in bundles.values():
         rebuild.add_pack(
             verified_pack(destination, layout, bundle, transferred=transferred),
             # Alone it must hold everything; of a chain only the whole can.
-            connected=len(record.chain) == 1,
+            connected=len(bundles) == 1,
             where=destination.uri(layout.key(bundle.key)),
         )
     tips = record.tips()
+    for _, refs in beside:
+        tips |= refs
     wanted = [*dict.fromkeys((*tips.values(), *_detached(record)))]
     rebuild.prove_present(wanted)
-    if len(record.chain) > 1:
+    if len(bundles) > 1:
         rebuild.prove_connected(wanted)
     rebuild.set_refs(tips)
-    rebuild.set_head(symref=record.head.symref_name, oid=_head_id(record))
+    rebuild.set_head(symref=record.head.symref_name, oid=head_id(record))
+    if checkout:
+        rebuild.check_out(folder)
 
 
 def verified_pack(
@@ -124,5 +145,6 @@ def _detached(record: Record) -> list[ObjectId]:
     return [] if record.head.id is None or record.head.symref else [ObjectId(record.head.id)]
 
 
-def _head_id(record: Record) -> ObjectId | None:
+def head_id(record: Record) -> ObjectId | None:
+    """Give what HEAD resolves to; None when it is unborn."""
     return None if record.head.id is None else ObjectId(record.head.id)

@@ -1,18 +1,15 @@
 """Gives repositories back: the chain's packs in order, then the refs, then HEAD, each proved.
 
-A mirror is built under another name and moved into place at the end: a folder that has the name
+A repository is built under another name and moved into place at the end: a folder that has the name
 asked for is whole.
 """
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from backup.commands.finding import (
     Found,
@@ -22,21 +19,26 @@ from backup.commands.finding import (
     matches,
     require_roots,
 )
-from backup.commands.rebuilding import rebuild_mirror, record_of
-from backup.errors import (
-    BackupError,
-    ConfigError,
-    DestinationError,
-    ExitCode,
-    IntegrityError,
-    Interrupted,
+from backup.commands.lost import DELETED, REWRITTEN, Losses, find_losses, gone
+from backup.commands.placing import (
+    Workplace,
+    half_made_beside,
+    move_into_place,
+    places,
+    require_free,
 )
+from backup.commands.rebuilding import head_id, rebuild_repository, record_of
+from backup.errors import BackupError, ConfigError, ExitCode, IntegrityError, Interrupted
 from backup.git.command import require_git
-from backup.model import Destination, Events
-from backup.results import Restored, RestoreReport
+from backup.git.rebuild import holds
+from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
+from backup.results import LostRef, Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
-from backup.vault.layout import escape_segment
+
+S = TypeVar("S")
+T = TypeVar("T")
+Beside = Sequence[tuple[Record, dict[RefName, ObjectId]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,33 @@ class RestoreRequest:
             the target; None with all.
         all: every repository that was listed then.
         at: a date, a time, a snapshot id, ``latest`` or None.
-        target: the mirror's folder, or with all the folder for the mirrors; must not exist or be
-            empty.
+        target: the repository's folder, which must not exist or be empty; for several the folder
+            for theirs, where a restore that broke off is gone on with; None to list what is lost.
+        deleted: give back what was deleted upstream: refs beside today's, and repositories.
+        rewritten: the same for what was rewritten.
+        checkout: make working clones.
     """
 
     repository: str | None
     all: bool
     at: str | None
-    target: Path
+    target: Path | None
     concurrency: int = 1
+    deleted: bool = False
+    rewritten: bool = False
+    checkout: bool = False
+
+    @property
+    def asks_for_lost(self) -> bool:
+        """Whether it is about what is lost upstream."""
+        return self.deleted or self.rewritten
+
+    @property
+    def kinds(self) -> frozenset[ChangeKind]:
+        """What must have become of a ref to count as lost."""
+        return (DELETED if self.deleted else frozenset()) | (
+            REWRITTEN if self.rewritten else frozenset()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +87,23 @@ class _Failure:
     error: BackupError
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One repository to give back, and what of its past beside it."""
+
+    found: Found
+    beside: Beside = ()
+
+
+@dataclass(slots=True)
+class _Lost:
+    """What to give back, and what of it is lost upstream."""
+
+    works: list[_Work]
+    refs: tuple[LostRef, ...] = ()
+    failures: list[_Failure] = field(default_factory=list)
+
+
 def is_glob(repository: str) -> bool:
     """Tell whether a name may be a pattern; a forge lets neither character into a name."""
     return not {"*", "?"}.isdisjoint(repository)
@@ -75,14 +112,26 @@ def is_glob(repository: str) -> bool:
 def restore(
     destination: Destination, request: RestoreRequest, *, events: Events, stop: Stop
 ) -> RestoreReport:
-    """Give back one repository, or all of them.
+    """Give back one repository, or several, or list what they lost.
 
     Raises:
         ConfigError: the request names nothing, too much, or a target that is in use.
         IntegrityError: stored data is damaged; nothing is left at the target.
     """
     require_git()
-    _require_free(request.target)
+    chosen, several = _chosen(destination, request)
+    if request.target is not None and not several:
+        require_free(request.target)
+    work = _Restoring(destination, request, events=events, stop=stop)
+    if request.target is None:
+        return work.list_lost(chosen)
+    if several:
+        return work.restore_several(chosen, request.target)
+    return work.restore_one(chosen[0], request.target)
+
+
+def _chosen(destination: Destination, request: RestoreRequest) -> tuple[list[Found], bool]:
+    """Find what is asked for, and tell whether it is meant as several."""
     now = datetime.now(UTC)
     everything = [
         found
@@ -94,7 +143,7 @@ def restore(
             f"--at: no snapshot was made by {request.at!r}", hint="list --from shows the snapshots"
         )
     if request.all:
-        return _restore_all(destination, everything, request, events=events, stop=stop)
+        return everything, True
     name = request.repository or ""
     # In a folder a name may have such a character.
     if is_glob(name) and not any(is_name_of(found, name) for found in everything):
@@ -104,54 +153,209 @@ def restore(
                 f"REPOSITORY: nothing in this vault matches {name!r}",
                 hint="list --from shows what there is; * stands for any part of a name",
             )
-        return _restore_all(destination, matching, request, events=events, stop=stop)
-    found = find_repository(everything, name)
-    with _half_made_beside(request.target) as folder:
-        restored = _restore_one(destination, found, folder, events=events, stop=stop)
-        _move_into_place(folder, request.target)
-    return RestoreReport((_at(restored, request.target),))
+        return matching, True
+    return [find_repository(everything, name)], False
 
 
-def _restore_all(
-    destination: Destination,
-    everything: list[Found],
-    request: RestoreRequest,
-    *,
-    events: Events,
-    stop: Stop,
-) -> RestoreReport:
-    left_out = {id(found): reason for found in everything if (reason := _left_out(found.entry))}
-    live = [found for found in everything if id(found) not in left_out]
+class _Restoring:
+    """One restore at work."""
 
-    def one(placed: tuple[Found, Path]) -> Restored | _Failure:
-        found, place = placed
+    def __init__(
+        self, destination: Destination, request: RestoreRequest, *, events: Events, stop: Stop
+    ) -> None:
+        self._destination = destination
+        self._request = request
+        self._events = events
+        self._stop = stop
+
+    # --- What is asked for -----------------------------------------------------------------------
+
+    def list_lost(self, chosen: Sequence[Found]) -> RestoreReport:
+        found = self._lost(chosen)
+        if not found.refs:
+            self._events.note("nothing of what is stored is lost at its source")
+        return _report((), found.failures, lost=found.refs)
+
+    def restore_one(self, found: Found, target: Path) -> RestoreReport:
+        work, lost = _Work(found), tuple[LostRef, ...]()
+        if self._request.asks_for_lost:
+            losses = self._lost([found])
+            if losses.failures:
+                raise losses.failures[0].error
+            if not losses.works:
+                raise ConfigError(
+                    f"REPOSITORY: nothing that {found.name} had is lost",
+                    hint="without TARGET what is lost is listed",
+                )
+            (work,), lost = losses.works, losses.refs
+        if commands := self._archived([work]):
+            return _thaw_first(commands)
+        with half_made_beside(target) as folder:
+            restored = self._restore(work, folder)
+            move_into_place(folder, target)
+        return RestoreReport((replace(restored, path=target),), lost=lost)
+
+    def restore_several(self, chosen: Sequence[Found], target: Path) -> RestoreReport:
+        left_out: tuple[str, ...] = ()
+        if self._request.asks_for_lost:
+            losses = self._lost(chosen)
+        else:
+            losses = _Lost([_Work(found) for found in chosen if not _left_out(found.entry)])
+            left_out = tuple(
+                f"{found.name}: {reason}" for found in chosen if (reason := _left_out(found.entry))
+            )
+        works = losses.works
+        workplace = Workplace(target, vault=self._destination.uri(""))
+        with workplace.opened():
+            if commands := self._archived(works):
+                return _thaw_first(commands)
+            of = {id(work.found): work for work in works}
+            ending = "" if self._request.checkout else ".git"
+            placed = [*places([work.found for work in works], target, ending=ending)]
+            results = self._each(
+                lambda one: self._restore_at(of[id(one[0])], one[1], workplace), placed
+            )
+            failures = [result for result in results if isinstance(result, _Failure)]
+            failures += losses.failures
+            if not failures:
+                workplace.done()
+        restored = tuple(result for result in results if isinstance(result, Restored))
+        return _report(restored, failures, left_out=left_out, lost=losses.refs)
+
+    # --- What was lost ---------------------------------------------------------------------------
+
+    def _lost(self, chosen: Sequence[Found]) -> "_Lost":
+        """Find the repositories that lost something, and what it is; by name."""
+        result = _Lost([])
+        stored = [found for found in chosen if found.entry.record is not None]
+        for losses in self._each(self._losses_of, sorted(stored, key=lambda one: one.name)):
+            if isinstance(losses, _Failure):
+                result.failures.append(losses)
+                continue
+            refs = losses.refs
+            if self._request.deleted and (all_of_it := gone(losses.found)) is not None:
+                refs = (all_of_it, *refs)
+            if refs:
+                result.works.append(_Work(losses.found, tuple(losses.by_holder())))
+                result.refs += refs
+        return result
+
+    def _losses_of(self, found: Found) -> Losses | _Failure:
+        self._stop.check()
         try:
-            with _half_made_beside(place) as folder:
-                made = _restore_one(destination, found, folder, events=events, stop=stop)
-                _move_into_place(folder, place)
+            return find_losses(self._destination, found, self._request.kinds)
+        except BackupError as error:
+            return _Failure(found.name, error)
+
+    # --- Archived objects ------------------------------------------------------------------------
+
+    def _archived(self, works: Sequence[_Work]) -> tuple[ArchivedObject, ...]:
+        """Look, before anything is downloaded, for what cannot be."""
+        if self._destination.listing_is_local:
+            return ()
+        found = self._each(self._archived_of, works)
+        return tuple(one for archived in found for one in archived)
+
+    def _archived_of(self, work: _Work) -> tuple[ArchivedObject, ...]:
+        self._stop.check()
+        try:
+            records = (self._record(work.found), *(record for record, _ in work.beside))
+        except BackupError:
+            # Said where it is restored; the others are looked at.
+            return ()
+        key = work.found.layout.key
+        keys = dict.fromkeys(key(line.key) for record in records for line in record.chain)
+        return tuple(self._destination.archived(keys))
+
+    # --- One repository --------------------------------------------------------------------------
+
+    def _restore_at(self, work: _Work, place: Path, workplace: Workplace) -> Restored | _Failure:
+        try:
+            if place.exists():
+                return self._found_there(work, place)
+            with workplace.half_made() as folder:
+                made = self._restore(work, folder)
+                move_into_place(folder, place)
         except Interrupted:
             raise
         except BackupError as error:
-            return _Failure(found.name, error)
-        return _at(made, place)
+            return _Failure(work.found.name, error)
+        return replace(made, path=place)
 
-    with ThreadPoolExecutor(request.concurrency) as pool:
+    def _found_there(self, work: _Work, place: Path) -> Restored:
+        """Keep what a restore before this one has made, if it is what is asked for."""
+        record = self._record(work.found)
+        tips = record.tips()
+        for _, refs in work.beside:
+            tips |= refs
+        head = record.head
+        if not holds(place, tips, symref=head.symref_name, oid=head_id(record), stop=self._stop):
+            raise ConfigError(
+                f"{place} is there already, and in another state",
+                hint="move it away, or name the state that it has with --at",
+            )
+        return replace(_restored(work, record, place), was_there=True)
+
+    def _restore(self, work: _Work, folder: Path) -> Restored:
+        name = work.found.name
+        record = self._record(work.found)
+        self._events.capturing(name, "restore", f"{len(record.chain)} bundles")
         try:
-            results = [*pool.map(one, _places(live, request.target))]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    restored = [result for result in results if isinstance(result, Restored)]
-    failures = [result for result in results if isinstance(result, _Failure)]
-    failed = [f"{failure.name}: {failure.error.message}" for failure in failures]
-    damaged = any(isinstance(failure.error, IntegrityError) for failure in failures)
+            rebuild_repository(
+                self._destination,
+                work.found.layout,
+                record,
+                folder,
+                beside=work.beside,
+                checkout=self._request.checkout,
+                transferred=lambda size: self._events.transferred(name, size),
+                stop=self._stop,
+            )
+        finally:
+            self._events.ended(name)
+        return _restored(work, record, folder)
+
+    def _record(self, found: Found) -> Record:
+        entry = found.entry
+        if entry.record is None:
+            reason = entry.reason or "nothing of it was captured yet"
+            raise BackupError(f"{found.name} has no backup: {reason}")
+        return record_of(
+            self._destination, found.layout, entry.record, identity=entry.identity, name=found.name
+        )
+
+    def _each(self, do: Callable[[S], T], items: Sequence[S]) -> list[T]:
+        with ThreadPoolExecutor(self._request.concurrency) as pool:
+            try:
+                return [*pool.map(do, items)]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _restored(work: _Work, record: Record, folder: Path) -> Restored:
+    return Restored(
+        name=work.found.name,
+        path=folder,
+        snapshot_id=record.snapshot_id,
+        refs=len(record.refs),
+        objects=sum(bundle.objects for bundle in record.chain),
+        size_bytes=sum(bundle.size_bytes for bundle in record.chain),
+        state_at=work.found.entry.checked_at or record.captured_at,
+        lost_refs=sum(len(refs) for _, refs in work.beside),
+        left_out=len(record.left_out),
+    )
+
+
+def _thaw_first(archived: Sequence[ArchivedObject]) -> RestoreReport:
+    asked = sum(one.is_thawing for one in archived)
+    number = "1 object is" if len(archived) == 1 else f"{len(archived)} objects are"
+    waiting = f"; {asked} of them being thawed already" if asked else ""
     return RestoreReport(
-        tuple(restored),
-        left_out=tuple(
-            f"{found.name}: {left_out[id(found)]}" for found in everything if id(found) in left_out
-        ),
-        failed=tuple(failed),
-        exit_code=_exit_code(failed, damaged=damaged),
+        (),
+        failed=(f"{number} archived, nothing is downloaded{waiting}",),
+        thaw=tuple(one.command for one in archived if not one.is_thawing),
+        exit_code=ExitCode.FAILED,
     )
 
 
@@ -164,123 +368,19 @@ def _left_out(entry: Entry) -> str:
     return ""
 
 
-def _exit_code(failed: list[str], *, damaged: bool) -> ExitCode:
-    if damaged:
-        return ExitCode.DAMAGED
-    return ExitCode.PARTIAL if failed else ExitCode.DONE
-
-
-def _restore_one(
-    destination: Destination, found: Found, folder: Path, *, events: Events, stop: Stop
-) -> Restored:
-    record = _record(destination, found)
-    events.capturing(found.name, "restore", f"{len(record.chain)} bundles")
-    try:
-        return _rebuild(destination, found, record, folder, events=events, stop=stop)
-    finally:
-        events.ended(found.name)
-
-
-def _rebuild(
-    destination: Destination,
-    found: Found,
-    record: Record,
-    folder: Path,
+def _report(
+    restored: tuple[Restored, ...],
+    failures: Sequence[_Failure],
     *,
-    events: Events,
-    stop: Stop,
-) -> Restored:
-    rebuild_mirror(
-        destination,
-        found.layout,
-        record,
-        folder,
-        transferred=lambda size: events.transferred(found.name, size),
-        stop=stop,
+    left_out: tuple[str, ...] = (),
+    lost: tuple[LostRef, ...] = (),
+) -> RestoreReport:
+    damaged = any(isinstance(failure.error, IntegrityError) for failure in failures)
+    code = ExitCode.PARTIAL if failures else ExitCode.DONE
+    return RestoreReport(
+        restored,
+        left_out=left_out,
+        failed=tuple(f"{failure.name}: {failure.error.message}" for failure in failures),
+        lost=lost,
+        exit_code=ExitCode.DAMAGED if damaged else code,
     )
-    return Restored(
-        name=found.name,
-        path=folder,
-        snapshot_id=record.snapshot_id,
-        refs=len(record.refs),
-        objects=sum(bundle.objects for bundle in record.chain),
-        size_bytes=sum(bundle.size_bytes for bundle in record.chain),
-        state_at=found.entry.checked_at or record.captured_at,
-    )
-
-
-def _record(destination: Destination, found: Found) -> Record:
-    entry = found.entry
-    if entry.record is None:
-        reason = entry.reason or "nothing of it was captured yet"
-        raise BackupError(f"{found.name} has no backup: {reason}")
-    return record_of(
-        destination, found.layout, entry.record, identity=entry.identity, name=found.name
-    )
-
-
-def _places(live: list[Found], target: Path) -> Iterator[tuple[Found, Path]]:
-    """Give every mirror a path of its own below target, on any file system.
-
-    Names that differ in case alone, or of which one would lie inside another, get the id added.
-    """
-    several = len({found.layout for found in live}) > 1
-    taken: set[str] = set()
-    for found in sorted(live, key=lambda one: (one.name, one.entry.host_id)):
-        segments = [escape_segment(segment) for segment in found.entry.path.split("/")]
-        if several:
-            segments = [escape_segment(found.host), escape_segment(found.owner), *segments]
-        place = "/".join(segments)
-        if _collides(f"{place}.git".casefold(), taken):
-            place = f"{place}~{escape_segment(found.entry.host_id)}"
-        taken.add(f"{place}.git".casefold())
-        yield found, target / f"{place}.git"
-
-
-def _collides(name: str, taken: set[str]) -> bool:
-    if name in taken:
-        return True
-    parts = name.split("/")
-    above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-    return not above.isdisjoint(taken) or any(one.startswith(f"{name}/") for one in taken)
-
-
-def _require_free(target: Path) -> None:
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    if target.exists() or target.is_symlink():
-        raise ConfigError(
-            f"TARGET: {target} exists already", hint="name a folder that does not exist or is empty"
-        )
-
-
-@contextmanager
-def _half_made_beside(target: Path) -> Iterator[Path]:
-    """Make a folder on the target's file system that is removed unless it was moved away."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
-    except OSError as error:
-        raise DestinationError(
-            f"TARGET: {target.parent} cannot be written to: {error.strerror}"
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move_into_place(folder: Path, target: Path) -> None:
-    # mkdtemp makes folders for their owner alone; a mirror is like any other folder.
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)
-    try:
-        # Succeeds over an empty folder, fails over any other.
-        folder.rename(target)
-    except OSError as error:
-        raise DestinationError(f"TARGET: {target} is in use: {error.strerror}") from error
-
-
-def _at(restored: Restored, place: Path) -> Restored:
-    return replace(restored, path=place)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import backup
 from backup.commands.finding import require_roots
-from backup.commands.rebuilding import rebuild_mirror, record_of, verified_pack
+from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
 from backup.config.names import Depth
 from backup.errors import (
     DamagedDocument,
@@ -321,7 +321,7 @@ class _Root:
         record = records[one.newest]
         with _scratch() as folder:
             try:
-                rebuild_mirror(
+                rebuild_repository(
                     self._destination,
                     self._layout,
                     record,

@@ -505,6 +505,34 @@ class Config:
         action=False,
         name="all",
     )
+    checkout: bool = declare(
+        BOOLEAN,
+        "Restore working clones, with HEAD's files checked out, in place of mirrors.",
+        group="Behaviour",
+        commands=("restore",),
+        default="false",
+        available=True,
+        action=False,
+    )
+    deleted: bool = declare(
+        BOOLEAN,
+        "List the refs and repositories that were deleted at their source; with a TARGET, restore "
+        "them beside what is there today.",
+        group="Behaviour",
+        commands=("restore",),
+        default="false",
+        available=True,
+        action=False,
+    )
+    rewritten: bool = declare(
+        BOOLEAN,
+        "The same for refs that were rewritten, or moved and not proved to have kept their past.",
+        group="Behaviour",
+        commands=("restore",),
+        default="false",
+        available=True,
+        action=False,
+    )
     push: str | None = optional(
         PUSH_URL,
         "Push the restored repository there.",

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from backup.counting import RequestCounts
-from backup.model import Destination, Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Destination, Key, Reader, StoredObject, Writer
 
 _OBJECTS = "objects"
 _BYTES = "bytes"
@@ -47,7 +47,8 @@ class CountingDestination:
     """Passes everything on and counts it; every promise is the inner destination's.
 
     Counted is what was asked, whether or not it succeeded, by the names ``put`` (a commit or
-    `put_if_absent`), ``get`` (`open` and `stat`), ``list`` (`list` and `children`) and ``delete``.
+    `put_if_absent`), ``get`` (`open` and `stat`), ``list`` (`list`, `children` and
+    `archived`) and ``delete``.
     How many requests a store makes of one of these is its own affair.
 
     Args:
@@ -95,13 +96,17 @@ class CountingDestination:
         self._counts.increment("get")
         return self._inner.stat(key)
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         self._counts.increment("list")
-        return self._inner.list(prefix)
+        return self._inner.list(prefix, versions=versions)
 
     def children(self, prefix: str) -> tuple[str, ...]:
         self._counts.increment("list")
         return self._inner.children(prefix)
+
+    def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
+        self._counts.increment("list")
+        return self._inner.archived(keys)
 
     def delete(self, keys: Iterable[Key]) -> None:
         self._counts.increment("delete")

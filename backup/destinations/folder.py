@@ -35,7 +35,7 @@ from backup.errors import (
     ObjectNotFound,
     WriteConflict,
 )
-from backup.model import Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
 
 # Inside the class, list is a method.
 _Names = list[str]
@@ -234,7 +234,7 @@ class FolderDestination:
             raise ObjectNotFound(f"{self.uri(key)} does not exist")
         return StoredObject(key, status.st_size)
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         """Yield the objects below prefix by the byte order of their keys.
 
         Holds the names in the folders that it is in, never the whole tree. A folder or object
@@ -249,6 +249,9 @@ class FolderDestination:
         folders = [name for name in self._names_at(prefix) if name.endswith("/")]
         filled = (name for name in folders if next(self._walk(name), None) is not None)
         return tuple(sorted(name.removeprefix(prefix)[:-1] for name in filled))
+
+    def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
+        return iter(())
 
     def delete(self, keys: Iterable[Key]) -> None:
         """Remove objects and the folders that this leaves empty, but never the root."""

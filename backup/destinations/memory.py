@@ -8,7 +8,7 @@ from typing import Self
 
 from backup.destinations.keys import check_key, check_prefix
 from backup.errors import DestinationError, ObjectNotFound, WriteConflict
-from backup.model import Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
 
 
 class _Objects:
@@ -121,7 +121,7 @@ class MemoryDestination:
         check_key(key)
         return StoredObject(key, len(self._objects.get(key)))
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         check_prefix(prefix)
         return iter(self._objects.below(prefix))
 
@@ -129,6 +129,9 @@ class MemoryDestination:
         check_prefix(prefix)
         below = (stored.key.removeprefix(prefix) for stored in self._objects.below(prefix))
         return tuple(sorted({rest.split("/")[0] for rest in below if "/" in rest}))
+
+    def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
+        return iter(())
 
     def delete(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -170,6 +170,9 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
         at=config.at,
         target=target,
         concurrency=config.concurrency,
+        deleted=config.deleted,
+        rewritten=config.rewritten,
+        checkout=config.checkout,
     )
     stop = make_stop(config)
     with (
@@ -237,13 +240,16 @@ def _refuse_words(arguments: tuple[str, ...]) -> None:
         )
 
 
-def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | None, Path]:
-    """Tell REPOSITORY and TARGET from the words."""
+def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | None, Path | None]:
+    """Tell REPOSITORY and TARGET from the words; without the second what is lost is listed."""
     if len(arguments) > 2:
         raise ConfigError(
             f"unexpected argument {arguments[2]!r}", hint="restore takes REPOSITORY and TARGET"
         )
+    lists = config.deleted or config.rewritten
     if config.everything:
+        if lists and not arguments:
+            return None, None
         return None, _target(config, _target_of_all(arguments))
     if not arguments:
         raise ConfigError(
@@ -252,12 +258,15 @@ def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | No
     repository = _repository(arguments[0])
     from backup.commands.restore import is_glob
 
+    if len(arguments) == 1 and lists:
+        return repository, None
     if len(arguments) == 1 and is_glob(repository):
         raise ConfigError(
             f"TARGET is missing: give the folder to restore what matches {repository!r} into"
         )
     name = repository.rsplit("/", 1)[-1].removesuffix(".git")
-    return repository, _target(config, arguments[1] if len(arguments) == 2 else f"{name}.git")
+    made = name if config.checkout else f"{name}.git"
+    return repository, _target(config, arguments[1] if len(arguments) == 2 else made)
 
 
 def _target_of_all(arguments: tuple[str, ...]) -> str:

@@ -34,11 +34,14 @@ PAGES: Mapping[Command, Page] = {
         "Bring a repository back as a mirror, with every ref it had.",
         "repo-backup restore acme/widgets --from ./vault ./widgets.git\n"
         "repo-backup restore acme/widgets --from ./vault --at 2026-11-01\n"
-        "repo-backup restore --all --from ./vault ./restored",
+        "repo-backup restore --all --from ./vault ./restored\n"
+        "repo-backup restore --all --deleted --from ./vault\n"
+        "repo-backup restore acme/widgets --deleted --from ./vault ./widgets-then.git",
         arguments="[REPOSITORY] [TARGET]",
         text="TARGET is the folder to make, ./NAME.git when left out; with --all it is the "
         "folder that gets one mirror for each repository, and so it is where REPOSITORY is a glob "
-        "such as 'acme/team-*'.",
+        "such as 'acme/team-*'. There a restore that broke off goes on: give the same words again. "
+        "What --deleted and --rewritten find comes back as refs/lost/SNAPSHOT/heads/NAME.",
     ),
     "verify": Page(
         "Prove that a vault can give back what it promises.",

@@ -1,4 +1,4 @@
-"""Building a mirror from packs and a ref map: the git side of a restore."""
+"""Building a repository from packs and a ref map: the git side of a restore."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -57,7 +57,7 @@ class Rebuild:
                 return
             words = child.words()
         if is_disk_full(words):
-            raise DestinationError(f"the disk is full: {words}", hint="make room and restore again")
+            raise _disk_full(words)
         raise DamagedDocument(f"{where} is damaged: git index-pack refused its pack: {words}")
 
     def prove_connected(self, tips: Iterable[ObjectId]) -> None:
@@ -103,9 +103,7 @@ class Rebuild:
         packed = b"".join(b"%b %b\n" % (oid, name) for name, oid in lines)
         (self._directory / "packed-refs").write_bytes(packed)
         self._git("pack-refs", "--all")
-        listed = self._git("for-each-ref", "--format=%(objectname) %(refname)")
-        wanted = {b"%b %b" % (oid.encode(), to_bytes(name)) for name, oid in tips.items()}
-        if set(listed.split(b"\n")) - {b""} != wanted:
+        if not has_refs(self._directory, tips, stop=self._stop):
             raise BrokenChain("git did not keep the refs as they were recorded")
 
     def set_head(self, *, symref: RefName | None, oid: ObjectId | None) -> None:
@@ -115,5 +113,67 @@ class Rebuild:
         elif oid is not None:
             self._git("update-ref", "--no-deref", "HEAD", oid)
 
+    def check_out(self, folder: Path) -> None:
+        """Make it the repository of a folder, and fill the folder with HEAD's files.
+
+        Where HEAD names no commit the folder stays empty.
+
+        Args:
+            folder: the one that this repository is ``.git`` of.
+
+        Raises:
+            DestinationError: the disk is full.
+            GitFailed: git refuses a file, for its name as a rule.
+        """
+        self._git("config", "core.bare", "false")
+        try:
+            self._git("rev-parse", "--quiet", "--verify", "HEAD^{commit}")
+        except GitFailed:
+            return
+        try:
+            run_git("reset", "--quiet", "--hard", directory=folder, stop=self._stop)
+        except GitFailed as error:
+            if is_disk_full(error.message):
+                raise _disk_full(error.message) from error
+            raise GitFailed(
+                error.message, hint="without --checkout it comes back as a mirror, files or not"
+            ) from error
+
     def _git(self, *arguments: str, data: bytes = b"") -> bytes:
         return run_git(*arguments, directory=self._directory, stop=self._stop, data=data)
+
+
+def holds(
+    directory: Path,
+    tips: Mapping[RefName, ObjectId],
+    *,
+    symref: RefName | None,
+    oid: ObjectId | None,
+    stop: Stop,
+) -> bool:
+    """Tell whether a repository has exactly these refs and this HEAD; False if it is none."""
+    try:
+        if not has_refs(directory, tips, stop=stop):
+            return False
+        if symref is not None:
+            head = run_git("symbolic-ref", "HEAD", directory=directory, stop=stop)
+            return head.rstrip(b"\n") == to_bytes(symref)
+        if oid is not None:
+            head = run_git("rev-parse", "HEAD", directory=directory, stop=stop)
+            return head.rstrip(b"\n") == oid.encode()
+    except GitFailed:
+        return False
+    return True
+
+
+def has_refs(directory: Path, tips: Mapping[RefName, ObjectId], *, stop: Stop) -> bool:
+    """Tell whether a repository has exactly these refs; HEAD is none of them."""
+    listed = run_git(
+        "for-each-ref", "--format=%(objectname) %(refname)", directory=directory, stop=stop
+    )
+    wanted = {b"%b %b" % (oid.encode(), to_bytes(name)) for name, oid in tips.items()}
+    return set(listed.split(b"\n")) - {b""} == wanted
+
+
+def _disk_full(words: str) -> DestinationError:
+    return DestinationError(f"the disk is full: {words}", hint="make room and restore again")

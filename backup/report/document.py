@@ -125,11 +125,27 @@ def restore_document(report: RestoreReport) -> JsonObject:
                 "refs": one.refs,
                 "objects": one.objects,
                 "bytes": one.size_bytes,
+                "lost_refs": one.lost_refs,
+                "refs_left_out": one.left_out,
+                "was_there": one.was_there,
             }
             for one in report.restored
         ],
         "left_out": list(report.left_out),
         "failed": list(report.failed),
+        "lost": [
+            {
+                "repository": one.repository,
+                "ref": one.ref,
+                "change": one.change,
+                "id": one.id,
+                "snapshot": one.snapshot_id,
+                "had_at": _time(one.had_at),
+                "lost_at": _time(one.lost_at),
+            }
+            for one in report.lost
+        ],
+        "thaw": list(report.thaw),
     }
 
 

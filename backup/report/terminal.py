@@ -30,6 +30,7 @@ from backup.results import (
     Finding,
     History,
     HistoryItem,
+    LostRef,
     RepositoryRow,
     RestoreReport,
     Severity,
@@ -274,17 +275,47 @@ def print_history(history: History, console: Console) -> None:
 
 
 def print_restore(report: RestoreReport, console: Console) -> None:
-    """Print what was given back."""
+    """Print what was given back, what is lost, or how archived objects are thawed."""
+    if report.thaw:
+        # What is printed is a script for a shell.
+        for reason in report.failed:
+            _line(console, f"# {reason}", style="bold red")
+        for command in report.thaw:
+            _line(console, command)
+        return
+    if report.lost:
+        _print_losses(report.lost, console)
     for one in report.restored:
+        more = f" and {one.lost_refs} lost ones" if one.lost_refs else ""
+        there = ", was there already" if one.was_there else ""
         _line(
             console,
             f"{one.name} as of {_time(one.state_at)} UTC: {one.path} "
-            f"({one.refs} refs, {decimal(one.size_bytes)})",
+            f"({one.refs} refs{more}, {decimal(one.size_bytes)}{there})",
         )
+        if one.left_out:
+            few = f"{one.name}: {one.left_out} refs of its source could not be stored"
+            _line(console, few, style="yellow")
     for name in report.left_out:
         _line(console, f"left out: {name}", style="yellow")
     for name in report.failed:
         _line(console, f"failed: {name}", style="bold red")
+
+
+def _print_losses(lost: Sequence[LostRef], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("repository", "ref", "what", "it was", "lost (UTC)", "last in snapshot"):
+        table.add_column(heading, overflow="fold")
+    for one in lost:
+        table.add_row(
+            Text(line(one.repository)),
+            Text("all of it" if one.ref is None else shown(one.ref)),
+            Text("not listed" if one.ref is None else one.change),
+            Text(one.id or ""),
+            Text(_time(one.lost_at)),
+            Text(shown(one.snapshot_id)),
+        )
+    console.print(table)
 
 
 def print_verify(report: VerifyReport, console: Console) -> None:

@@ -1,10 +1,22 @@
 """Several repositories by one command: all, or those that a glob names."""
 
+import fcntl
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.support.git import commit_chain, init_bare, update_refs
+from tests.support.git import (
+    commit_chain,
+    git,
+    init_bare,
+    set_head,
+    update_refs,
+    write_blob,
+    write_object,
+    write_tree,
+)
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.vaults import to_be_kept
@@ -83,3 +95,111 @@ def test_one_that_is_damaged_costs_the_others_nothing(vault: Path, tmp_path: Pat
     (failed,) = done.json["failed"]
     assert failed.startswith("acme/team-a/one: ")
     assert not (tmp_path / "back" / "team-a" / "one.git").exists()
+
+
+# --- Going on -------------------------------------------------------------------------------------
+
+
+def test_a_restore_that_broke_off_goes_on_where_it_stopped(vault: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "vault"
+    shutil.copytree(vault, mine)
+    (bundle,) = (mine / "folder/acme/repositories/team-b/one").rglob("*.bundle")
+    whole = bundle.read_bytes()
+    bundle.write_bytes(whole[:-1])
+    words = ("restore", "--all", "--from", mine, tmp_path / "back", "--json")
+    first = repo_backup(*words, check=4).json
+    assert len(first["restored"]) == len(NAMES) - 1
+    left = tmp_path / "back" / ".repo-backup-restore"
+    (left / "half-made-x").mkdir()
+    marks = {place: place.stat().st_ino for place in (tmp_path / "back").rglob("*.git")}
+    bundle.write_bytes(whole)
+    second = repo_backup(*words).json
+    there = {one["repository"]: one["was_there"] for one in second["restored"]}
+    assert there == {f"acme/{name}": name != "team-b/one" for name in NAMES}
+    assert all(place.stat().st_ino == inode for place, inode in marks.items())
+    assert not left.exists()
+    for one in second["restored"]:
+        name = one["repository"].removeprefix("acme/")
+        assert_same_mirror(Path(one["path"]), to_be_kept(source(vault, name)))
+    # It is done: the folder is somebody's now.
+    assert "exists already" in repo_backup(*words, check=2).stderr
+
+
+def test_what_is_there_in_another_state_is_neither_kept_nor_overwritten(
+    vault: Path, tmp_path: Path
+) -> None:
+    words = ("restore", "acme/team-a/*", "--from", vault, tmp_path / "back", "--json")
+    repo_backup(*words)
+    (tmp_path / "back" / ".repo-backup-restore").mkdir()
+    changed = tmp_path / "back" / "team-a" / "one.git"
+    update_refs(changed, {b"refs/heads/mine": commit_chain(changed, 1)[-1]})
+    again = repo_backup(*words, check=3).json
+    assert [one["repository"] for one in again["restored"]] == ["acme/team-a/two"]
+    (failed,) = again["failed"]
+    assert "one.git is there already, and in another state" in failed
+    assert b"refs/heads/mine" in git("for-each-ref", cwd=changed)
+
+
+def test_two_restores_never_work_in_one_folder(vault: Path, tmp_path: Path) -> None:
+    workplace = tmp_path / "back" / ".repo-backup-restore"
+    workplace.mkdir(parents=True)
+    words = ("restore", "--all", "--from", vault, tmp_path / "back")
+    lock = os.open(workplace, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert "another restore is at work in" in repo_backup(*words, check=2).stderr
+    os.close(lock)
+    (workplace / "vault").write_text("s3://another/vault/")
+    refused = repo_backup(*words, check=2)
+    assert "holds a restore of s3://another/vault/ that is not done" in refused.stderr
+
+
+# --- Working clones -------------------------------------------------------------------------------
+
+
+def test_a_working_clone_has_every_ref_and_the_files_of_head(vault: Path, tmp_path: Path) -> None:
+    words = ("restore", "acme/team-a/one", "--checkout", "--from", vault)
+    repo_backup(*words, cwd=tmp_path)
+    made = tmp_path / "one"
+    assert git("status", "--porcelain", cwd=made) == b""
+    files = git("ls-tree", "--name-only", "HEAD", cwd=made).decode().split()
+    assert files
+    assert {path.name for path in made.iterdir()} == {".git", *files}
+    state = to_be_kept(source(vault, "team-a/one"))
+    assert_same_mirror(made / ".git", state)
+    answer = repo_backup(
+        "restore", "--all", "--checkout", "--from", vault, tmp_path / "all", "--json"
+    ).json
+    assert {Path(one["path"]).name for one in answer["restored"]} == {
+        *("one", "two", "other", "what%3F"),
+    }
+    assert git("rev-parse", "--is-bare-repository", cwd=tmp_path / "all/other") == b"false\n"
+
+
+@pytest.mark.parametrize("head", [b"refs/heads/unborn", None])
+def test_a_working_clone_of_no_branch(tmp_path: Path, head: bytes | None) -> None:
+    path = init_bare(tmp_path / "acme" / "odd.git")
+    tip = commit_chain(path, 2)[-1]
+    update_refs(path, {b"refs/heads/main": tip})
+    set_head(path, head or tip)
+    repo_backup("run", "--from", tmp_path / "acme", "--to", tmp_path / "vault")
+    repo_backup("restore", "odd", "--checkout", "--from", tmp_path / "vault", tmp_path / "odd")
+    files = [place for place in (tmp_path / "odd").iterdir() if place.name != ".git"]
+    assert bool(files) == (head is None)
+    assert_same_mirror(tmp_path / "odd" / ".git", to_be_kept(path))
+
+
+def test_a_file_that_git_will_not_check_out_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "acme" / "evil.git")
+    blob = write_blob(path, b"[core]")
+    inner = write_tree(path, [(b"100644", b"blob", blob, b"config")])
+    tree = write_object(path, "tree", b"40000 .GIT\0" + bytes.fromhex(inner.decode()))
+    tip = git("commit-tree", tree, "-m", "evil", cwd=path).strip()
+    update_refs(path, {b"refs/heads/main": tip})
+    repo_backup("run", "--from", tmp_path / "acme", "--to", tmp_path / "vault")
+    words = ("restore", "evil", "--from", tmp_path / "vault")
+    failed = repo_backup(*words, "--checkout", tmp_path / "evil", check=1)
+    assert "invalid path" in failed.stderr
+    assert "without --checkout" in failed.stderr
+    assert not list(tmp_path.glob("*evil*"))
+    repo_backup(*words, tmp_path / "evil.git")
+    assert_same_mirror(tmp_path / "evil.git", to_be_kept(path))

@@ -28,6 +28,7 @@ from backup.commands.run import RunOptions, run
 from backup.errors import DestinationError, IncompleteWrite, ProtocolError
 from backup.git.pktline import PacketReader
 from backup.model import (
+    ArchivedObject,
     Destination,
     Events,
     Key,
@@ -461,7 +462,7 @@ class DestinationFault:
     Attributes:
         at: the operation's number, from 0, among those that the next two choose.
         operation: ``writer``, ``write``, ``commit``, ``put``, ``open``, ``read``, ``stat``,
-            ``list``, ``children`` or ``delete``; empty counts them all.
+            ``list``, ``children``, ``archived`` or ``delete``; empty counts them all.
         how: ``fail`` raises and does nothing; ``lost`` does it and then raises, a listing breaks
             off; ``short`` lets an object end in its middle; ``die`` kills this process, before
             the operation or after it.
@@ -525,15 +526,18 @@ class FaultyDestination:
     def stat(self, key: Key) -> StoredObject:
         return self.around("stat", key, lambda: self._inner.stat(key))
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         fault = self.before("list", prefix)
-        listed = [*self._inner.list(prefix)]
+        listed = [*self._inner.list(prefix, versions=versions)]
         if fault is None or fault.how != "lost":
             return iter(listed)
         return _broken_off(listed[: len(listed) // 2], error_of("list", fault))
 
     def children(self, prefix: str) -> tuple[str, ...]:
         return self.around("children", prefix, lambda: self._inner.children(prefix))
+
+    def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
+        return self.around("archived", "", lambda: self._inner.archived(keys))
 
     def delete(self, keys: Iterable[Key]) -> None:
         for key in keys:

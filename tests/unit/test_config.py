@@ -276,6 +276,9 @@ EXAMPLES: Mapping[str, Examples] = {
         ),
     ),
     "all": _boolean(),
+    "checkout": _boolean(),
+    "deleted": _boolean(),
+    "rewritten": _boolean(),
     "push": Examples(
         {"ssh://git@host.example/a.git": "ssh://git@host.example/a.git"},
         ("host", f"https://{SENTINEL}@host.example/a.git", "https://host.example"),

@@ -17,6 +17,7 @@ from backup.results import (
     DrillNote,
     History,
     HistoryItem,
+    LostRef,
     RepositoryRow,
     Restored,
     RestoreReport,
@@ -293,7 +294,16 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
         size_bytes=4000,
         state_at=NOW,
     )
-    document = restore_document(RestoreReport((made,), ("acme/gone: not listed",), ("acme/bad",)))
+    lost = LostRef("acme/widgets", MAIN, "rewritten", ONE, "20261031T023000Z-1a2b3c4d", NOW, NOW)
+    document = restore_document(
+        RestoreReport(
+            (made,),
+            left_out=("acme/gone: not listed",),
+            failed=("acme/bad",),
+            lost=(lost,),
+            thaw=("aws s3api restore-object",),
+        )
+    )
     assert over_the_wire(document) == {
         "restored": [
             {
@@ -304,8 +314,23 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
                 "refs": 2,
                 "objects": 30,
                 "bytes": 4000,
+                "lost_refs": 0,
+                "refs_left_out": 0,
+                "was_there": False,
             }
         ],
         "left_out": ["acme/gone: not listed"],
         "failed": ["acme/bad"],
+        "lost": [
+            {
+                "repository": "acme/widgets",
+                "ref": "refs/heads/main",
+                "change": "rewritten",
+                "id": ONE,
+                "snapshot": "20261031T023000Z-1a2b3c4d",
+                "had_at": "2026-11-01T02:30:00.123Z",
+                "lost_at": "2026-11-01T02:30:00.123Z",
+            }
+        ],
+        "thaw": ["aws s3api restore-object"],
     }

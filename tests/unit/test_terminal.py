@@ -32,6 +32,7 @@ from backup.results import (
     DrillNote,
     History,
     HistoryItem,
+    LostRef,
     RepositoryRow,
     Restored,
     RestoreReport,
@@ -161,7 +162,9 @@ def show_history(name: str, console: Console) -> None:
 
 def show_restore(name: str, console: Console) -> None:
     made = Restored(name, Path("/x") / name.replace("\0", ""), ID, 1, 1, 1, NOW)
-    print_restore(RestoreReport((made,), (name,), (name,)), console)
+    lost = (LostRef(name, RefName(name), "deleted", ONE, name, NOW, NOW),)
+    print_restore(RestoreReport((made,), (name,), (name,), lost=lost), console)
+    print_restore(RestoreReport((), failed=(name,), thaw=(name,)), console)
 
 
 def show_progress(name: str, console: Console) -> None:
@@ -425,6 +428,27 @@ def test_a_history_ends_with_the_newest_chain_in_the_order_to_apply() -> None:
     (line,) = [line for line in lines if line.startswith("new ")]
     assert line.count("rewritten refs/heads/") == 5
     assert line.rstrip().endswith("...")
+
+
+def test_a_restore_says_what_is_lost_and_what_came_back_with_it() -> None:
+    console = plain()
+    made = Restored("acme/w", Path("/w"), ID, 2, 30, 4000, NOW, lost_refs=1, left_out=3)
+    losses = (
+        LostRef("acme/gone", None, "deleted", None, ID, NOW, NOW),
+        LostRef("acme/w", RefName("refs/heads/topic"), "deleted", ONE, ID, NOW, NOW),
+    )
+    print_restore(RestoreReport((made, replace(made, was_there=True)), lost=losses), console)
+    head, gone, topic, first, few, second, _ = text(console).splitlines()
+    assert head.split()[:3] == ["repository", "ref", "what"]
+    assert re.split(r" {2,}", gone.strip()) == [
+        *("acme/gone", "all of it", "not listed", "2026-11-01 02:30:00", ID),
+    ]
+    assert re.split(r" {2,}", topic.strip()) == [
+        *("acme/w", "refs/heads/topic", "deleted", ONE, "2026-11-01 02:30:00", ID),
+    ]
+    assert first.endswith("/w (2 refs and 1 lost ones, 4.0 kB)")
+    assert few == "acme/w: 3 refs of its source could not be stored"
+    assert second.endswith("4.0 kB, was there already)")
 
 
 def test_a_restore_says_what_was_made_left_out_and_failed() -> None:

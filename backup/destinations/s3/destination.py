@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from backup.destinations.keys import check_key, check_prefix, is_segment
+from backup.destinations.s3.archive import archived_among, folders_of
 from backup.destinations.s3.bucket import Answer, Bucket, version_of
 from backup.destinations.s3.failures import NotSupported
 from backup.destinations.s3.reading import S3Reader
 from backup.destinations.s3.settings import S3Settings
 from backup.destinations.s3.upload import S3Writer, put
 from backup.errors import AccessDenied, DestinationError
-from backup.model import Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
 from backup.stopping import Stop
 
 # Inside the class, list is a method.
@@ -68,15 +69,18 @@ class S3Destination:
         answer = self._bucket.ask("head_object", key, Key=self._bucket.name(key))
         return StoredObject(key, int(answer["ContentLength"]), version_of(answer))
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         """Yield the objects below prefix; what other programs put there is left out.
+
+        With versions the right is ``s3:ListBucketVersions``, without it ``s3:ListBucket``.
 
         Raises:
             DestinationError: a page of the listing is missing or out of order; never a shorter
                 list instead.
         """
         check_prefix(prefix)
-        return self._objects(prefix)
+        items = self._current_versions(prefix) if versions else self._items(prefix)
+        return (stored for stored, _ in self._objects(prefix, items))
 
     def children(self, prefix: str) -> tuple[str, ...]:
         check_prefix(prefix)
@@ -88,6 +92,13 @@ class S3Destination:
         }
         return tuple(sorted(filter(is_segment, found)))
 
+    def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
+        """Yield what has to be thawed: one listing a folder, and a request for each that may be."""
+        wanted = [*keys]
+        for folder in folders_of(wanted):
+            listed = self._objects(folder, self._items(folder))
+            yield from archived_among(self._bucket, wanted, listed)
+
     def delete(self, keys: Iterable[Key]) -> None:
         remaining = iter(keys)
         while some := [*islice(remaining, _DELETED_AT_ONCE)]:
@@ -95,20 +106,40 @@ class S3Destination:
                 check_key(key)
             self._delete_some(some)
 
-    def _objects(self, prefix: str) -> Iterator[StoredObject]:
+    def _objects(self, prefix: str, items: Iterable[Answer]) -> Iterator[tuple[StoredObject, str]]:
+        """Yield the objects of a listing with their storage class."""
         start = len(self._bucket.name(""))
         before = ""
+        for item in items:
+            key = str(item["Key"])[start:]
+            if key <= before:
+                raise DestinationError(
+                    f"{self.uri(prefix)}: the store's listing is out of order: "
+                    f"{key!r} comes after {before!r}"
+                )
+            before = key
+            if all(map(is_segment, key.split("/"))):
+                stored = StoredObject(Key(key), int(item["Size"]), version_of(item))
+                yield stored, str(item.get("StorageClass", ""))
+
+    def _items(self, prefix: str) -> Iterator[Answer]:
         for page in self._pages(prefix):
-            for item in page.get("Contents", ()):
-                key = str(item["Key"])[start:]
-                if key <= before:
-                    raise DestinationError(
-                        f"{self.uri(prefix)}: the store's listing is out of order: "
-                        f"{key!r} comes after {before!r}"
-                    )
-                before = key
-                if all(map(is_segment, key.split("/"))):
-                    yield StoredObject(Key(key), int(item["Size"]))
+            yield from page.get("Contents", ())
+
+    def _current_versions(self, prefix: str) -> Iterator[Answer]:
+        """Yield the versions that are read when nobody names one."""
+        mark: Answer = {}
+        while True:
+            name = self._bucket.name(prefix)
+            page = self._bucket.ask("list_object_versions", prefix, Prefix=name, **mark)
+            yield from (item for item in page.get("Versions", ()) if item.get("IsLatest"))
+            if not page.get("IsTruncated"):
+                return
+            if not (key := page.get("NextKeyMarker")):
+                raise self._broken_off(prefix)
+            mark = {"KeyMarker": key}
+            if version := page.get("NextVersionIdMarker"):
+                mark["VersionIdMarker"] = version
 
     def _pages(self, prefix: str, **parameters: str) -> Iterator[Answer]:
         token: Answer = {}
@@ -124,10 +155,13 @@ class S3Destination:
             if not page.get("IsTruncated"):
                 return
             if not (mark := page.get("NextContinuationToken")):
-                raise DestinationError(
-                    f"{self.uri(prefix)}: the store's listing breaks off without saying where"
-                )
+                raise self._broken_off(prefix)
             token = {"ContinuationToken": mark}
+
+    def _broken_off(self, prefix: str) -> DestinationError:
+        return DestinationError(
+            f"{self.uri(prefix)}: the store's listing breaks off without saying where"
+        )
 
     def _delete_some(self, keys: _Keys) -> None:
         bucket = self._bucket
