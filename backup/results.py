@@ -151,11 +151,34 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class PushReport:
+    """What a push brought to a remote, as the remote says afterwards.
+
+    Attributes:
+        sent: refs that it has now and had not before.
+        unchanged: so many refs it had already.
+        refused: refs that it has not, each with the reason.
+        hidden: refs that forges make themselves; they were not pushed.
+        batches: so many pushes were made.
+        notes: what is left to do or to know.
+    """
+
+    url: str
+    sent: tuple[RefName, ...]
+    unchanged: int
+    refused: tuple[tuple[RefName, str], ...]
+    hidden: tuple[RefName, ...]
+    batches: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreReport:
     """What a restore did.
 
     Attributes:
         lost: what is lost upstream, where that was asked for; nothing is restored when it was all.
+        push: None where nothing was pushed.
         thaw: commands that bring archived objects back; nothing is restored when there are any.
         left_out: repositories that were not asked for in the end, with why: gone at that time, or
             without anything that could be stored.
@@ -168,6 +191,7 @@ class RestoreReport:
     failed: tuple[str, ...] = ()
     lost: tuple[LostRef, ...] = ()
     thaw: tuple[str, ...] = ()
+    push: PushReport | None = None
     exit_code: int = ExitCode.DONE
 
 

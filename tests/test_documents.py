@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, taken_by
 from backup.doors.action import OUTPUTS
 from backup.errors import ExitCode
 from backup.model import Check
+from backup.results import PushReport
 from backup.vault.documents import STORED
 from docs import generate
 from tests.support.git import commit_chain, git, init_bare, update_refs
@@ -280,7 +282,11 @@ class TestWhatTheInterfaceIs:
             set(changed),
             set(changed["changes"][0]),
         ]
-        assert told("## restore") == [set(restored["restored"][0]), set(lost["lost"][0])]
+        assert told("## restore") == [
+            set(restored["restored"][0]),
+            set(lost["lost"][0]),
+            {field.name for field in fields(PushReport)},
+        ]
         assert told("## An error") == [set(error["error"])]
 
     def test_the_schemas_take_what_the_program_stores_and_nothing_less(

@@ -139,18 +139,21 @@ class Remotes:
         return HttpTransport(url, client=self.network.http, authorization=self.authorization)
 
     def _reach(self, repository: Repository) -> Reach:
-        """Tell the git program what the transports above know."""
-        url, settings = repository.clone_url, self.network.settings
         if is_local(repository):
             return Reach("file", safe=open_git_folder(repository).safe)
-        if is_ssh(url):
-            ssh = command_line(
-                key_file=settings.ssh_key_file, known_hosts=settings.ssh_known_hosts_file
-            )
-            agent = {"SSH_AUTH_SOCK": settings.ssh_agent} if settings.ssh_agent else {}
-            return Reach("ssh", variables={"GIT_SSH_COMMAND": ssh, **agent})
-        known = git_settings(url, settings.http, self.authorization())
-        return Reach(urlsplit(url).scheme, settings=known)
+        return reach_of(repository.clone_url, self.network.settings, self.authorization())
+
+
+def reach_of(url: str, settings: NetworkSettings, authorization: Secret | None) -> Reach:
+    """Tell the git program what the transports know of the way to a server."""
+    if is_ssh(url):
+        ssh = command_line(
+            key_file=settings.ssh_key_file, known_hosts=settings.ssh_known_hosts_file
+        )
+        agent = {"SSH_AUTH_SOCK": settings.ssh_agent} if settings.ssh_agent else {}
+        return Reach("ssh", variables={"GIT_SSH_COMMAND": ssh, **agent})
+    known = git_settings(url, settings.http, authorization)
+    return Reach(urlsplit(url).scheme, settings=known)
 
 
 def is_local(repository: Repository) -> bool:

@@ -4,6 +4,7 @@ A repository is built under another name and moved into place at the end: a fold
 asked for is whole.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from backup.commands.placing import (
     places,
     require_free,
 )
+from backup.commands.pushing import Push, PushRequest
 from backup.commands.rebuilding import head_id, rebuild_repository, record_of
 from backup.errors import BackupError, ConfigError, ExitCode, IntegrityError, Interrupted
 from backup.git.command import require_git
@@ -51,10 +53,12 @@ class RestoreRequest:
         all: every repository that was listed then.
         at: a date, a time, a snapshot id, ``latest`` or None.
         target: the repository's folder, which must not exist or be empty; for several the folder
-            for theirs, where a restore that broke off is gone on with; None to list what is lost.
+            for theirs, where a restore that broke off is gone on with; None to list what is lost,
+            or to push without keeping anything.
         deleted: give back what was deleted upstream: refs beside today's, and repositories.
         rewritten: the same for what was rewritten.
         checkout: make working clones.
+        push: where the one repository goes besides.
     """
 
     repository: str | None
@@ -65,6 +69,7 @@ class RestoreRequest:
     deleted: bool = False
     rewritten: bool = False
     checkout: bool = False
+    push: PushRequest | None = None
 
     @property
     def asks_for_lost(self) -> bool:
@@ -120,11 +125,16 @@ def restore(
     """
     require_git()
     chosen, several = _chosen(destination, request)
+    if request.push is not None and several:
+        raise ConfigError("--push takes one repository: name it")
     if request.target is not None and not several:
         require_free(request.target)
     work = _Restoring(destination, request, events=events, stop=stop)
     if request.target is None:
-        return work.list_lost(chosen)
+        if request.push is None:
+            return work.list_lost(chosen)
+        with tempfile.TemporaryDirectory(prefix="repo-backup-push-") as folder:
+            return work.restore_one(chosen[0], Path(folder) / "pushed")
     if several:
         return work.restore_several(chosen, request.target)
     return work.restore_one(chosen[0], request.target)
@@ -190,10 +200,28 @@ class _Restoring:
             (work,), lost = losses.works, losses.refs
         if commands := self._archived([work]):
             return _thaw_first(commands)
+        push = None
         with half_made_beside(target) as folder:
+            if self._request.push is not None:
+                push = Push(self._request.push, events=self._events, stop=self._stop)
+                push.require_reachable(folder)
             restored = self._restore(work, folder)
             move_into_place(folder, target)
-        return RestoreReport((replace(restored, path=target),), lost=lost)
+        made = () if self._request.target is None else (replace(restored, path=target),)
+        report = RestoreReport(made, lost=lost)
+        return report if push is None else self._pushed(work, push, target, report)
+
+    def _pushed(
+        self, work: _Work, push: Push, target: Path, report: RestoreReport
+    ) -> RestoreReport:
+        record = self._record(work.found)
+        done = push.push(
+            target / ".git" if self._request.checkout else target,
+            _tips(record, work),
+            head=record.head.symref_name,
+        )
+        code = ExitCode.PARTIAL if done.refused else ExitCode.DONE
+        return replace(report, push=done, exit_code=code)
 
     def restore_several(self, chosen: Sequence[Found], target: Path) -> RestoreReport:
         left_out: tuple[str, ...] = ()
@@ -285,10 +313,7 @@ class _Restoring:
     def _found_there(self, work: _Work, place: Path) -> Restored:
         """Keep what a restore before this one has made, if it is what is asked for."""
         record = self._record(work.found)
-        tips = record.tips()
-        for _, refs in work.beside:
-            tips |= refs
-        head = record.head
+        head, tips = record.head, _tips(record, work)
         if not holds(place, tips, symref=head.symref_name, oid=head_id(record), stop=self._stop):
             raise ConfigError(
                 f"{place} is there already, and in another state",
@@ -331,6 +356,13 @@ class _Restoring:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _tips(record: Record, work: _Work) -> dict[RefName, ObjectId]:
+    tips = record.tips()
+    for _, refs in work.beside:
+        tips |= refs
+    return tips
 
 
 def _restored(work: _Work, record: Record, folder: Path) -> Restored:

@@ -142,6 +142,12 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
     ):
         if _is_set(config, first) and not _is_set(config, second):
             raise ConfigError(f"{labels[first]} needs {labels[second]} too")
+    if config.push is not None and config.everything:
+        raise ConfigError(
+            f"{labels['push']} and {labels['all']} exclude each other: one repository is pushed"
+        )
+    if config.force and config.push is None:
+        raise ConfigError(f"{labels['force']} needs {labels['push']} too")
     if config.kms_key_id is not None and config.encryption == "sse-s3":
         raise ConfigError(
             f"{labels['kms-key-id']} and {labels['encryption']} 'sse-s3' exclude each other: "
@@ -262,6 +268,12 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
     if api.scheme == "http" and not _is_this_machine(api.hostname or ""):
         raise ConfigError(
             f"{labels['api-url']}: {config.api_url!r} would send {labels['token']} in the clear: "
+            "give the address with https://"
+        )
+    pushed_to = urlsplit(config.push or "")
+    if pushed_to.scheme == "http" and not _is_this_machine(pushed_to.hostname or ""):
+        raise ConfigError(
+            f"{labels['push']}: {config.push!r} would send {labels['token']} in the clear: "
             "give the address with https://"
         )
     servers = {}

@@ -404,6 +404,12 @@ def _remote_url(text: str) -> str:
     return text
 
 
+def _push_url(text: str) -> str:
+    if "://" not in text and re.fullmatch(_SCP_LIKE, text, re.ASCII) is not None:
+        return text
+    return _remote_url(text)
+
+
 def _scp_like(text: str) -> str:
     if re.fullmatch(_SCP_LIKE, text, re.ASCII) is None:
         raise Refusal(
@@ -535,4 +541,4 @@ APP_ID = words(
 OAUTH_KEY = words("KEY", "[!-~]{1,255}", accepts="a consumer's key: one line without blanks")
 USERNAME = words("NAME", r"[^\s:\x00-\x1f]{1,255}", accepts="a name without blanks and colons")
 FILE = words("FILE", r"[^\x00-\x1f]*[^\x00-\x1f/]", accepts="the path of a file")
-PUSH_URL = Syntax("URL", "a repository's URL: https:// or ssh://", _remote_url)
+PUSH_URL = Syntax("URL", "a repository's URL: https://, ssh:// or USER@HOST:PATH", _push_url)

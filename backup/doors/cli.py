@@ -41,6 +41,7 @@ from backup.doors.opening import (
     network_settings,
     open_destination,
     open_sources,
+    push_request,
     run_options,
     stopped_by_signals,
     verify_request,
@@ -173,6 +174,7 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
         deleted=config.deleted,
         rewritten=config.rewritten,
         checkout=config.checkout,
+        push=push_request(config),
     )
     stop = make_stop(config)
     with (
@@ -241,7 +243,10 @@ def _refuse_words(arguments: tuple[str, ...]) -> None:
 
 
 def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | None, Path | None]:
-    """Tell REPOSITORY and TARGET from the words; without the second what is lost is listed."""
+    """Tell REPOSITORY and TARGET from the words.
+
+    Without TARGET what is lost is listed, and what is pushed is not kept.
+    """
     if len(arguments) > 2:
         raise ConfigError(
             f"unexpected argument {arguments[2]!r}", hint="restore takes REPOSITORY and TARGET"
@@ -258,7 +263,7 @@ def _restore_words(config: Config, arguments: tuple[str, ...]) -> tuple[str | No
     repository = _repository(arguments[0])
     from backup.commands.restore import is_glob
 
-    if len(arguments) == 1 and lists:
+    if len(arguments) == 1 and (lists or config.push is not None):
         return repository, None
     if len(arguments) == 1 and is_glob(repository):
         raise ConfigError(
@@ -543,6 +548,9 @@ def _with_fallbacks(command: Command, given: dict[str, Given]) -> dict[str, Give
     names = {one.name for one in taken_by(command)}
     if "destination" in given:
         names.discard("bucket")
+    if command == "restore":
+        # A token that was given for reading is not for pushing, and not for any server.
+        names.discard("token")
     places = given["from"].text.splitlines() if "from" in given else []
     if not all(place.strip().startswith("github:") for place in places):
         # A token that is named for GitHub goes nowhere else.

@@ -7,11 +7,12 @@ so that a refusal waits for none, and a missing one breaks nothing else.
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from backup.config import Config, SourceSpec
 from backup.errors import ConfigError, ExitCode
@@ -20,6 +21,7 @@ from backup.secret import Secret
 from backup.stopping import Stop
 
 if TYPE_CHECKING:
+    from backup.commands.pushing import PushRequest
     from backup.commands.remotes import NetworkSettings
     from backup.commands.run import RunOptions
     from backup.commands.verify import VerifyRequest
@@ -75,6 +77,36 @@ def verify_request(config: Config) -> "VerifyRequest":
     )
 
 
+def push_request(config: Config) -> "PushRequest | None":
+    """Take where a restored repository is to be pushed; None where it is not."""
+    if config.push is None:
+        return None
+    from backup.commands.pushing import PushRequest
+    from backup.commands.remotes import reach_of
+
+    return PushRequest(
+        config.push,
+        reach=reach_of(config.push, network_settings(config), _authorization(config)),
+        limit_bytes=config.push_batch_mib << 20,
+        force=config.force,
+        scopes=_scopes(config, config.push),
+    )
+
+
+def _scopes(config: Config, url: str) -> "Callable[[], frozenset[str] | None] | None":
+    """Make what asks GitHub for the token's rights; None where the remote is not GitHub's."""
+    server_url, token, place = config.github_url, config.token, urlsplit(url)
+    if token is None or f"{place.scheme}://{place.netloc}" != server_url:
+        return None
+
+    def ask() -> frozenset[str] | None:
+        from backup.sources.github import token_scopes
+
+        return token_scopes(token, server_url=server_url, api_url=config.api_url)
+
+    return ask
+
+
 def open_sources(config: Config) -> list[Source]:
     """Open what was named; repositories named one by one share a source per owner."""
     from backup.sources.plain import FolderSource, GitUrlSource
@@ -105,7 +137,7 @@ def _github(config: Config, spec: SourceSpec) -> Source:
         spec.value,
         token=config.token,
         authorization=_authorization(config),
-        server_url=config.server_of(spec).rstrip("/"),
+        server_url=config.github_url,
         api_url=config.api_url,
     )
 

@@ -35,6 +35,7 @@ PAGES: Mapping[Command, Page] = {
         "repo-backup restore acme/widgets --from ./vault ./widgets.git\n"
         "repo-backup restore acme/widgets --from ./vault --at 2026-11-01\n"
         "repo-backup restore --all --from ./vault ./restored\n"
+        "repo-backup restore acme/widgets --from ./vault --push git@host:a/b.git\n"
         "repo-backup restore --all --deleted --from ./vault\n"
         "repo-backup restore acme/widgets --deleted --from ./vault ./widgets-then.git",
         arguments="[REPOSITORY] [TARGET]",

@@ -12,6 +12,7 @@ from backup.model import ChangeKind, Outcome, RefChange, RunReport
 from backup.results import (
     Finding,
     History,
+    PushReport,
     RepositoryRow,
     RestoreReport,
     VaultListing,
@@ -146,6 +147,19 @@ def restore_document(report: RestoreReport) -> JsonObject:
             for one in report.lost
         ],
         "thaw": list(report.thaw),
+        "push": None if report.push is None else _push(report.push),
+    }
+
+
+def _push(report: PushReport) -> JsonObject:
+    return {
+        "url": report.url,
+        "sent": list(report.sent),
+        "unchanged": report.unchanged,
+        "refused": [{"ref": name, "reason": reason} for name, reason in report.refused],
+        "hidden": list(report.hidden),
+        "batches": report.batches,
+        "notes": list(report.notes),
     }
 
 

@@ -31,6 +31,7 @@ from backup.results import (
     History,
     HistoryItem,
     LostRef,
+    PushReport,
     RepositoryRow,
     RestoreReport,
     Severity,
@@ -296,10 +297,29 @@ def print_restore(report: RestoreReport, console: Console) -> None:
         if one.left_out:
             few = f"{one.name}: {one.left_out} refs of its source could not be stored"
             _line(console, few, style="yellow")
+    if report.push is not None:
+        _print_push(report.push, console)
     for name in report.left_out:
         _line(console, f"left out: {name}", style="yellow")
     for name in report.failed:
         _line(console, f"failed: {name}", style="bold red")
+
+
+def _print_push(push: PushReport, console: Console) -> None:
+    there = f", {push.unchanged} were there already" if push.unchanged else ""
+    _line(console, f"pushed to {push.url}: {len(push.sent)} refs{there}")
+    for name, reason in push.refused:
+        _line(console, f"refused: {name}: {reason}", style="bold red")
+    if push.hidden:
+        some = ", ".join(push.hidden[:_MAX_NAMES])
+        more = len(push.hidden) - _MAX_NAMES
+        _line(
+            console,
+            f"left out, since forges make them themselves: {some}"
+            f"{f' and {more} more' if more > 0 else ''}",
+        )
+    for note in push.notes:
+        _line(console, note, style="yellow")
 
 
 def _print_losses(lost: Sequence[LostRef], console: Console) -> None:

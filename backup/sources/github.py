@@ -50,6 +50,26 @@ def api_of(server_url: str) -> str:
     return f"{server_url}/api/v3"
 
 
+def token_scopes(
+    token: Secret, *, server_url: str = PUBLIC_SERVER, api_url: str | None = None
+) -> frozenset[str] | None:
+    """Ask what a token may do; None for kinds of tokens of which GitHub does not say it.
+
+    Raises:
+        SourceError: GitHub does not accept it, or does not answer.
+    """
+    api = _connect(token, api_url or api_of(server_url))
+    path = "/rate_limit"
+    with _our_errors(path, signed_in=True):
+        headers, _ = api.requester.requestJsonAndCheck("GET", path)
+    scopes = {str(name).lower(): str(value) for name, value in headers.items()}.get(
+        "x-oauth-scopes"
+    )
+    if scopes is None:
+        return None
+    return frozenset(scope for word in scopes.split(",") if (scope := word.strip()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Owner:
     login: str
@@ -82,15 +102,7 @@ class GitHubSource:
         self._token = token
         self._authorization = authorization
         self._server_url = server_url
-        self._api = github.Github(
-            auth=None if token is None else Auth.Token(token.reveal()),
-            base_url=api_url or api_of(server_url),
-            timeout=_TIMEOUT_SECONDS,
-            user_agent=f"repo-backup/{backup.__version__}",
-            per_page=_PAGE,
-            retry=None,
-            seconds_between_requests=None,
-        )
+        self._api = _connect(token, api_url or api_of(server_url))
         self._owner: _Owner | None = None
         self._notes: dict[str, None] = {}
 
@@ -258,6 +270,18 @@ class GitHubSource:
             # Neither is the wiki's own.
             pushed_at=None,
         )
+
+
+def _connect(token: Secret | None, api_url: str) -> github.Github:
+    return github.Github(
+        auth=None if token is None else Auth.Token(token.reveal()),
+        base_url=api_url,
+        timeout=_TIMEOUT_SECONDS,
+        user_agent=f"repo-backup/{backup.__version__}",
+        per_page=_PAGE,
+        retry=None,
+        seconds_between_requests=None,
+    )
 
 
 def _visibility(item: Mapping[str, Any]) -> Visibility:

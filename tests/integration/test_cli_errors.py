@@ -216,10 +216,6 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
             ("TARGET: 'vault/b.git' lies in the vault: give a folder apart from it"),
         ),
         (
-            "restore a/b --from vault --push https://host.example/b.git",
-            ("--push is not available yet"),
-        ),
-        (
             "run --from . --to vault",
             ("--to: 'vault' lies in the source '.': give a folder apart from it"),
         ),

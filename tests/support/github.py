@@ -59,10 +59,12 @@ class Token:
     Attributes:
         login: the user's; empty for an installation.
         sees: the names of private repositories; None for all.
+        scopes: what GitHub says that it may do; None for kinds of which it says nothing.
     """
 
     login: str = ""
     sees: frozenset[str] | None = None
+    scopes: str | None = None
 
 
 @dataclass(slots=True)
@@ -162,6 +164,9 @@ class GitHub:
         if token is None and "authorization" in request.headers:
             return 401, {"message": "Bad credentials", "documentation_url": "https://x"}, {}
         match path.strip("/").split("/"):
+            case ["rate_limit"] if token is not None:
+                fields = {} if token.scopes is None else {"X-OAuth-Scopes": token.scopes}
+                return 200, description(_PRODUCT).example("/rate_limit"), fields
             case ["users", login]:
                 owner = self._owner(login)
                 return _missing() if owner is None else (200, self._user(owner), {})

@@ -8,7 +8,7 @@ import base64
 import os
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
@@ -49,7 +49,7 @@ class Answer:
 
 
 class GitHttpServer:
-    """Serves every bare repository below a folder, for reading.
+    """Serves every bare repository below a folder, for reading; for writing where it allows that.
 
     Args:
         root: the folder; ``<url>/acme/widgets.git`` is ``root/acme/widgets.git``.
@@ -155,7 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._run_git(request)
             return
         # All of it: who is still sending gets a broken pipe in place of the answer.
-        self.rfile.read(int(fields.get("content-length", "0")))
+        for _ in self._body(fields):
+            pass
         self.send_response(answer.status)
         for name, value in ({"Content-Type": "text/plain"} | answer.headers).items():
             self.send_header(name, value)
@@ -174,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             assert process.stdin is not None
             assert process.stdout is not None
             try:
-                self._pass_body(process.stdin, int(request.headers.get("content-length", "0")))
+                self._pass_body(process.stdin, request.headers)
                 self._pass_answer(process.stdout)
             except BaseException:
                 process.kill()
@@ -194,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
             "QUERY_STRING": place.query,
             "REMOTE_ADDR": "127.0.0.1",
             "CONTENT_TYPE": fields.get("content-type", ""),
-            "CONTENT_LENGTH": fields.get("content-length", ""),
+            # One whose length nobody said is read to its end.
+            **({"CONTENT_LENGTH": fields["content-length"]} if "content-length" in fields else {}),
             "HTTP_CONTENT_ENCODING": fields.get("content-encoding", ""),
         }
         if self.place.protocol == 2:
@@ -208,20 +210,35 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return settings | more
 
-    def _pass_body(self, stdin: object, size_bytes: int) -> None:
+    def _pass_body(self, stdin: object, fields: dict[str, str]) -> None:
         assert isinstance(stdin, BufferedIOBase)
+        body = self._body(fields)
         try:
-            while size_bytes:
-                data = self.rfile.read1(min(size_bytes, _PIECE_BYTES))
-                if not data:
-                    raise ConnectionError("the request's body broke off")
-                size_bytes -= len(data)
+            for data in body:
                 stdin.write(data)
             stdin.close()
         except BrokenPipeError:
             # git answers without having read everything; the rest must be taken all the same.
-            while size_bytes and (data := self.rfile.read1(min(size_bytes, _PIECE_BYTES))):
-                size_bytes -= len(data)
+            for _ in body:
+                pass
+
+    def _body(self, fields: dict[str, str]) -> Iterator[bytes]:
+        if fields.get("transfer-encoding", "").lower() != "chunked":
+            yield from self._bytes(int(fields.get("content-length", "0")))
+            return
+        # Source: RFC 9112, section 7.1; git sends neither extensions nor trailers.
+        while size_bytes := int(self.rfile.readline(), 16):
+            yield from self._bytes(size_bytes)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def _bytes(self, size_bytes: int) -> Iterator[bytes]:
+        while size_bytes:
+            data = self.rfile.read1(min(size_bytes, _PIECE_BYTES))
+            if not data:
+                raise ConnectionError("the request's body broke off")
+            size_bytes -= len(data)
+            yield data
 
     def _pass_answer(self, stdout: object) -> None:
         assert isinstance(stdout, BufferedIOBase)

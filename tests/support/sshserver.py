@@ -1,4 +1,4 @@
-"""A real sshd on loopback that lets one key read the repositories below a folder."""
+"""A real sshd on loopback that lets one key read the repositories below a folder, or write."""
 
 import os
 import socket
@@ -14,16 +14,17 @@ from tests.support.ports import free_port
 
 _START_SECONDS = 20
 
-# What a forge does: this key may read and nothing else, whatever it asks for.
+# What a forge does: this key may do with a repository what it was given for, and nothing else.
 _FORCED = """#!/bin/sh
 case "$SSH_ORIGINAL_COMMAND" in
 "git-upload-pack '/"*) ;;
+{writing}
 *) echo "only reading is allowed, not: $SSH_ORIGINAL_COMMAND" >&2; exit 1 ;;
 esac
 path=${{SSH_ORIGINAL_COMMAND#*\\'/}}
 path=${{path%\\'}}
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
-exec git-upload-pack "{root}/$path"
+exec "${{SSH_ORIGINAL_COMMAND%% *}}" "{root}/$path"
 """
 
 _CONFIG = """
@@ -59,7 +60,9 @@ class SshServer:
 
 
 @contextmanager
-def ssh_server(root: Path, folder: Path, *, protocol: int = 2) -> Iterator[SshServer]:
+def ssh_server(
+    root: Path, folder: Path, *, protocol: int = 2, writes: bool = False
+) -> Iterator[SshServer]:
     """Run sshd.
 
     Args:
@@ -67,6 +70,7 @@ def ssh_server(root: Path, folder: Path, *, protocol: int = 2) -> Iterator[SshSe
         folder: for its keys and logs.
         protocol: 0 for a server that does not pass on which protocol is asked for, as sshd does
             unless it is told to.
+        writes: let the key push, too.
     """
     sshd = require("sshd", "openssh-server")
     # It insists on this folder.
@@ -77,7 +81,8 @@ def ssh_server(root: Path, folder: Path, *, protocol: int = 2) -> Iterator[SshSe
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", os.fspath(folder / name)]
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
     forced = folder / "forced"
-    forced.write_text(_FORCED.format(root=root))
+    writing = '"git-receive-pack \'/"*) ;;' if writes else ""
+    forced.write_text(_FORCED.format(root=root, writing=writing))
     forced.chmod(0o755)
     public = (folder / "key.pub").read_text()
     (folder / "authorized_keys").write_text(f"restrict,command=\"'{forced}'\" {public}")

@@ -280,9 +280,14 @@ EXAMPLES: Mapping[str, Examples] = {
     "deleted": _boolean(),
     "rewritten": _boolean(),
     "push": Examples(
-        {"ssh://git@host.example/a.git": "ssh://git@host.example/a.git"},
+        {
+            "ssh://git@host.example/a.git": "ssh://git@host.example/a.git",
+            "git@host.example:a/b.git": "git@host.example:a/b.git",
+        },
         ("host", f"https://{SENTINEL}@host.example/a.git", "https://host.example"),
     ),
+    "force": _boolean(),
+    "push-batch-mib": Examples({"500": 500}, ("0", "1.5", "1000001")),
     "keep-within": Examples(
         {
             "30d": Span(30, "days"),

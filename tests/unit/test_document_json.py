@@ -18,6 +18,7 @@ from backup.results import (
     History,
     HistoryItem,
     LostRef,
+    PushReport,
     RepositoryRow,
     Restored,
     RestoreReport,
@@ -268,6 +269,28 @@ def test_repositories_are_listed_beside_the_snapshots() -> None:
     }
 
 
+def test_a_push_is_reported_with_what_came_through_and_what_did_not() -> None:
+    pushed = PushReport(
+        "https://host.example/a.git",
+        sent=(MAIN,),
+        unchanged=3,
+        refused=((RefName("refs/heads/b"), "[rejected]"),),
+        hidden=(RefName("refs/pull/1/head"),),
+        batches=2,
+        notes=("look",),
+    )
+    document = over_the_wire(restore_document(RestoreReport((), push=pushed)))
+    assert document["push"] == {
+        "url": "https://host.example/a.git",
+        "sent": ["refs/heads/main"],
+        "unchanged": 3,
+        "refused": [{"ref": "refs/heads/b", "reason": "[rejected]"}],
+        "hidden": ["refs/pull/1/head"],
+        "batches": 2,
+        "notes": ["look"],
+    }
+
+
 def test_a_repository_never_checked_has_no_time() -> None:
     document = history_document(history(checked_at=None))
     assert document["repository"]["checked_at"] is None
@@ -333,4 +356,5 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
             }
         ],
         "thaw": ["aws s3api restore-object"],
+        "push": None,
     }

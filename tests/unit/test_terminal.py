@@ -33,6 +33,7 @@ from backup.results import (
     History,
     HistoryItem,
     LostRef,
+    PushReport,
     RepositoryRow,
     Restored,
     RestoreReport,
@@ -165,6 +166,9 @@ def show_restore(name: str, console: Console) -> None:
     lost = (LostRef(name, RefName(name), "deleted", ONE, name, NOW, NOW),)
     print_restore(RestoreReport((made,), (name,), (name,), lost=lost), console)
     print_restore(RestoreReport((), failed=(name,), thaw=(name,)), console)
+    ref = RefName(name)
+    pushed = PushReport(name, (ref,), 1, ((ref, name),), (ref,), 1, (name,))
+    print_restore(RestoreReport((), push=pushed), console)
 
 
 def show_progress(name: str, console: Console) -> None:

@@ -1,0 +1,128 @@
+"""Pushes what was restored to a remote, and asks the remote afterwards what it has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backup.errors import SourceError
+from backup.git.fallback import Reach
+from backup.git.push import PushRemote, RemoteRefs
+from backup.model import Events, ObjectId, RefName
+from backup.refs import HIDDEN_PREFIXES, to_bytes
+from backup.results import PushReport
+from backup.stopping import Stop
+
+_WORKFLOW_HINT = (
+    "classic token: scope workflow; fine-grained token or App: permission Workflows, read and write"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """Where to push, and how.
+
+    Attributes:
+        url: without credentials.
+        reach: how git gets there.
+        limit_bytes: how much of packed objects goes in one push.
+        force: overwrite refs that differ there.
+        scopes: asks GitHub what the token may do, None where that cannot be told; None in its
+            place where the remote is not GitHub's, or is reached by another key.
+    """
+
+    url: str
+    reach: Reach
+    limit_bytes: int
+    force: bool = False
+    scopes: Callable[[], frozenset[str] | None] | None = None
+
+
+class Push:
+    """One push, of one repository."""
+
+    def __init__(self, request: PushRequest, *, events: Events, stop: Stop) -> None:
+        self._request = request
+        self._events = events
+        self._stop = stop
+
+    def require_reachable(self, folder: Path) -> None:
+        """Ask the remote before anything is restored for it; any folder will do.
+
+        Raises:
+            BackupError: it cannot be reached, or does not let us in.
+        """
+        self._remote(folder).ask()
+
+    def push(
+        self, directory: Path, tips: Mapping[RefName, ObjectId], *, head: RefName | None
+    ) -> PushReport:
+        """Push every ref that is not a forge's own.
+
+        Args:
+            directory: the restored repository.
+            tips: its refs.
+            head: the ref that HEAD names.
+
+        Raises:
+            SourceError: the token may not push workflows and there are some; nothing was pushed.
+            BackupError: the remote cannot be reached, or takes nothing.
+        """
+        remote = self._remote(directory)
+        hidden = tuple(name for name in tips if to_bytes(name).startswith(HIDDEN_PREFIXES))
+        wanted = {name: oid for name, oid in tips.items() if name not in set(hidden)}
+        before = remote.ask()
+        notes = self._workflows(remote, wanted, before)
+        pushed = remote.push(wanted, before, first=head)
+        after = remote.ask()
+        refused = dict(pushed.refused)
+        for name, oid in wanted.items():
+            # What counts is what the remote says it has.
+            if after.refs.get(name) != oid and name not in refused:
+                refused[name] = (
+                    f"the remote says that it has {after.refs.get(name) or 'no such ref'}"
+                )
+        if head in wanted and after.head not in (None, head):
+            notes.append(f"the remote's HEAD is {after.head}: make {head} its default branch")
+        others = len(after.refs.keys() - tips.keys())
+        if others:
+            notes.append(f"{others} refs of the remote are not in this backup, and were left alone")
+        return PushReport(
+            url=self._request.url,
+            sent=tuple(name for name in wanted if name in set(pushed.sent) - refused.keys()),
+            unchanged=sum(before.refs.get(name) == oid for name, oid in wanted.items()),
+            refused=tuple(refused.items()),
+            hidden=hidden,
+            batches=pushed.batches,
+            notes=tuple(notes),
+        )
+
+    def _workflows(
+        self, remote: PushRemote, wanted: Mapping[RefName, ObjectId], known: RemoteRefs
+    ) -> list[str]:
+        """Refuse, or warn of, workflow files that the token may not push."""
+        if self._request.scopes is None or not remote.lacks_workflows(wanted.values(), known):
+            return []
+        scopes = self._request.scopes()
+        if scopes is None:
+            note = f"there are workflow files, which need a right of their own ({_WORKFLOW_HINT})"
+            self._events.note(note)
+            return [note]
+        if "workflow" not in scopes:
+            raise SourceError(
+                "the token may not push workflow files, and there are some in "
+                f".github/workflows: nothing was pushed (its scopes: {', '.join(sorted(scopes))})",
+                hint=f"give it the right ({_WORKFLOW_HINT})",
+            )
+        return []
+
+    def _remote(self, directory: Path) -> PushRemote:
+        request = self._request
+        return PushRemote(
+            directory,
+            request.url,
+            reach=request.reach,
+            limit_bytes=request.limit_bytes,
+            force=request.force,
+            told=self._events.note,
+            stop=self._stop,
+        )
