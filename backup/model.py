@@ -371,6 +371,31 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class LastDrill:
+    """The newest verification of an owner's vault.
+
+    Attributes:
+        checked: so many repositories.
+        damaged: so many objects.
+    """
+
+    owner: str
+    depth: str
+    at: datetime
+    checked: int
+    damaged: int
+
+    @property
+    def words(self) -> str:
+        """All of it in one sentence."""
+        found = f"{self.damaged} objects damaged" if self.damaged else "nothing damaged"
+        return (
+            f"{self.owner} was last verified on {self.at:%Y-%m-%d} "
+            f"(depth {self.depth}, {self.checked} repositories): {found}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """What a run did: the one truth behind exit code, summary, outputs and JSON report.
 
@@ -386,6 +411,7 @@ class RunReport:
         objects_written: objects created in the destination, manifests included.
         problems: what concerns the run as a whole and made it partial or failed.
         notes: what people should know and what changed no result.
+        drills: the newest verification of each owner that had one.
     """
 
     result: RunResult
@@ -402,6 +428,7 @@ class RunReport:
     bytes_uploaded: int
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    drills: tuple[LastDrill, ...] = ()
 
     def count(self, status: Status) -> int:
         """Count the repositories that ended so."""

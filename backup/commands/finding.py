@@ -9,17 +9,20 @@ from fnmatch import fnmatchcase
 
 from backup.errors import ConfigError, DamagedDocument, DestinationError, IntegrityError
 from backup.model import Destination, SourceIdentity
-from backup.vault.documents import Entry, Header
+from backup.vault.documents import Drill, Entry, Header
 from backup.vault.layout import DocumentName, Layout, is_snapshot_id, snapshot_time
 from backup.vault.manifest import (
     Identity,
     list_documents,
+    load,
     load_header,
     load_manifest,
     load_state,
     roots,
 )
 
+# A twentieth of the repositories each night, and some nights that failed.
+_MOST_DRILLS = 40
 _TIME = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"
     r"(?:[T ](?P<minute>\d\d:\d\d)(?P<second>:\d\d(?P<fraction>\.\d{1,6})?)?"
@@ -157,6 +160,14 @@ def entries_at(
     if is_snapshot_id(at):
         return list(_of_snapshot(destination, layout, at))
     return list(_of_moment(destination, layout, parse_moment(at)).values())
+
+
+def newest_drills(destination: Destination, layout: Layout) -> Iterator[Drill]:
+    """Yield the last drills, the newest first; one that cannot be read is passed over."""
+    keys = [stored.key for stored in destination.list(layout.folder("drills"))]
+    for key in reversed(keys[-_MOST_DRILLS:]):
+        with suppress(DestinationError, IntegrityError):
+            yield load(destination, key, Drill)
 
 
 def find_repository(candidates: Iterable[Found], text: str) -> Found:

@@ -1,11 +1,17 @@
 """What a vault holds: its snapshots and repositories, or one repository's history."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 
-from backup.commands.finding import Found, entries_at, find_repository, require_roots, snapshots
-from backup.errors import DestinationError, IntegrityError, ObjectNotFound
+from backup.commands.finding import (
+    Found,
+    entries_at,
+    find_repository,
+    newest_drills,
+    require_roots,
+    snapshots,
+)
+from backup.errors import ObjectNotFound
 from backup.model import Destination, ObjectId, RefChange
 from backup.results import (
     DrillNote,
@@ -15,12 +21,9 @@ from backup.results import (
     SnapshotRow,
     VaultListing,
 )
-from backup.vault.documents import Drill, Entry, Record
+from backup.vault.documents import Entry, Record
 from backup.vault.layout import Layout
-from backup.vault.manifest import Identity, load, load_record
-
-# A twentieth of the repositories each night, and some nights that failed.
-_MOST_DRILLS = 40
+from backup.vault.manifest import Identity, load_record
 
 
 def list_vault(destination: Destination) -> VaultListing:
@@ -132,19 +135,16 @@ def _repository_row(found: Found, drills: Mapping[Identity, DrillNote]) -> Repos
 def _last_drills(
     destination: Destination, layout: Layout, wanted: Iterable[Identity]
 ) -> dict[Identity, DrillNote]:
-    """Look for repositories in the last drills; one that cannot be read is passed over."""
+    """Look for repositories in the last drills."""
     left, found = set(wanted), dict[Identity, DrillNote]()
-    keys = [stored.key for stored in destination.list(layout.folder("drills"))]
-    for key in reversed(keys[-_MOST_DRILLS:]):
+    for drill in newest_drills(destination, layout):
+        for line in drill.checked:
+            identity = line.kind, line.host_id
+            if identity in left:
+                found[identity] = DrillNote(drill.depth, drill.finished_at, line.ok)
+                left.discard(identity)
         if not left:
             break
-        with suppress(DestinationError, IntegrityError):
-            drill = load(destination, key, Drill)
-            for line in drill.checked:
-                identity = line.kind, line.host_id
-                if identity in left:
-                    found[identity] = DrillNote(drill.depth, drill.finished_at, line.ok)
-                    left.discard(identity)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import backup
 from backup.capture import CheckMode, Means
-from backup.commands.finding import roots_of_same_owner
+from backup.commands.finding import newest_drills, roots_of_same_owner
 from backup.commands.ledger import Ledger
 from backup.commands.one import (
     Result,
@@ -40,7 +40,7 @@ from backup.errors import (
     sound,
 )
 from backup.git.check import Disk
-from backup.model import Absence, Events, Repository, Selection, Source, Visibility
+from backup.model import Absence, Events, LastDrill, Repository, Selection, Source, Visibility
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
 from backup.vault.chain import sizes
@@ -149,6 +149,7 @@ class OwnerRun:
         self._stored_at_checkpoint = 0
         self.listed = 0
         self.manifest_uri = ""
+        self.last_drill: LastDrill | None = None
 
     def back_up(self) -> None:
         """Do all of it.
@@ -171,6 +172,20 @@ class OwnerRun:
             self.ledger.fail("interrupted; the next run goes on from the last checkpoint")
         elif not self._options.dry_run:
             self._publish()
+            self._look_for_drill()
+
+    def _look_for_drill(self) -> None:
+        """Find out when the vault was last verified, for the report alone."""
+        with suppress(DestinationError):
+            for drill in newest_drills(self._destination, self._layout):
+                self.last_drill = LastDrill(
+                    owner=self._source.identity.owner,
+                    depth=drill.depth,
+                    at=drill.finished_at,
+                    checked=len(drill.checked),
+                    damaged=len(drill.damaged),
+                )
+                return
 
     def give_up(self, error: BackupError) -> None:
         """Note that this owner could not be backed up at all."""

@@ -100,6 +100,7 @@ def run(
             *(problem for owner in owners for problem in owner.ledger.problems),
         ),
         notes=tuple(note for owner in owners for note in owner.ledger.notes),
+        drills=tuple(owner.last_drill for owner in owners if owner.last_drill is not None),
     )
 
 

@@ -28,10 +28,9 @@ from backup.errors import (
 )
 from backup.git.command import require_git
 from backup.git.rebuild import Rebuild
-from backup.model import Destination, Events
+from backup.model import Destination, Events, StoredObject
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
-from backup.vault import chain
 from backup.vault.documents import DamageLine, Drill, DrillLine, Record, encode
 from backup.vault.layout import DocumentName, Layout, bundles_beside, new_snapshot_id
 from backup.vault.manifest import Identity, Stored, list_documents, load_stored
@@ -60,6 +59,7 @@ class _Repository:
         name: host, owner and path, as the newest manifest has it.
         snapshots: for each record that a manifest names, the snapshots that do; the oldest first.
         newest: the record of the newest manifest.
+        versions: for each of these records the version that was written, where it is known.
     """
 
     name: str
@@ -67,6 +67,7 @@ class _Repository:
     private: bool = False
     newest: str = ""
     snapshots: dict[str, list[str]] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -85,8 +86,9 @@ def verify(
 ) -> VerifyReport:
     """Look at every owner, note the result in the vault, and tell what is damaged.
 
-    Requests for ``objects``: the listings, every manifest, and one or two records for each
-    repository. Memory grows with the number of objects, by some hundred bytes each.
+    Requests for ``objects``: the listings, of versions where the store has them, every manifest,
+    and one or two records for each repository. Memory grows with the number of objects, by some
+    hundred bytes each.
 
     Raises:
         ConfigError: the destination holds no vault.
@@ -146,20 +148,18 @@ class _Root:
         self._request = request
         self._events = events
         self._stop = stop
-        self._sizes: Mapping[str, int] = {}
+        self._stored: Mapping[str, StoredObject] = {}
         self.damaged: list[Damage] = []
 
     def run(self, now: datetime) -> list[_Result]:
+        everything = self._repositories()
         chosen = [
             one
-            for one in self._repositories()
+            for one in everything
             if is_in_sample(one.identity, percent=self._request.sample_percent, day=now.toordinal())
         ]
         # Listed after the manifests were read: what they name was written before them.
-        self._sizes = chain.sizes(
-            self._destination.list(self._layout.folder("repositories")),
-            prefix=self._layout.prefix,
-        )
+        self._stored = self._listed(versions=any(any(one.versions.values()) for one in everything))
         with ThreadPoolExecutor(self._request.concurrency) as pool:
             try:
                 return list(pool.map(self._look_at, chosen))
@@ -185,7 +185,23 @@ class _Root:
                 one.private = stored.private
                 one.newest = stored.record
                 one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
+                one.versions[stored.record] = stored.record_version_id
         return sorted(found.values(), key=lambda one: one.name)
+
+    def _listed(self, *, versions: bool) -> dict[str, StoredObject]:
+        """List everything stored of repositories, by key relative to the root."""
+        folder, prefix = self._layout.folder("repositories"), self._layout.prefix
+        if versions:
+            try:
+                listed = [*self._destination.list(folder, versions=True)]
+                return {stored.key.removeprefix(prefix): stored for stored in listed}
+            except DestinationError as error:
+                if error.retryable:
+                    raise
+                self._events.note(f"versions are not compared: {error.message}")
+        return {
+            stored.key.removeprefix(prefix): stored for stored in self._destination.list(folder)
+        }
 
     def _stored_by(self, name: DocumentName) -> tuple[Stored, ...]:
         try:
@@ -242,8 +258,8 @@ class _Root:
         for key in newest_first:
             uri = self._destination.uri(self._layout.key(key))
             snapshots = tuple(one.snapshots[key])
-            if key not in self._sizes:
-                damaged.append(Damage(uri, "it is missing", (one.name,), snapshots, one.private))
+            if problem := self._differs(key, version_id=one.versions[key]):
+                damaged.append(Damage(uri, problem, (one.name,), snapshots, one.private))
                 continue
             if not all_of_them and not covered.isdisjoint(bundles_beside(key)):
                 continue
@@ -264,12 +280,23 @@ class _Root:
         problems = {}
         for record in records.values():
             for line in record.chain:
-                size = self._sizes.get(line.key)
-                if size is None:
-                    problems[line.key] = "it is missing"
-                elif size != line.size_bytes:
-                    problems[line.key] = f"it has {size} bytes, recorded were {line.size_bytes}"
+                problem = self._differs(
+                    line.key, version_id=line.version_id, size_bytes=line.size_bytes
+                )
+                if problem:
+                    problems[line.key] = problem
         return problems
+
+    def _differs(self, key: str, *, version_id: str | None, size_bytes: int | None = None) -> str:
+        """Say how an object is not the one that was written, as far as a listing tells."""
+        stored = self._stored.get(key)
+        if stored is None:
+            return "it is missing"
+        if size_bytes is not None and stored.size_bytes != size_bytes:
+            return f"it has {stored.size_bytes} bytes, recorded were {size_bytes}"
+        if version_id is not None and stored.version_id not in (None, version_id):
+            return f"its version {stored.version_id} is current, {version_id} was written"
+        return ""
 
     def _index(
         self, records: Mapping[str, Record], *, without: Mapping[str, str]

@@ -47,6 +47,16 @@ def run_document(report: RunReport) -> JsonObject:
         },
         "problems": list(report.problems),
         "notes": list(report.notes),
+        "drills": [
+            {
+                "owner": drill.owner,
+                "depth": drill.depth,
+                "at": _time(drill.at),
+                "checked": drill.checked,
+                "damaged": drill.damaged,
+            }
+            for drill in report.drills
+        ],
         "repositories": [_outcome(outcome) for outcome in report.outcomes],
     }
 

@@ -150,6 +150,7 @@ def _facts(report: RunReport, identity: str) -> str:
         f"- Snapshot {plain(report.snapshot_id)}, finished {finished}\n",
         *(f"- Manifest {plain(uri)}\n" for uri in report.manifests),
     ]
+    lines += [f"- {plain(drill.words)}\n" for drill in report.drills]
     if identity:
         lines.append(f"- Stored by {plain(identity)}\n")
     return "".join(lines) + "\n"

@@ -204,6 +204,8 @@ def print_run(report: RunReport, console: Console) -> None:
     _line(console, _totals(report), style=_STYLES[report.result])
     for uri in report.manifests:
         _line(console, f"manifest: {uri}")
+    for drill in report.drills:
+        _line(console, drill.words, style="bold red" if drill.damaged else "")
 
 
 def print_vault(listing: VaultListing, console: Console) -> None:

@@ -112,6 +112,7 @@ class Stored(Part, extra="ignore"):
     kind: Kind = "code"
     private: bool = False
     record: str | None = None
+    record_version_id: str | None = None
 
     @property
     def identity(self) -> Identity:

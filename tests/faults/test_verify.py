@@ -7,6 +7,8 @@ Two repositories over five nights: ``chained`` has a chain of two bundles and on
 import gzip
 import hashlib
 import json
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from backup.vault.manifest import Identity
 from tests.support.git import commit_chain, init_bare, update_refs
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
+from tests.support.proxy import FaultProxy, ProxyFault
 from tests.support.runner import Runner
 from tests.support.s3server import S3Server
 from tests.support.vaults import Silence, to_be_kept
@@ -66,6 +69,28 @@ class Vault:
 
 def _as_it_is(moment: datetime) -> datetime:
     return moment
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """A vault in a bucket that keeps versions."""
+
+    client: Any
+    bucket: str
+    env: Mapping[str, str]
+    snapshots: tuple[str, ...]
+
+    def key(self, ending: str) -> str:
+        """Find the newest object of a kind."""
+        found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"{ROOT}/repositories/")
+        return max(str(one["Key"]) for one in found["Contents"] if one["Key"].endswith(ending))
+
+    def damaged(self, depth: str) -> list[dict[str, Any]]:
+        words = ("verify", "--from", f"s3://{self.bucket}", "--depth", depth, "--json")
+        done = repo_backup(*words, env=self.env, check=None)
+        found: list[dict[str, Any]] = done.json["damaged"]
+        assert done.code == (4 if found else 0)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -439,3 +464,98 @@ def test_the_history_of_a_repository_tells_when_it_was_last_proved(vault: Vault)
     repo_backup("verify", "--from", vault.folder, "--depth", "packs", check=4)
     assert (drill("quiet")["depth"], drill("quiet")["ok"]) == ("packs", False)
     assert drill("chained")["ok"]
+
+
+# --- Versions -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def versioned(tmp_path: Path, moto_http: S3Server) -> Iterator[Versioned]:
+    """Make a vault in a bucket that keeps versions: a full, an increment, and their records."""
+    bucket = f"versions-{secrets.token_hex(4)}"
+    moto_http.make_bucket(bucket, versioned=True)
+    env = {**moto_http.environment(), "AWS_ENDPOINT_URL": moto_http.endpoint_url}
+    path = init_bare(tmp_path / "acme" / "widgets.git")
+    with moto_http.client() as client:
+        ids = []
+        for night in range(2):
+            tip = commit_chain(path, 2, label=b"%d" % night)[-1]
+            update_refs(path, {b"refs/heads/%d" % night: tip})
+            words = ("run", "--from", tmp_path / "acme", "--to", f"s3://{bucket}", "--json")
+            ids.append(repo_backup(*words, env=env).json["snapshot"])
+        yield Versioned(client, bucket, env, tuple(ids))
+
+
+@pytest.mark.parametrize(
+    ("ending", "snapshots"),
+    [(".full.bundle", (0, 1)), (".incremental.bundle", (1,)), (".record.json.gz", (1,))],
+)
+def test_an_object_of_which_another_version_is_current_is_damaged(
+    versioned: Versioned, ending: str, snapshots: tuple[int, ...]
+) -> None:
+    assert versioned.damaged("objects") == []
+    key = versioned.key(ending)
+    first = versioned.client.list_object_versions(Bucket=versioned.bucket, Prefix=key)
+    (written,) = first["Versions"]
+    whole = versioned.client.get_object(Bucket=versioned.bucket, Key=key)["Body"].read()
+    # As long as the other, so that no size tells.
+    other = whole[:-1] + bytes([whole[-1] ^ 1])
+    put = versioned.client.put_object(Bucket=versioned.bucket, Key=key, Body=other)
+    for depth in DEPTHS:
+        (found,) = versioned.damaged(depth)
+        assert found["uri"] == f"s3://{versioned.bucket}/{key}"
+        assert found["snapshots"] == [versioned.snapshots[number] for number in snapshots]
+        expected = f"its version {put['VersionId']} is current, {written['VersionId']} was written"
+        assert found["problem"] == expected
+    # The older one is made current again: it is the one that was written.
+    versioned.client.delete_object(Bucket=versioned.bucket, Key=key, VersionId=put["VersionId"])
+    for depth in DEPTHS:
+        assert versioned.damaged(depth) == []
+
+
+def test_an_older_version_made_current_is_damage(versioned: Versioned) -> None:
+    key = versioned.key(".incremental.bundle")
+    client, bucket = versioned.client, versioned.bucket
+    whole = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    (written,) = client.list_object_versions(Bucket=bucket, Prefix=key)["Versions"]
+    # Somebody had written there before, and the version that counts is taken away.
+    client.delete_object(Bucket=bucket, Key=key, VersionId=written["VersionId"])
+    client.put_object(Bucket=bucket, Key=key, Body=whole[:-1] + bytes([whole[-1] ^ 1]))
+    for depth in DEPTHS:
+        (found,) = versioned.damaged(depth)
+        assert found["uri"] == f"s3://{bucket}/{key}"
+
+
+def test_who_may_not_list_versions_is_told_and_verifies_the_rest(
+    versioned: Versioned, moto_http: S3Server
+) -> None:
+    denied = ProxyFault(
+        action="refuse",
+        target=r"\?.*versions",
+        status=403,
+        body=b"<Error><Code>AccessDenied</Code></Error>",
+    )
+    with FaultProxy(moto_http.endpoint_url, denied) as proxy:
+        env = {**versioned.env, "AWS_ENDPOINT_URL": proxy.url}
+        words = ("verify", "--from", f"s3://{versioned.bucket}", "--json")
+        done = repo_backup(*words, env=env)
+        assert done.json["damaged"] == []
+        assert "versions are not compared" in done.stderr
+
+
+def test_the_next_run_tells_what_the_last_verification_found(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "acme" / "widgets.git")
+    update_refs(path, {b"refs/heads/main": commit_chain(path, 3)[-1]})
+    run = ("run", "--from", tmp_path / "acme", "--to", tmp_path / "vault")
+    assert repo_backup(*run, "--json").json["drills"] == []
+    verify = ("verify", "--from", tmp_path / "vault")
+    repo_backup(*verify, "--depth", "restore")
+    (drill,) = repo_backup(*run, "--json").json["drills"]
+    assert (drill["owner"], drill["depth"], drill["checked"], drill["damaged"]) == (
+        *("acme", "restore", 1, 0),
+    )
+    (bundle,) = (tmp_path / "vault").rglob("*.full.bundle")
+    bundle.unlink()
+    repo_backup(*verify, check=4)
+    told = repo_backup(*run).stdout
+    assert re.search(r"acme was last verified on \S+ \(depth objects, .*: 1 objects damaged", told)

@@ -52,6 +52,8 @@ def _action(method: str, key: str, query: Mapping[str, object]) -> tuple[str, bo
     match method, bool(key):
         case (("GET" | "HEAD"), True):
             return "s3:GetObject", False
+        case "GET", False if "versions" in query:
+            return "s3:ListBucketVersions", False
         case (("GET" | "HEAD"), False):
             return "s3:ListBucket", False
         case "PUT", True:

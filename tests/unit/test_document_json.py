@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from backup.model import ObjectId, Outcome, RefChange, RefName, RunReport
+from backup.model import LastDrill, ObjectId, Outcome, RefChange, RefName, RunReport
 from backup.report.document import (
     history_document,
     restore_document,
@@ -94,7 +94,8 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
         changes=changes,
         urgent="all its branches are gone",
     )
-    document = over_the_wire(run_document(report(captured)))
+    drill = LastDrill("acme", "packs", NOW, checked=5, damaged=1)
+    document = over_the_wire(run_document(report(captured, drills=(drill,))))
     assert document == {
         "result": "partial",
         "exit_code": 3,
@@ -117,6 +118,15 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
         },
         "problems": ["acme/broken: it is broken"],
         "notes": ["something to know"],
+        "drills": [
+            {
+                "owner": "acme",
+                "depth": "packs",
+                "at": "2026-11-01T02:30:00.123Z",
+                "checked": 5,
+                "damaged": 1,
+            }
+        ],
         "repositories": [
             {
                 "path": "group/widgets",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backup.model import ObjectId, Outcome, RefChange, RefName, RunReport
+from backup.model import LastDrill, ObjectId, Outcome, RefChange, RefName, RunReport
 from backup.report.hiding import CountingEvents, hide_private_names
 from backup.report.summary import MOST_BYTES, error_summary, plain, run_summary, size
 
@@ -69,10 +69,12 @@ FAILED = outcome(
 )
 HOSTILE = "x|y `z` <b>&amp; [a](http://evil) ![i](x) @all #1 *s* _u_ ~~d~~\n::error::no\x1b[31m ü"
 
+DRILL = LastDrill("acme", "restore", BEGAN - timedelta(days=3), checked=61, damaged=0)
+
 PAGES = {
     "success": run_summary(
         report(captured("widgets"), captured("gadgets", plan="full", changes=()),
-               outcome("quiet", "unchanged"), outcome("void", "empty")),
+               outcome("quiet", "unchanged"), outcome("void", "empty"), drills=(DRILL,)),
         identity=IDENTITY,
     ),
     "partial": run_summary(
@@ -86,6 +88,7 @@ PAGES = {
             exit_code=3,
             problems=("acme/widgets: all its branches are gone",),
             notes=("acme: without a token only what is public is seen",),
+            drills=(replace(DRILL, damaged=2),),
         ),
         identity=IDENTITY,
     ),
