@@ -155,6 +155,7 @@ class PushReport:
     """What a push brought to a remote, as the remote says afterwards.
 
     Attributes:
+        state: what was pushed.
         sent: refs that it has now and had not before.
         unchanged: so many refs it had already.
         refused: refs that it has not, each with the reason.
@@ -163,6 +164,7 @@ class PushReport:
         notes: what is left to do or to know.
     """
 
+    state: Restored
     url: str
     sent: tuple[RefName, ...]
     unchanged: int

@@ -57,6 +57,8 @@ TRAILER = "repo-backup run --check trailer"
 RESTORE = "repo-backup restore"
 LIST = "repo-backup list"
 LIST_ONE = "repo-backup list REPOSITORY"
+STATUS = "repo-backup status"
+VERIFY = "repo-backup verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,12 +358,20 @@ class Bench(ABC):
         """Give every repository back."""
         return self._restored(vault, "--all", expected=expected)
 
-    def show(self, vault: Path, *words: str, expected: int | None) -> Sample:
+    def show(self, vault: Path | str, *words: str, expected: int | None) -> Sample:
         """List the snapshots, or one repository's history."""
-        cost, answer = self._ours("list", *words, "--from", self.vault_name(vault))
+        name = vault if isinstance(vault, str) else self.vault_name(vault)
+        cost, answer = self._ours("list", *words, "--from", name)
         items = answer["history"] if words else answer["snapshots"]
         if expected is not None and len(items) != expected:
             raise CommandFailed(f"list shows {len(items)} snapshots, not {expected}")
+        return Sample(cost, 0, 0)
+
+    def look(self, command: str, vault: str) -> Sample:
+        """Let a command look at a vault that is sound."""
+        cost, answer = self._ours(command, "--from", vault)
+        if command == "verify" and (answer["damaged"] or not answer["checked"]):
+            raise CommandFailed(f"verify of a sound vault says {answer}")
         return Sample(cost, 0, 0)
 
     def history(self, vault: Path, subject: Subject) -> list[dict[str, Any]]:
@@ -435,7 +445,7 @@ class Bench(ABC):
         finally:
             self._forget(vault)
 
-    def _ours(self, *words: str | Path) -> tuple[Cost, dict[str, Any]]:
+    def _ours(self, *words: str | Path) -> tuple[Cost, Any]:
         temporary = self.fresh("temporary")
         environment = self.environment | {"TMPDIR": os.fspath(temporary)}
         argv = [PROGRAM, *words, "--json"]
@@ -444,8 +454,7 @@ class Bench(ABC):
         if left:
             raise CommandFailed(f"repo-backup left {left} in its temporary folder")
         self._forget(temporary)
-        answer: dict[str, Any] = json.loads(output)
-        return cost, answer
+        return cost, json.loads(output)
 
     def _forget(self, folder: Path | None) -> None:
         if folder is not None:

@@ -187,7 +187,7 @@ ROWS: Mapping[str, Callable[[FolderBench], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for and print it."""
-    asked = parser("benchmarks.folder", __doc__, ROWS, nights=30).parse_args(arguments)
+    asked = parser("benchmarks.folder", __doc__, ROWS, nights=50).parse_args(arguments)
     return run_benchmark(FolderBench, ROWS, asked)
 
 

@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from benchmarks.bench import LIST, LIST_ONE, PACK, Bench, Settings, parser, run_benchmark
+from benchmarks.bench import (
+    LIST,
+    LIST_ONE,
+    PACK,
+    STATUS,
+    VERIFY,
+    Bench,
+    Settings,
+    parser,
+    run_benchmark,
+)
 from benchmarks.measure import Cost, contents, measure, written
-from benchmarks.nights import CHAIN, write_nights
+from benchmarks.nights import CHAIN
 from benchmarks.rows import Sample, megabytes
 from benchmarks.servers import BUCKET, git_server_of, reached_at, store_of
+from benchmarks.shelf import shelf_of
 from benchmarks.subjects import OWNER, Subject, copy_all, make_many
 from tests.support.proxy import FaultProxy
 
@@ -119,38 +130,33 @@ class NetworkBench(Bench):
             self._forget(folder)
 
     def snapshots(self) -> None:
-        """The lists of a vault with many repositories, many nights and long chains."""
+        """What reading commands cost in a vault of many repositories and many nights."""
         number, nights = self.settings.many, self.settings.nights
-        title = f"Lists of {nights} snapshots of {number:,} repositories, chains of {CHAIN}"
+        title = f"{nights} snapshots of {number:,} repositories, chains of {CHAIN}"
         row = self._row("snapshots", title, ())
-        made, vault = self.fresh("made"), self.fresh_vault()
-        name = write_nights(made, owner=OWNER, repositories=number, nights=nights)
-        count, size = written({}, contents(made))
-        self._sync(made, vault)
-        self._forget(made)
-        row.notes.append(f"the vault has {count:,} documents, {megabytes(size)} MB")
-        self._rounds(
-            row,
-            {
-                LIST: lambda: self.show(vault, expected=nights),
-                LIST_ONE: lambda: self.show(vault, name, expected=nights),
-            },
-        )
-        for variant, words in ((LIST, ()), (LIST_ONE, (name,))):
-            self._promise_memory(row, variant, LARGE_VAULT_MEMORY_BYTES)
-            row.notes.append(f"{variant} makes {self._requests_to_list(vault, *words):,} requests")
-        self._forget(vault)
-
-    def _requests_to_list(self, vault: Path, *words: str) -> int:
-        """Count by looking at the wire, in a run whose time does not count."""
+        vault = f"s3://{BUCKET}"
+        name = f"{OWNER}/repository-00000"
+        variants: dict[str, Callable[[], Sample]] = {
+            LIST: lambda: self.show(vault, expected=nights),
+            LIST_ONE: lambda: self.show(vault, name, expected=None),
+            STATUS: lambda: self.look("status", vault),
+            VERIFY: lambda: self.look("verify", vault),
+        }
         own = self.environment
-        with FaultProxy(self._store.server.endpoint_url) as proxy:
-            self.environment = own | reached_at(proxy.url)
+        with shelf_of(OWNER, repositories=number, nights=nights) as (url, said):
+            row.notes.append(said)
             try:
-                self.show(vault, *words, expected=None)
+                self.environment = own | reached_at(url)
+                self._rounds(row, variants)
+                for variant, act in variants.items():
+                    self._promise_memory(row, variant, LARGE_VAULT_MEMORY_BYTES)
+                    # Counted by looking at the wire, in a run whose time does not count.
+                    with FaultProxy(url) as proxy:
+                        self.environment = own | reached_at(proxy.url)
+                        act()
+                        row.notes.append(f"{variant} makes {len(proxy.requests):,} requests")
             finally:
                 self.environment = own
-            return len(proxy.requests)
 
     def _sync(self, folder: Path, vault: Path) -> Cost:
         prefix = str(vault.relative_to(self._store.folder))

@@ -1,17 +1,19 @@
-"""Writes a vault as many nights would have left it, without living them.
+"""A vault as many nights would have left it, without living them.
 
-Every document is made by the program's own codec. The nights' manifests differ in ids and times
-alone, so one is encoded and the others are made of its text: a real one of 10,000 repositories
-takes half a second, and there are hundreds. The bundles that records name do not exist.
+Every document is made by the program's own models. The entries of a manifest differ from those of
+the night before in their times alone, but for what was captured meanwhile; so each is written once
+for each capture, and a manifest is put together of their texts. The bundles that records name exist
+as a name and a size.
 """
 
 import gzip
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import lru_cache
 
-from backup.model import BundleKind, Key
+from backup.model import BundleKind
 from backup.vault.documents import (
     FORMAT,
     BundleLine,
@@ -29,132 +31,183 @@ from backup.vault.layout import DocumentName, Layout, bundle_key, record_key, re
 
 HOST = "git"
 CHAIN = 30
-REFS = 50
+REFS = 10
 _VERSION = "0"
-_HOUR = 3
+_FULL_BYTES, _INCREMENT_BYTES = 10_000_000, 10_000
+# A listing tells a record's size, which nobody compares.
+_RECORD_BYTES = 1000
 
 
-def write_nights(folder: Path, *, owner: str, repositories: int, nights: int) -> str:
-    """Write manifests of so many nights and the records of one repository that changed in each.
+@dataclass(frozen=True)
+class Nights:
+    """So many nights of so many repositories, each of which was captured some thirty times.
 
-    Args:
-        folder: the vault.
-        owner: whose it is.
-        repositories: how many each manifest has.
-        nights: the last of them was yesterday.
-
-    Returns:
-        The name of the repository that changed.
+    Attributes:
+        last: the time of the last night.
     """
-    layout = Layout.of(host=HOST, owner=owner)
-    today = datetime.now(UTC).replace(hour=_HOUR, minute=0, second=0, microsecond=0)
-    times = [today - timedelta(days=nights - number) for number in range(nights)]
-    first = _Night(times[0])
-    entries = [_entry(first, number) for number in range(repositories)]
-    model = gzip.decompress(encode(_manifest(first, owner, entries))).decode()
-    for key, record in _records(owner, times):
-        _write(folder, layout.key(key), encode(record))
-    for time in times:
-        night = _Night(time)
-        text = model.replace(first.id, night.id).replace(first.day, night.day)
-        data = gzip.compress(text.encode(), compresslevel=6, mtime=0)
-        _write(folder, layout.document(DocumentName(night.id)), data)
-    return f"{owner}/{entries[0].path}"
 
+    owner: str
+    repositories: int
+    nights: int
+    last: datetime
 
-class _Night:
-    """The names of one night."""
+    @classmethod
+    def until_now(cls, owner: str, *, repositories: int, nights: int) -> "Nights":
+        """Let the last one have been an hour ago."""
+        now = datetime.now(UTC).replace(second=0, microsecond=0)
+        return cls(owner, repositories, nights, now - timedelta(hours=1))
 
-    def __init__(self, time: datetime) -> None:
-        self.time = time
-        self.day = f"{time:%Y-%m-%d}"
-        self.id = f"{time:%Y%m%dT%H%M%SZ}-{_digest(self.day)[:8]}"
+    @property
+    def layout(self) -> Layout:
+        return Layout.of(host=HOST, owner=self.owner)
 
+    @property
+    def step(self) -> int:
+        """Every so many nights a repository changed."""
+        return max(1, self.nights // CHAIN)
 
-def _manifest(night: _Night, owner: str, entries: list[Entry]) -> Manifest:
-    count = len(entries)
-    return Manifest(
-        format=FORMAT,
-        document="manifest",
-        snapshot_id=night.id,
-        started_at=night.time,
-        finished_at=night.time + timedelta(minutes=9),
-        version=_VERSION,
-        source=SourceLine(provider="git", host=HOST, owner=owner),
-        complete=True,
-        result="success",
-        totals=Totals(listed=count, selected=count, captured=1, unchanged=count - 1),
-        accepted=count,
-        entries=tuple(entries),
-    )
+    def captures(self, number: int) -> range:
+        """Tell the nights in which a repository changed."""
+        return range(number % self.step, self.nights, self.step)
 
+    def name_of(self, number: int) -> str:
+        """Name a repository as people do."""
+        return f"{self.owner}/{_path(number)}"
 
-def _entry(night: _Night, number: int) -> Entry:
-    """Make an entry; the first repository's record is the night's own."""
-    path, host_id = _names(number)
-    made_by = night.id if number == 0 else f"{night.id[:8]}T010101Z-{_digest(path)[:8]}"
-    return Entry(
-        host_id=host_id,
-        path=path,
-        digest=_digest(host_id),
-        record=record_key(repository_folder(path=path, host_id=host_id), made_by),
-        checked_at=night.time + timedelta(seconds=number // 100),
-        captured_at=night.time,
-        status="captured" if number == 0 else "unchanged",
-        plan="incremental" if number == 0 else None,
-    )
+    def listed(self) -> Iterator[tuple[str, int]]:
+        """Yield key and size of every bundle and record."""
+        for number in range(self.repositories):
+            folder = self._folder(number)
+            for count, night in enumerate(self.captures(number)):
+                size = _INCREMENT_BYTES if count else _FULL_BYTES
+                key = bundle_key(folder, self._id(night), _kind(count))
+                yield self.layout.key(key), size
+                yield self.layout.key(record_key(folder, self._id(night))), _RECORD_BYTES
 
+    def manifests(self) -> Iterator[tuple[str, bytes]]:
+        """Yield key and content of every night's manifest, the oldest first."""
+        texts: dict[int, str] = {}
+        for night in range(self.nights):
+            for number in range(night % self.step, self.repositories, self.step):
+                texts[number] = self._entry(number, night).model_dump_json(exclude_defaults=True)
+            key = self.layout.document(DocumentName(self._id(night)))
+            head, tail = self._frame(night).rsplit("[]", 1)
+            checked = self._time(night).isoformat().replace("+00:00", "Z")
+            entries = ",".join(texts.values()).replace(_ANY_TIME_TEXT, checked)
+            yield key, gzip.compress(f"{head}[{entries}]{tail}".encode(), compresslevel=3, mtime=0)
 
-def _records(owner: str, times: list[datetime]) -> Iterator[tuple[Key, Record]]:
-    path, host_id = _names(0)
-    folder = repository_folder(path=path, host_id=host_id)
-    chain: list[BundleLine] = []
-    previous: str | None = None
-    for number, time in enumerate(times):
-        night = _Night(time)
-        if number % CHAIN == 0:
-            chain = []
-        chain.append(_bundle(folder, night, first=not chain))
-        key = record_key(folder, night.id)
-        tips = [RefLine(name=f"refs/heads/{n:03}", id=_oid(night.id, n)) for n in range(REFS)]
-        yield (
-            key,
-            Record(
-                format=FORMAT,
-                document="record",
-                snapshot_id=night.id,
-                version=_VERSION,
-                repository=RepositoryLine(host=HOST, owner=owner, path=path, host_id=host_id),
-                captured_at=time,
-                object_format="sha1",
-                digest=_digest(night.id),
-                head=HeadLine(symref=tips[0].name, id=tips[0].id),
-                refs=tuple(tips),
-                chain=tuple(chain),
-                previous=previous,
+    def record(self, key: str) -> bytes:
+        """Make the record of a key, which is one of those that are listed."""
+        path, _, name = key.removeprefix(f"{self.layout.prefix}repositories/").split("/")
+        return self._records(int(path.removeprefix("repository-")))[name]
+
+    @lru_cache(maxsize=2)  # noqa: B019 - one of these lives as long as its process
+    def _records(self, number: int) -> dict[str, bytes]:
+        folder, nights = self._folder(number), self.captures(number)
+        chain: list[BundleLine] = []
+        made: dict[str, bytes] = {}
+        previous: str | None = None
+        for count, night in enumerate(nights):
+            chain.append(self._bundle(folder, night, count))
+            key = record_key(folder, self._id(night))
+            # Only the newest of a chain is read, and all of one repository.
+            if night == nights[-1] or number == 0:
+                made[key.rpartition("/")[2]] = encode(self._record(number, night, chain, previous))
+            previous = key
+        return made
+
+    def _record(
+        self, number: int, night: int, chain: list[BundleLine], previous: str | None
+    ) -> Record:
+        tips = [
+            RefLine(name=f"refs/heads/{n:03}", id=_oid(self._id(night), n)) for n in range(REFS)
+        ]
+        return Record(
+            format=FORMAT,
+            document="record",
+            snapshot_id=self._id(night),
+            version=_VERSION,
+            repository=RepositoryLine(
+                host=HOST, owner=self.owner, path=_path(number), host_id=_host_id(number)
             ),
+            captured_at=self._time(night),
+            object_format="sha1",
+            digest=_digest(self._id(night)),
+            head=HeadLine(symref=tips[0].name, id=tips[0].id),
+            refs=tuple(tips),
+            chain=tuple(chain),
+            previous=previous,
         )
-        previous = key
+
+    def _bundle(self, folder: str, night: int, count: int) -> BundleLine:
+        return BundleLine(
+            key=bundle_key(folder, self._id(night), _kind(count)),
+            kind=_kind(count),
+            snapshot_id=self._id(night),
+            size_bytes=_INCREMENT_BYTES if count else _FULL_BYTES,
+            sha256=_digest(f"bundle {night}"),
+            objects=10 if count else 10_000,
+            check="pack" if count else "connected",
+            header_bytes=60 * REFS,
+            prerequisites=(_oid("before", night),) if count else (),
+        )
+
+    def _frame(self, night: int) -> str:
+        there = min(self.repositories, night + 1) if night < self.step else self.repositories
+        manifest = Manifest(
+            format=FORMAT,
+            document="manifest",
+            snapshot_id=self._id(night),
+            started_at=self._time(night),
+            finished_at=self._time(night) + timedelta(minutes=9),
+            version=_VERSION,
+            source=SourceLine(provider="git", host=HOST, owner=self.owner),
+            complete=True,
+            result="success",
+            totals=Totals(listed=there, selected=there),
+            accepted=there,
+            entries=(),
+        )
+        return manifest.model_dump_json(exclude_defaults=True)
+
+    def _entry(self, number: int, night: int) -> Entry:
+        captures = self.captures(number).index(night)
+        return Entry(
+            host_id=_host_id(number),
+            path=_path(number),
+            digest=_digest(self._id(night)),
+            record=record_key(self._folder(number), self._id(night)),
+            checked_at=_ANY_TIME,
+            captured_at=self._time(night),
+            chain_length=captures + 1,
+            chain_bytes=_FULL_BYTES + captures * _INCREMENT_BYTES,
+            status="unchanged",
+        )
+
+    def _folder(self, number: int) -> str:
+        return repository_folder(path=_path(number), host_id=_host_id(number))
+
+    def _time(self, night: int) -> datetime:
+        return self.last - timedelta(days=self.nights - 1 - night)
+
+    def _id(self, night: int) -> str:
+        return f"{self._time(night):%Y%m%dT%H%M%SZ}-{_digest(str(night))[:8]}"
 
 
-def _bundle(folder: str, night: _Night, *, first: bool) -> BundleLine:
-    kind: BundleKind = "full" if first else "incremental"
-    return BundleLine(
-        key=bundle_key(folder, night.id, kind),
-        kind=kind,
-        snapshot_id=night.id,
-        size_bytes=10_000_000 if first else 10_000,
-        sha256=_digest(f"bundle {night.id}"),
-        objects=10_000 if first else 10,
-        check="connected" if first else "pack",
-        header_bytes=60 * REFS,
-        prerequisites=() if first else (_oid(night.id, REFS),),
-    )
+_ANY_TIME = datetime(1999, 1, 1, tzinfo=UTC)
+_ANY_TIME_TEXT = "1999-01-01T00:00:00Z"
 
 
-def _names(number: int) -> tuple[str, str]:
-    path = f"repository-{number:05}"
-    return path, _digest(path)[:16]
+def _kind(count: int) -> BundleKind:
+    return "incremental" if count else "full"
+
+
+def _path(number: int) -> str:
+    return f"repository-{number:05}"
+
+
+def _host_id(number: int) -> str:
+    return _digest(_path(number))[:16]
 
 
 def _oid(text: str, number: int) -> str:
@@ -163,9 +216,3 @@ def _oid(text: str, number: int) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(folder: Path, key: Key, data: bytes) -> None:
-    path = folder / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +18,6 @@ from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, taken_by
 from backup.doors.action import OUTPUTS
 from backup.errors import ExitCode
 from backup.model import Check
-from backup.results import PushReport
 from backup.vault.documents import STORED
 from docs import generate
 from tests.support.git import commit_chain, git, init_bare, update_refs
@@ -267,6 +265,10 @@ class TestWhatTheInterfaceIs:
         lost = repo_backup(
             "restore", "widgets", "--deleted", "--from", "vault", "--json", cwd=tmp_path
         ).json
+        init_bare(tmp_path / "new.git")
+        pushed = repo_backup(
+            "restore", "widgets", "--from", "vault", "--push", "new.git", "--json", cwd=tmp_path
+        ).json
         error = repo_backup("list", "--from", "nowhere", "--json", cwd=tmp_path, check=2).json
 
         def told(heading: str) -> list[set[str]]:
@@ -285,7 +287,7 @@ class TestWhatTheInterfaceIs:
         assert told("## restore") == [
             set(restored["restored"][0]),
             set(lost["lost"][0]),
-            {field.name for field in fields(PushReport)},
+            set(pushed["push"]),
         ]
         assert told("## An error") == [set(error["error"])]
 
@@ -377,6 +379,8 @@ class TestCommandsThatAreShown:
             ("docs/how-to/restore-without-repo-backup.md", "", "on a branch"),
             ("docs/how-to/restore-without-repo-backup.md", "", "detached"),
             ("docs/how-to/restore-without-repo-backup.md", "", "was detached"),
+            ("docs/how-to/restore.md", "", "on a branch"),
+            ("docs/how-to/repair-a-vault.md", "", "on a branch"),
             ("docs/how-to/restore-drill.md", "", "on a branch"),
             ("docs/how-to/restore-drill.md", "", "detached"),
             ("docs/reference/format.md", "## A worked restore", "detached"),

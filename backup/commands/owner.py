@@ -171,8 +171,8 @@ class OwnerRun:
             self._save_checkpoint()
             self.ledger.fail("interrupted; the next run goes on from the last checkpoint")
         elif not self._options.dry_run:
-            self._publish()
             self._look_for_drill()
+            self._publish()
 
     def _look_for_drill(self) -> None:
         """Find out when the vault was last verified, for the report alone."""

@@ -9,7 +9,7 @@ from backup.git.fallback import Reach
 from backup.git.push import PushRemote, RemoteRefs
 from backup.model import Events, ObjectId, RefName
 from backup.refs import HIDDEN_PREFIXES, to_bytes
-from backup.results import PushReport
+from backup.results import PushReport, Restored
 from backup.stopping import Stop
 
 _WORKFLOW_HINT = (
@@ -54,12 +54,18 @@ class Push:
         self._remote(folder).ask()
 
     def push(
-        self, directory: Path, tips: Mapping[RefName, ObjectId], *, head: RefName | None
+        self,
+        state: Restored,
+        directory: Path,
+        tips: Mapping[RefName, ObjectId],
+        *,
+        head: RefName | None,
     ) -> PushReport:
         """Push every ref that is not a forge's own.
 
         Args:
-            directory: the restored repository.
+            state: what is pushed.
+            directory: where it is.
             tips: its refs.
             head: the ref that HEAD names.
 
@@ -87,6 +93,7 @@ class Push:
         if others:
             notes.append(f"{others} refs of the remote are not in this backup, and were left alone")
         return PushReport(
+            state=state,
             url=self._request.url,
             sent=tuple(name for name in wanted if name in set(pushed.sent) - refused.keys()),
             unchanged=sum(before.refs.get(name) == oid for name, oid in wanted.items()),

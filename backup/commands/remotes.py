@@ -145,7 +145,9 @@ class Remotes:
 
 
 def reach_of(url: str, settings: NetworkSettings, authorization: Secret | None) -> Reach:
-    """Tell the git program what the transports know of the way to a server."""
+    """Tell the git program what the transports know of the way to a server, or to a folder."""
+    if url.startswith("/"):
+        return Reach("file", safe=[Path(url)])
     if is_ssh(url):
         ssh = command_line(
             key_file=settings.ssh_key_file, known_hosts=settings.ssh_known_hosts_file

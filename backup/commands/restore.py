@@ -34,7 +34,7 @@ from backup.errors import BackupError, ConfigError, ExitCode, IntegrityError, In
 from backup.git.command import require_git
 from backup.git.rebuild import holds
 from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
-from backup.results import LostRef, Restored, RestoreReport
+from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
 
@@ -207,21 +207,22 @@ class _Restoring:
                 push.require_reachable(folder)
             restored = self._restore(work, folder)
             move_into_place(folder, target)
-        made = () if self._request.target is None else (replace(restored, path=target),)
-        report = RestoreReport(made, lost=lost)
-        return report if push is None else self._pushed(work, push, target, report)
+        made = replace(restored, path=target)
+        kept = () if self._request.target is None else (made,)
+        if push is None:
+            return RestoreReport(kept, lost=lost)
+        done = self._pushed(work, push, made)
+        code = ExitCode.PARTIAL if done.refused else ExitCode.DONE
+        return RestoreReport(kept, lost=lost, push=done, exit_code=code)
 
-    def _pushed(
-        self, work: _Work, push: Push, target: Path, report: RestoreReport
-    ) -> RestoreReport:
+    def _pushed(self, work: _Work, push: Push, made: Restored) -> PushReport:
         record = self._record(work.found)
-        done = push.push(
-            target / ".git" if self._request.checkout else target,
+        return push.push(
+            made,
+            made.path / ".git" if self._request.checkout else made.path,
             _tips(record, work),
             head=record.head.symref_name,
         )
-        code = ExitCode.PARTIAL if done.refused else ExitCode.DONE
-        return replace(report, push=done, exit_code=code)
 
     def restore_several(self, chosen: Sequence[Found], target: Path) -> RestoreReport:
         left_out: tuple[str, ...] = ()

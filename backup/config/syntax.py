@@ -4,6 +4,7 @@ Nothing here reads the environment; the file system is asked only whether a fold
 is there.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -405,9 +406,12 @@ def _remote_url(text: str) -> str:
 
 
 def _push_url(text: str) -> str:
-    if "://" not in text and re.fullmatch(_SCP_LIKE, text, re.ASCII) is not None:
+    if "://" in text:
+        return _remote_url(text)
+    if re.fullmatch(_SCP_LIKE, text, re.ASCII) is not None:
         return text
-    return _remote_url(text)
+    what = "https://HOST/PATH, ssh://USER@HOST/PATH, or a repository of this machine"
+    return os.fspath(_existing_folder(text, text, what=what))
 
 
 def _scp_like(text: str) -> str:
@@ -541,4 +545,6 @@ APP_ID = words(
 OAUTH_KEY = words("KEY", "[!-~]{1,255}", accepts="a consumer's key: one line without blanks")
 USERNAME = words("NAME", r"[^\s:\x00-\x1f]{1,255}", accepts="a name without blanks and colons")
 FILE = words("FILE", r"[^\x00-\x1f]*[^\x00-\x1f/]", accepts="the path of a file")
-PUSH_URL = Syntax("URL", "a repository's URL: https://, ssh:// or USER@HOST:PATH", _push_url)
+PUSH_URL = Syntax(
+    "URL", "a repository's URL (https://, ssh:// or USER@HOST:PATH), or its path", _push_url
+)

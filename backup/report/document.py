@@ -163,6 +163,9 @@ def restore_document(report: RestoreReport) -> JsonObject:
 
 def _push(report: PushReport) -> JsonObject:
     return {
+        "repository": report.state.name,
+        "snapshot": report.state.snapshot_id,
+        "state_at": _time(report.state.state_at),
         "url": report.url,
         "sent": list(report.sent),
         "unchanged": report.unchanged,

@@ -309,7 +309,8 @@ def print_restore(report: RestoreReport, console: Console) -> None:
 
 def _print_push(push: PushReport, console: Console) -> None:
     there = f", {push.unchanged} were there already" if push.unchanged else ""
-    _line(console, f"pushed to {push.url}: {len(push.sent)} refs{there}")
+    as_of = f"{push.state.name} as of {_time(push.state.state_at)} UTC"
+    _line(console, f"{as_of}, pushed to {push.url}: {len(push.sent)} refs{there}")
     for name, reason in push.refused:
         _line(console, f"refused: {name}: {reason}", style="bold red")
     if push.hidden:

@@ -251,7 +251,14 @@ def _newest_manifests(
             return
         if name.stem in covered:
             continue
-        manifest = load_manifest(destination, layout, name)
+        try:
+            manifest = load_manifest(destination, layout, name)
+        except DamagedDocument as error:
+            raise DamagedDocument(
+                error.message,
+                hint="what was stored before it is restored with --at; docs/how-to/"
+                "repair-a-vault.md tells how to go on from there",
+            ) from error
         yield name, manifest
         if name.shard is None:
             covered.update(manifest.merged)

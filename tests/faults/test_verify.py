@@ -81,9 +81,11 @@ class Versioned:
     snapshots: tuple[str, ...]
 
     def key(self, ending: str) -> str:
-        """Find the newest object of a kind."""
+        """Find the object of a kind that the last night wrote, or, of fulls, the first."""
+        night = self.snapshots[0 if ending == ".full.bundle" else -1]
         found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"{ROOT}/repositories/")
-        return max(str(one["Key"]) for one in found["Contents"] if one["Key"].endswith(ending))
+        (key,) = (one["Key"] for one in found["Contents"] if one["Key"].endswith(night + ending))
+        return str(key)
 
     def damaged(self, depth: str) -> list[dict[str, Any]]:
         words = ("verify", "--from", f"s3://{self.bucket}", "--depth", depth, "--json")

@@ -258,6 +258,16 @@ def test_the_token_is_in_no_command_line_and_on_no_disk(
     assert not [place for place in files if SECRET.encode() in place.read_bytes()]
 
 
+def test_a_push_to_a_repository_of_this_machine(vault: Path, tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "new.git")
+    words = ("restore", "widgets", "--from", vault, "--push", "new.git")
+    repo_backup(*words, cwd=tmp_path)
+    assert mirror_state(path).refs == to_be_kept(source(vault)).refs
+    (tmp_path / "empty").mkdir()
+    refused = repo_backup(*words[:-1], "empty", cwd=tmp_path, check=1)
+    assert "does not appear to be a git repository" in refused.stderr
+
+
 def test_a_push_over_ssh(vault: Path, tmp_path: Path) -> None:
     path = init_bare(tmp_path / "root" / "new.git")
     with ssh_server(tmp_path / "root", tmp_path / "ssh", writes=True) as server:
@@ -409,6 +419,7 @@ def test_a_token_that_may_push_no_workflow_is_named_before_the_push(
         (("widgets", "--push", "http://h.example/x.git"), "would send"),
         (("widgets", "--push", "https://me:pw@h.example/x.git"), "holds credentials"),
         (("widgets", "--push", "ftp://h.example/x.git"), "is no URL of a repository"),
+        (("widgets", "--push", "nowhere"), "'nowhere' does not exist"),
         (("widgets", "--push", "https://h.example/x.git", "--push-batch-mib", "0"), "1 to 1000000"),
     ],
 )

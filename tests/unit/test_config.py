@@ -284,7 +284,7 @@ EXAMPLES: Mapping[str, Examples] = {
             "ssh://git@host.example/a.git": "ssh://git@host.example/a.git",
             "git@host.example:a/b.git": "git@host.example:a/b.git",
         },
-        ("host", f"https://{SENTINEL}@host.example/a.git", "https://host.example"),
+        ("nowhere", f"https://{SENTINEL}@host.example/a.git", "https://host.example"),
     ),
     "force": _boolean(),
     "push-batch-mib": Examples({"500": 500}, ("0", "1.5", "1000001")),

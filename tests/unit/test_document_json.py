@@ -280,7 +280,9 @@ def test_repositories_are_listed_beside_the_snapshots() -> None:
 
 
 def test_a_push_is_reported_with_what_came_through_and_what_did_not() -> None:
+    state = Restored("acme/widgets", Path("/x"), "20261101T023000Z-1a2b3c4d", 2, 30, 4000, NOW)
     pushed = PushReport(
+        state,
         "https://host.example/a.git",
         sent=(MAIN,),
         unchanged=3,
@@ -291,6 +293,9 @@ def test_a_push_is_reported_with_what_came_through_and_what_did_not() -> None:
     )
     document = over_the_wire(restore_document(RestoreReport((), push=pushed)))
     assert document["push"] == {
+        "repository": "acme/widgets",
+        "snapshot": "20261101T023000Z-1a2b3c4d",
+        "state_at": "2026-11-01T02:30:00.123Z",
         "url": "https://host.example/a.git",
         "sent": ["refs/heads/main"],
         "unchanged": 3,

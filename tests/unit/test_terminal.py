@@ -167,7 +167,7 @@ def show_restore(name: str, console: Console) -> None:
     print_restore(RestoreReport((made,), (name,), (name,), lost=lost), console)
     print_restore(RestoreReport((), failed=(name,), thaw=(name,)), console)
     ref = RefName(name)
-    pushed = PushReport(name, (ref,), 1, ((ref, name),), (ref,), 1, (name,))
+    pushed = PushReport(made, name, (ref,), 1, ((ref, name),), (ref,), 1, (name,))
     print_restore(RestoreReport((), push=pushed), console)
 
 
