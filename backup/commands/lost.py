@@ -26,13 +26,10 @@ class Losses:
     """What a repository lost.
 
     Attributes:
-        record: its newest record.
         refs: the newest loss first.
         holders: the records that still had them, by snapshot id.
     """
 
-    found: Found
-    record: Record
     refs: tuple[LostRef, ...]
     holders: dict[str, Record]
 
@@ -86,7 +83,7 @@ def find_losses(destination: Destination, found: Found, kinds: Collection[Change
                     lost_at=record.captured_at,
                 )
                 holders[before.snapshot_id] = before
-    return Losses(found, newest, tuple(losses.values()), holders)
+    return Losses(tuple(losses.values()), holders)
 
 
 def gone(found: Found) -> LostRef | None:

@@ -20,7 +20,7 @@ from backup.commands.finding import (
     matches,
     require_roots,
 )
-from backup.commands.lost import DELETED, REWRITTEN, Losses, find_losses, gone
+from backup.commands.lost import DELETED, REWRITTEN, find_losses, gone
 from backup.commands.placing import (
     Workplace,
     half_made_beside,
@@ -192,11 +192,6 @@ class _Restoring:
             losses = self._lost([found])
             if losses.failures:
                 raise losses.failures[0].error
-            if not losses.works:
-                raise ConfigError(
-                    f"REPOSITORY: nothing that {found.name} had is lost",
-                    hint="without TARGET what is lost is listed",
-                )
             (work,), lost = losses.works, losses.refs
         if commands := self._archived([work]):
             return _thaw_first(commands)
@@ -257,24 +252,39 @@ class _Restoring:
         """Find the repositories that lost something, and what it is; by name."""
         result = _Lost([])
         stored = [found for found in chosen if found.entry.record is not None]
-        for losses in self._each(self._losses_of, sorted(stored, key=lambda one: one.name)):
-            if isinstance(losses, _Failure):
-                result.failures.append(losses)
+        for one in self._each(self._losses_of, sorted(stored, key=lambda one: one.name)):
+            if isinstance(one, _Failure):
+                result.failures.append(one)
                 continue
-            refs = losses.refs
-            if self._request.deleted and (all_of_it := gone(losses.found)) is not None:
-                refs = (all_of_it, *refs)
+            work, refs = one
             if refs:
-                result.works.append(_Work(losses.found, tuple(losses.by_holder())))
+                result.works.append(work)
                 result.refs += refs
+        if self._keeps_something and not result.works and not result.failures:
+            raise ConfigError(
+                "nothing that was asked for is lost at its source",
+                hint="without TARGET what is lost is listed",
+            )
         return result
 
-    def _losses_of(self, found: Found) -> Losses | _Failure:
+    def _losses_of(self, found: Found) -> tuple[_Work, tuple[LostRef, ...]] | _Failure:
         self._stop.check()
         try:
-            return find_losses(self._destination, found, self._request.kinds)
+            losses = find_losses(self._destination, found, self._request.kinds)
+        except Interrupted:
+            raise
         except BackupError as error:
             return _Failure(found.name, error)
+        refs = losses.refs
+        if self._request.deleted and (all_of_it := gone(found)) is not None:
+            refs = (all_of_it, *refs)
+        # For a list alone the records of ten thousand repositories need not be kept.
+        beside = tuple(losses.by_holder()) if self._keeps_something else ()
+        return _Work(found, beside), refs
+
+    @property
+    def _keeps_something(self) -> bool:
+        return self._request.target is not None or self._request.push is not None
 
     # --- Archived objects ------------------------------------------------------------------------
 
@@ -289,6 +299,8 @@ class _Restoring:
         self._stop.check()
         try:
             records = (self._record(work.found), *(record for record, _ in work.beside))
+        except Interrupted:
+            raise
         except BackupError:
             # Said where it is restored; the others are looked at.
             return ()

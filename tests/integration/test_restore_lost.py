@@ -149,9 +149,11 @@ def test_nothing_lost_is_said_and_restores_nothing(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr.strip()) == (
         *("", "nothing of what is stored is lost at its source"),
     )
-    refused = repo_backup(*words, tmp_path / "back.git", check=2)
-    assert "nothing that acme/quiet had is lost" in refused.stderr
-    assert not (tmp_path / "back.git").exists()
+    everything = ("restore", "--all", "--rewritten", "--from", tmp_path / "vault")
+    for some in (words, everything):
+        refused = repo_backup(*some, tmp_path / "back", check=2)
+        assert "nothing that was asked for is lost at its source" in refused.stderr
+        assert not (tmp_path / "back").exists()
 
 
 def test_a_damaged_history_costs_no_other_repository_its_list(
