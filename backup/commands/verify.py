@@ -28,7 +28,7 @@ from backup.errors import (
 )
 from backup.git.command import require_git
 from backup.git.rebuild import Rebuild
-from backup.model import Destination, Events, StoredObject
+from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
 from backup.vault.documents import DamageLine, Drill, DrillLine, Record, encode
@@ -148,7 +148,9 @@ class _Root:
         self._request = request
         self._events = events
         self._stop = stop
-        self._stored: Mapping[str, StoredObject] = {}
+        # Half a million of each in a large vault: no more than must be known.
+        self._sizes: dict[str, int] = {}
+        self._versions: dict[str, str] = {}
         self.damaged: list[Damage] = []
 
     def run(self, now: datetime) -> list[_Result]:
@@ -159,7 +161,7 @@ class _Root:
             if is_in_sample(one.identity, percent=self._request.sample_percent, day=now.toordinal())
         ]
         # Listed after the manifests were read: what they name was written before them.
-        self._stored = self._listed(versions=any(any(one.versions.values()) for one in everything))
+        self._look(versions=any(any(one.versions.values()) for one in everything))
         with ThreadPoolExecutor(self._request.concurrency) as pool:
             try:
                 return list(pool.map(self._look_at, chosen))
@@ -188,20 +190,24 @@ class _Root:
                 one.versions[stored.record] = stored.record_version_id
         return sorted(found.values(), key=lambda one: one.name)
 
-    def _listed(self, *, versions: bool) -> dict[str, StoredObject]:
+    def _look(self, *, versions: bool) -> None:
         """List everything stored of repositories, by key relative to the root."""
+        try:
+            self._list(versions=versions)
+        except DestinationError as error:
+            if error.retryable or not versions:
+                raise
+            self._events.note(f"versions are not compared: {error.message}")
+            self._versions.clear()
+            self._list(versions=False)
+
+    def _list(self, *, versions: bool) -> None:
         folder, prefix = self._layout.folder("repositories"), self._layout.prefix
-        if versions:
-            try:
-                listed = [*self._destination.list(folder, versions=True)]
-                return {stored.key.removeprefix(prefix): stored for stored in listed}
-            except DestinationError as error:
-                if error.retryable:
-                    raise
-                self._events.note(f"versions are not compared: {error.message}")
-        return {
-            stored.key.removeprefix(prefix): stored for stored in self._destination.list(folder)
-        }
+        for stored in self._destination.list(folder, versions=versions):
+            key = stored.key.removeprefix(prefix)
+            self._sizes[key] = stored.size_bytes
+            if stored.version_id is not None:
+                self._versions[key] = stored.version_id
 
     def _stored_by(self, name: DocumentName) -> tuple[Stored, ...]:
         try:
@@ -289,13 +295,13 @@ class _Root:
 
     def _differs(self, key: str, *, version_id: str | None, size_bytes: int | None = None) -> str:
         """Say how an object is not the one that was written, as far as a listing tells."""
-        stored = self._stored.get(key)
-        if stored is None:
+        size, version = self._sizes.get(key), self._versions.get(key)
+        if size is None:
             return "it is missing"
-        if size_bytes is not None and stored.size_bytes != size_bytes:
-            return f"it has {stored.size_bytes} bytes, recorded were {size_bytes}"
-        if version_id is not None and stored.version_id not in (None, version_id):
-            return f"its version {stored.version_id} is current, {version_id} was written"
+        if size_bytes is not None and size != size_bytes:
+            return f"it has {size} bytes, recorded were {size_bytes}"
+        if version_id is not None and version not in (None, version_id):
+            return f"its version {version} is current, {version_id} was written"
         return ""
 
     def _index(
