@@ -59,7 +59,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
     "tenacity": ("backup.commands.retrying",),
     "git": ("backup.git.command",),
     "dulwich": (),
-    "requests": (),
+    "requests": ("backup.sources.gitlab",),
 }
 
 

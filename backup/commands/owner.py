@@ -82,6 +82,7 @@ class RunOptions:
     archived: bool = True
     forks: bool = True
     wikis: bool = True
+    snippets: bool = False
     concurrency: int = 4
     check: CheckMode = "pack"
     full_after_days: int = 90
@@ -147,7 +148,7 @@ class OwnerRun:
         self._stored: Mapping[str, int] | None = None
         self._checkpoints = 0
         self._stored_at_checkpoint = 0
-        self.listed = 0
+        self.listed = self._counted = 0
         self.manifest_uri = ""
         self.last_drill: LastDrill | None = None
 
@@ -237,6 +238,8 @@ class OwnerRun:
         for note in self._source.notes:
             self._note(note)
         self.listed = sum(not repository.problem for repository in listing)
+        # Whether snippets are listed is a choice, and no sign of what a token sees.
+        self._counted = self.listed - sum(one.kind == "snippet" for one in listing)
         if not listing and not self._state.entries:
             identity = self._source.identity
             raise SourceError(
@@ -268,19 +271,19 @@ class OwnerRun:
         if not self._source.lists_everything:
             return
         options, accepted = self._options, self._state.accepted
-        gone = 0 if accepted is None else accepted - self.listed
+        gone = 0 if accepted is None else accepted - self._counted
         too_many = gone * 100 > (accepted or 0) * options.max_drop_percent
         self._dropped = too_many and not options.accept_drop
         if self._dropped:
             why = self._source.if_too_short
             self.ledger.fail(
-                f"{self.listed} repositories are listed, {accepted} were before: "
+                f"{self._counted} repositories are listed, {accepted} were before: "
                 f"more than --max-drop-percent {options.max_drop_percent} are gone; "
                 "nothing was marked as gone (--accept-drop accepts it"
                 f"{f'; or {why}' if why else ''})"
             )
         else:
-            self._accepted = self.listed
+            self._accepted = self._counted
 
     def _ask_for_absent(self, listing: Sequence[Repository]) -> list[Repository]:
         """Ask one by one for what the listing had before, and note the answers."""
@@ -290,6 +293,10 @@ class OwnerRun:
         found = []
         for identity, entry in self._state.entries.items():
             if identity in listed:
+                continue
+            if entry.kind == "snippet" and not self._options.snippets:
+                # They were not asked for, and so not listed.
+                self.ledger.marks[identity] = carried(entry, not_selected=True)
                 continue
             try:
                 answer = self._look_up(entry)

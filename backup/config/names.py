@@ -46,6 +46,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "verify",
     "status",
 )
+WORKING_FORGES: tuple[Forge, ...] = ("github", "gitlab")
 METADATA_KINDS = (
     "repository",
     "issues",

@@ -11,6 +11,7 @@ from backup.config.names import (
     READING_COMMANDS,
     SOURCE_COMMANDS,
     WORKING_COMMANDS,
+    WORKING_FORGES,
     WRITING_COMMANDS,
     Command,
     Provider,
@@ -72,7 +73,7 @@ def read_action(given: Mapping[str, Given]) -> Config:
         raise ConfigError("token is missing: give a token, or app-id and app-private-key")
     if config.destination is None and config.bucket is None:
         raise ConfigError("destination is missing: give bucket, or destination")
-    if config.provider != "github":
+    if config.provider not in WORKING_FORGES:
         label = labels.get("provider", "provider")
         raise NotYetAvailable(f"{label}: {config.provider!r} is not available yet")
     if config.command not in WORKING_COMMANDS:
@@ -81,7 +82,7 @@ def read_action(given: Mapping[str, Given]) -> Config:
     if reads:
         _check_destination(config, labels)
         return config
-    sources = tuple(SourceSpec("github", owner) for owner in config.owner)
+    sources = tuple(SourceSpec(config.provider, owner) for owner in config.owner)
     # An owner is given by name here, and names no folder of the vault.
     config = replace(config, sources=sources, owner=())
     _check_destination(config, labels)
@@ -173,10 +174,11 @@ def _check_available(config: Config, given: Mapping[str, Given]) -> None:
         if not wanted.available and not _asks_for_nothing(wanted, one.text.strip()):
             raise NotYetAvailable(f"{one.label} is not available yet", hint="leave it out")
     for source in config.sources:
-        if source.path is None and not source.url and source.provider != "github":
+        if source.is_forge and source.provider not in WORKING_FORGES:
             raise NotYetAvailable(
                 f"{given['from'].label}: {str(source)!r} is not available yet",
-                hint="what works is github:OWNER, a folder of repositories, git:URL and git:PATH",
+                hint="what works is github:OWNER, gitlab:GROUP, a folder of repositories, git:URL "
+                "and git:PATH",
             )
 
 
@@ -189,7 +191,7 @@ def _asks_for_nothing(one: Input, text: str) -> bool:
 def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
     command = config.command
     if command in SOURCE_COMMANDS and not config.sources:
-        what = "github:OWNER, a folder of repositories, git:URL or git:PATH"
+        what = "github:OWNER, gitlab:GROUP, a folder of repositories, git:URL or git:PATH"
         _refuse_missing("from", command, labels, what=what)
     if config.destination is None and config.bucket is None:
         what = "a folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"

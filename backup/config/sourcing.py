@@ -43,9 +43,9 @@ class SourceInputs:
 
     sources: tuple[SourceSpec, ...] = declare(
         SOURCES,
-        "Where the repositories are: github:OWNER, a folder that holds them, or git:URL or "
-        "git:PATH for a single one; may be given several times. gitlab:GROUP and "
-        "bitbucket:WORKSPACE are not available yet.",
+        "Where the repositories are: github:OWNER, gitlab:GROUP, a folder that holds them, or "
+        "git:URL or git:PATH for a single one; may be given several times. bitbucket:WORKSPACE is "
+        "not available yet.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",
@@ -65,7 +65,7 @@ class SourceInputs:
     )
     provider: Forge = declare(
         choice(get_args(Forge)),
-        "Which forge the owner is at; only github is available yet.",
+        "Which forge the owner is at; only github and gitlab are available yet.",
         group="Source",
         commands=(),
         default="github",
@@ -219,10 +219,19 @@ class SourceInputs:
     )
     snippets: bool = declare(
         BOOLEAN,
-        "Take the snippets too (GitLab, Bitbucket).",
+        "Take the snippets of projects too (GitLab); costs a request for each project.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="false",
+        available=True,
+    )
+    shared: bool = declare(
+        BOOLEAN,
+        "Take also projects of others that are shared with the group (GitLab).",
+        group="Source",
+        commands=SOURCE_COMMANDS,
+        default="false",
+        available=True,
     )
     lfs: bool = declare(
         BOOLEAN,

@@ -19,6 +19,7 @@ from backup.config.names import (
     Encryption,
     HideNames,
     LockMode,
+    Provider,
     StorageClass,
 )
 from backup.config.sourcing import SourceInputs
@@ -50,7 +51,10 @@ from backup.config.syntax import (
 )
 from backup.errors import ConfigError
 
-PUBLIC_GITHUB = "https://github.com"
+PUBLIC_SERVERS: Mapping[Provider, str] = {
+    "github": "https://github.com",
+    "gitlab": "https://gitlab.com",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -468,12 +472,12 @@ class Config(SourceInputs):
 
     def server_of(self, source: SourceSpec) -> str:
         """Give the URL of the server that a source is at; empty for this machine."""
-        return self.github_url if source.provider == "github" else source.url
+        return self.forge_url(source.provider) or source.url
 
-    @property
-    def github_url(self) -> str:
-        """Give the URL of GitHub, or of the server of its kind, without a slash at the end."""
-        return (self.server_url or PUBLIC_GITHUB).rstrip("/")
+    def forge_url(self, provider: Provider) -> str:
+        """Give the URL of a forge's server, without a slash at the end; empty for no forge."""
+        public = PUBLIC_SERVERS.get(provider, "")
+        return (self.server_url or public).rstrip("/") if public else ""
 
 
 INPUTS: tuple[Input, ...] = tuple(

@@ -20,8 +20,8 @@ from backup import __version__
 from backup.config import INPUTS, Config, Given, read_action
 from backup.doors import cli
 from backup.doors.opening import (
-    FALLBACKS,
     caller_of,
+    fallbacks,
     make_stop,
     network_settings,
     open_destination,
@@ -92,10 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _inputs(environment: Mapping[str, str]) -> dict[str, Given]:
     """Take every input that has a text; the runner keeps the dashes of INPUT_MAX-CHAIN-LENGTH."""
     given = {}
+    provider = environment.get("INPUT_PROVIDER", "").strip() or "github"
+    others = dict(fallbacks(provider))
+    if provider == "github":
+        # What the runner knows by itself: the server that the workflow runs at.
+        others["server-url"] = ("GITHUB_SERVER_URL",)
     for one in INPUTS:
         if not one.action:
             continue
-        names = (f"INPUT_{one.name.upper()}", *FALLBACKS.get(one.name, ()))
+        names = (f"INPUT_{one.name.upper()}", *others.get(one.name, ()))
         found = next((name for name in names if environment.get(name, "").strip()), None)
         if found is not None:
             label = one.name if found == names[0] else found

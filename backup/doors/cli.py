@@ -9,6 +9,7 @@ error. Data goes to standard output, everything else to standard error.
 import difflib
 import json
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -36,7 +37,8 @@ from backup.config import (
     taken_by,
 )
 from backup.doors.opening import (
-    FALLBACKS,
+    FORGES_WITH_FALLBACKS,
+    fallbacks,
     make_stop,
     network_settings,
     open_destination,
@@ -551,18 +553,32 @@ def _with_fallbacks(command: Command, given: dict[str, Given]) -> dict[str, Give
     if command == "restore":
         # A token that was given for reading is not for pushing, and not for any server.
         names.discard("token")
-    places = given["from"].text.splitlines() if "from" in given else []
-    if not all(place.strip().startswith("github:") for place in places):
-        # A token that is named for GitHub goes nowhere else.
-        names.discard("token")
-    for name in names & {"token", "bucket", "region"} - given.keys():
-        for variable in FALLBACKS[name]:
+    if "from" in names and "from" not in given:
+        given |= _sources_by_environment()
+    others = fallbacks(_only_forge(given["from"].text) if "from" in given else "")
+    for name in names & {"token", "server-url", "bucket", "region"} - given.keys():
+        for variable in others.get(name, ()):
             if os.environ.get(variable):
                 given[name] = Given(os.environ[variable], variable)
-    for variable in FALLBACKS["owner"]:
-        if "from" in names and "from" not in given and os.environ.get(variable):
-            given["from"] = Given(f"github:{os.environ[variable]}", variable)
+                break
     return given
+
+
+def _sources_by_environment() -> dict[str, Given]:
+    """Find the owners that an older script would back up."""
+    for forge in FORGES_WITH_FALLBACKS:
+        for variable in fallbacks(forge)["owner"]:
+            owners = [name for name in re.split(r"[,\s]+", os.environ.get(variable, "")) if name]
+            if owners:
+                return {"from": Given("\n".join(f"{forge}:{name}" for name in owners), variable)}
+    return {}
+
+
+def _only_forge(sources: str) -> str:
+    """Name the forge that all sources are at; empty where they are not at one."""
+    # A token that is named for one forge goes nowhere else.
+    found = {place.strip().partition(":")[0] for place in sources.splitlines() if place.strip()}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _typed_text(one: Input, value: Any, command: Command) -> Given | None:

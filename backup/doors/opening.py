@@ -27,14 +27,30 @@ if TYPE_CHECKING:
     from backup.commands.verify import VerifyRequest
     from backup.destinations.s3 import S3Settings
 
-# Names in use by the scripts that people come from, and what the runner knows by itself.
-FALLBACKS: Mapping[str, tuple[str, ...]] = {
-    "owner": ("BACKUP_GITHUB_OWNER",),
-    "token": ("BACKUP_GITHUB_PAT",),
-    "bucket": ("BACKUP_BUCKET_NAME",),
+# Names in use by the scripts that people come from. What is named for a forge counts for it alone.
+_OF_STORES: Mapping[str, tuple[str, ...]] = {
+    "bucket": ("BACKUP_BUCKET_NAME", "AWS_S3_BUCKET"),
     "region": ("BACKUP_AWS_REGION",),
-    "server-url": ("GITHUB_SERVER_URL",),
 }
+_OF_FORGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "github": {"owner": ("BACKUP_GITHUB_OWNER",), "token": ("BACKUP_GITHUB_PAT",)},
+    "gitlab": {
+        "owner": ("GROUPS_TO_BACKUP",),
+        "token": ("GITLAB_TOKEN",),
+        "server-url": ("GITLAB_URL",),
+    },
+}
+FORGES_WITH_FALLBACKS = tuple(_OF_FORGES)
+
+
+def fallbacks(provider: str) -> Mapping[str, tuple[str, ...]]:
+    """Tell which variables of the environment stand in for which inputs.
+
+    Args:
+        provider: the forge; any other text for none.
+    """
+    return {**_OF_STORES, **_OF_FORGES.get(provider, {})}
+
 
 _MOST_MARGIN_SECONDS = 120.0
 _MARGIN_SHARE = 0.1
@@ -54,6 +70,7 @@ def run_options(config: Config) -> "RunOptions":
         archived=config.archived,
         forks=config.forks,
         wikis=config.wikis,
+        snippets=config.snippets,
         concurrency=config.concurrency,
         check=config.check,
         full_after_days=config.full_after_days,
@@ -95,7 +112,7 @@ def push_request(config: Config) -> "PushRequest | None":
 
 def _scopes(config: Config, url: str) -> "Callable[[], frozenset[str] | None] | None":
     """Make what asks GitHub for the token's rights; None where the remote is not GitHub's."""
-    server_url, token, place = config.github_url, config.token, urlsplit(url)
+    server_url, token, place = config.forge_url("github"), config.token, urlsplit(url)
     if token is None or f"{place.scheme}://{place.netloc}" != server_url:
         return None
 
@@ -117,6 +134,8 @@ def open_sources(config: Config) -> list[Source]:
         owner, path = config.owner_of(spec), spec.path
         if spec.provider == "github":
             sources.append(_github(config, spec))
+        elif spec.provider == "gitlab":
+            sources.append(_gitlab(config, spec))
         elif spec.provider == "folder" and path is not None:
             sources.append(FolderSource(path, owner=owner))
         else:
@@ -137,17 +156,37 @@ def _github(config: Config, spec: SourceSpec) -> Source:
         spec.value,
         token=config.token,
         authorization=_authorization(config),
-        server_url=config.github_url,
+        server_url=config.forge_url("github"),
         api_url=config.api_url,
     )
 
 
-def _authorization(config: Config) -> Secret | None:
+def _gitlab(config: Config, spec: SourceSpec) -> Source:
+    from backup.sources.gitlab import GitLabSource
+
+    token = config.token
+    # Source: GitLab Docs, "CI/CD job token": its prefix, and the user name that goes with it.
+    is_job = token is not None and (
+        token.reveal().startswith("glcbt-") or token.reveal() == os.environ.get("CI_JOB_TOKEN")
+    )
+    return GitLabSource(
+        spec.value,
+        token=token,
+        authorization=_authorization(config, "gitlab-ci-token" if is_job else "oauth2"),
+        is_job=is_job,
+        server_url=config.forge_url("gitlab"),
+        api_url=config.api_url,
+        snippets=config.snippets,
+        shared=config.shared,
+    )
+
+
+def _authorization(config: Config, username: str = _ANY_USERNAME) -> Secret | None:
     if config.token is None:
         return None
     from backup.git.http import basic
 
-    return basic(config.username or _ANY_USERNAME, config.token)
+    return basic(config.username or username, config.token)
 
 
 def network_settings(config: Config) -> "NetworkSettings":

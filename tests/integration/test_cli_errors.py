@@ -104,7 +104,7 @@ def act(inputs: dict[str, str], here: Path, *words: str) -> "subprocess.Complete
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "PROVIDER": "gitlab"}, "provider: "),
+        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "PROVIDER": "bitbucket"}, "provider: "),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "prune"}, "command: "),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "LFS": "true"}, "lfs is not"),
     ],
@@ -170,7 +170,10 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ("--from repositories", "there is no option --from"),
         (
             "run",
-            "--from is missing: give github:OWNER, a folder of repositories, git:URL or git:PATH",
+            (
+                "--from is missing: give github:OWNER, gitlab:GROUP, a folder of repositories, "
+                "git:URL or git:PATH"
+            ),
         ),
         (
             "run --from repositories",
@@ -178,11 +181,17 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ),
         (
             "run --from= --to=",
-            "--from is missing: give github:OWNER, a folder of repositories, git:URL or git:PATH",
+            (
+                "--from is missing: give github:OWNER, gitlab:GROUP, a folder of repositories, "
+                "git:URL or git:PATH"
+            ),
         ),
         (
             "run --to vault",
-            "--from is missing: give github:OWNER, a folder of repositories, git:URL or git:PATH",
+            (
+                "--from is missing: give github:OWNER, gitlab:GROUP, a folder of repositories, "
+                "git:URL or git:PATH"
+            ),
         ),
         ("run --form repositories --to vault", "run has no option --form"),
         ("run -x --from repositories --to vault", "run has no option -x"),

@@ -152,6 +152,7 @@ EXAMPLES: Mapping[str, Examples] = {
     "wikis": _boolean(),
     "gists": _boolean(),
     "snippets": _boolean(),
+    "shared": _boolean(),
     "lfs": _boolean(),
     "metadata": Examples(
         {
@@ -586,7 +587,6 @@ def test_a_folder_without_a_name_needs_an_owner(
 @pytest.mark.parametrize(
     "text",
     [
-        "gitlab:group/sub",
         "bitbucket:space",
     ],
 )
@@ -803,7 +803,7 @@ def action(**texts: str) -> Config:
         ({"destination": ""}, "destination is missing"),
         ({"bucket": "abc"}, "bucket and destination exclude each other"),
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
-        ({"provider": "gitlab"}, "provider: 'gitlab' is not available yet"),
+        ({"provider": "bitbucket"}, "provider: 'bitbucket' is not available yet"),
         ({"command": "prune"}, "command: 'prune' is not available yet"),
         ({"region": "eu-west-1"}, "region needs a bucket"),
         ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
