@@ -111,9 +111,9 @@ class PushRemote:
     def lacks_workflows(self, tips: Iterable[ObjectId], known: RemoteRefs) -> bool:
         """Tell whether what the remote lacks holds files that GitHub takes for workflows."""
         self._has = self._present(known.refs.values())
-        found = self._git(
-            "rev-list", "--max-count=1", "--stdin", "--", _WORKFLOWS, data=self._range(tips)
-        )
+        # Also what one side of a merge had and the merge has not.
+        words = ("rev-list", "--full-history", "--max-count=1", "--stdin", "--", _WORKFLOWS)
+        found = self._git(*words, data=self._range(tips))
         return bool(found.strip())
 
     def push(

@@ -382,9 +382,10 @@ def test_a_token_that_may_push_no_workflow_is_named_before_the_push(
     path = init_bare(tmp_path / "acme" / "ci.git")
     stream = FastImport(path)
     mark = stream.commit(files={b".github/workflows/ci.yml": b"on: push\n"})
-    # Also where only the history has it.
-    after = stream.commit([mark], files={b".github/workflows/ci.yml": b"on: []\n"})
-    update_refs(path, {MAIN: stream.run()[after]})
+    # Also where only the history has it, and only one side of a merge.
+    plain = stream.commit(files={b"readme": b"hello\n"})
+    merge = stream.commit([plain, mark], message=b"Ours.\n")
+    update_refs(path, {MAIN: stream.run()[merge]})
     repo_backup("run", "--from", tmp_path / "acme", "--to", tmp_path / "vault")
     with GitHub(tmp_path / "remote") as forge:
         forge.tokens[SECRET] = Token("jane", scopes=scopes)
