@@ -290,7 +290,7 @@ class Destination(Protocol):
 
 
 class Source(Protocol):
-    """Where repositories come from. Used from one thread, but for `authorization`."""
+    """Where repositories come from. Used from one thread, but for the two of `authorization`."""
 
     @property
     def identity(self) -> SourceIdentity:
@@ -319,6 +319,12 @@ class Source(Protocol):
         """Give the Authorization header's value for git over HTTP; None where none is needed.
 
         Asked before each request, from many threads, since credentials may be renewed.
+        """
+
+    def renew_authorization(self) -> bool:
+        """Get other credentials, since a server refused these; False where there are no others.
+
+        Called from many threads; what one of them got will do for the others.
         """
 
     def repositories(self) -> Iterator[Repository]:

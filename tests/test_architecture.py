@@ -59,7 +59,11 @@ HOME_OF: dict[str, tuple[str, ...]] = {
     "tenacity": ("backup.commands.retrying",),
     "git": ("backup.git.command",),
     "dulwich": (),
-    "requests": ("backup.sources.gitlab",),
+    "requests": (
+        "backup.sources.one_server",
+        "backup.sources.gitlab",
+        "backup.sources.bitbucket",
+    ),
 }
 
 
@@ -109,7 +113,7 @@ def test_imports_point_one_way(module: str) -> None:
 
 
 # Helpers that adapters of one kind share.
-SHARED = {"backup.destinations.keys"}
+SHARED = {"backup.destinations.keys", "backup.sources.one_server"}
 
 
 @pytest.mark.parametrize("folder", ["sources", "destinations", "report", "metadata"])

@@ -12,6 +12,7 @@ from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
 from backup.errors import (
+    AuthenticationError,
     BackupError,
     DeadlineReached,
     DestinationError,
@@ -271,7 +272,7 @@ def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) ->
         return Result(outcome, entry)
     shop.pace.wait()
     try:
-        return _until_refs_hold_still(repository, entry, shop)
+        return _with_fresh_credentials(repository, entry, shop)
     except RateLimited as error:
         asked = error.retry_after_seconds
         if asked is None:
@@ -279,6 +280,16 @@ def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) ->
         if asked <= LONGEST_PAUSE_SECONDS:
             shop.pace.slow_down(asked)
         raise
+
+
+def _with_fresh_credentials(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
+    """Do one try, and a second where credentials ended meanwhile and there are others."""
+    try:
+        return _until_refs_hold_still(repository, entry, shop)
+    except AuthenticationError:
+        if not shop.remotes.renew():
+            raise
+    return _until_refs_hold_still(repository, entry, shop)
 
 
 def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:

@@ -387,6 +387,7 @@ class OwnerRun:
                 count=self._counts.increment,
                 stop=self._stop,
                 authorization=self._source.authorization,
+                renew=self._source.renew_authorization,
             ),
             events=self._events,
             pace=Pace(options.concurrency, stop=self._stop),

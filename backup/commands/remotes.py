@@ -76,6 +76,7 @@ class Remotes:
         selection: which refs are taken.
         count: called with ``git`` for every request made.
         authorization: tells what goes into the Authorization header, asked anew for each request.
+        renew: gets other credentials where these were refused; false where there are none.
     """
 
     network: Network
@@ -83,6 +84,7 @@ class Remotes:
     count: Callable[[str], None]
     stop: Stop
     authorization: Authorization = lambda: None
+    renew: Callable[[], bool] = lambda: False
 
     @contextmanager
     def open(self, repository: Repository) -> Iterator[Remote]:

@@ -46,7 +46,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "verify",
     "status",
 )
-WORKING_FORGES: tuple[Forge, ...] = ("github", "gitlab")
+WORKING_FORGES: tuple[Forge, ...] = ("github", "gitlab", "bitbucket")
 METADATA_KINDS = (
     "repository",
     "issues",

@@ -41,14 +41,17 @@ def read_command_line(command: Command, given: Mapping[str, Given]) -> Config:
         ConfigError: a value is not accepted, two contradict each other, or one is missing.
         NotYetAvailable: all is well formed, but the command or an input does not work yet.
     """
-    labels = {one.name: one.option(command) for one in taken_by(command)} | _labels(given)
+    labels = {
+        one.name: one.variable(command) if one.secret else one.option(command)
+        for one in taken_by(command)
+    } | _labels(given)
     config = _read(given, command=command)
     _check_together(config, labels)
     if command not in WORKING_COMMANDS:
         raise NotYetAvailable(
             f"{command} is not available yet", hint=f"what works is {either(*WORKING_COMMANDS)}"
         )
-    _check_available(config, given)
+    _check_available(given)
     _check_complete(config, labels)
     _check_plain_sources(config, labels)
     return config
@@ -75,10 +78,12 @@ def read_action(given: Mapping[str, Given]) -> Config:
         raise ConfigError("destination is missing: give bucket, or destination")
     if config.provider not in WORKING_FORGES:
         label = labels.get("provider", "provider")
-        raise NotYetAvailable(f"{label}: {config.provider!r} is not available yet")
+        raise ConfigError(
+            f"{label}: {config.provider!r} is for the command line: give {either(*WORKING_FORGES)}"
+        )
     if config.command not in WORKING_COMMANDS:
         raise NotYetAvailable(f"{labels['command']}: {config.command!r} is not available yet")
-    _check_available(config, given)
+    _check_available(given)
     if reads:
         _check_destination(config, labels)
         return config
@@ -132,6 +137,10 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{labels['token']} and {labels['app-id']} exclude each other: give one of them"
         )
+    if config.token is not None and config.oauth_key is not None:
+        raise ConfigError(
+            f"{labels['token']} and {labels['oauth-key']} exclude each other: give one of them"
+        )
     for first, second in (
         ("prefix", "bucket"),
         ("app-id", "app-private-key"),
@@ -168,18 +177,11 @@ def _default(name: str) -> object:
     return BY_NAME[name].syntax.parse(BY_NAME[name].default)
 
 
-def _check_available(config: Config, given: Mapping[str, Given]) -> None:
+def _check_available(given: Mapping[str, Given]) -> None:
     for name, one in given.items():
         wanted = BY_NAME[name]
         if not wanted.available and not _asks_for_nothing(wanted, one.text.strip()):
             raise NotYetAvailable(f"{one.label} is not available yet", hint="leave it out")
-    for source in config.sources:
-        if source.is_forge and source.provider not in WORKING_FORGES:
-            raise NotYetAvailable(
-                f"{given['from'].label}: {str(source)!r} is not available yet",
-                hint="what works is github:OWNER, gitlab:GROUP, a folder of repositories, git:URL "
-                "and git:PATH",
-            )
 
 
 def _asks_for_nothing(one: Input, text: str) -> bool:
@@ -191,7 +193,10 @@ def _asks_for_nothing(one: Input, text: str) -> bool:
 def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
     command = config.command
     if command in SOURCE_COMMANDS and not config.sources:
-        what = "github:OWNER, gitlab:GROUP, a folder of repositories, git:URL or git:PATH"
+        what = (
+            "github:OWNER, gitlab:GROUP, bitbucket:WORKSPACE, a folder of repositories, git:URL or "
+            "git:PATH"
+        )
         _refuse_missing("from", command, labels, what=what)
     if config.destination is None and config.bucket is None:
         what = "a folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
@@ -264,18 +269,20 @@ def _check_plain_sources(config: Config, labels: Mapping[str, str]) -> None:
 
 def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
     """Let a token go to one server alone, and never in the clear."""
-    if config.token is None:
+    if config.token is None and config.oauth_secret is None:
         return
+    # Both secrets go the same ways.
+    secret = labels["token" if config.token is not None else "oauth-secret"]
     api = urlsplit(config.api_url or "")
     if api.scheme == "http" and not _is_this_machine(api.hostname or ""):
         raise ConfigError(
-            f"{labels['api-url']}: {config.api_url!r} would send {labels['token']} in the clear: "
+            f"{labels['api-url']}: {config.api_url!r} would send {secret} in the clear: "
             "give the address with https://"
         )
     pushed_to = urlsplit(config.push or "")
     if pushed_to.scheme == "http" and not _is_this_machine(pushed_to.hostname or ""):
         raise ConfigError(
-            f"{labels['push']}: {config.push!r} would send {labels['token']} in the clear: "
+            f"{labels['push']}: {config.push!r} would send {secret} in the clear: "
             "give the address with https://"
         )
     servers = {}
@@ -285,13 +292,13 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
             servers[parts.scheme, parts.netloc.lower()] = source
             if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):
                 raise ConfigError(
-                    f"{labels['from']}: {str(source)!r} would send {labels['token']} in the clear: "
+                    f"{labels['from']}: {str(source)!r} would send {secret} in the clear: "
                     "give the address with https://"
                 )
     if len(servers) > 1:
         first, second = (str(source) for source in list(servers.values())[:2])
         raise ConfigError(
-            f"{labels['token']} goes to one server only: {first!r} and {second!r} are at two",
+            f"{secret} goes to one server only: {first!r} and {second!r} are at two",
             hint="back them up in two runs",
         )
 

@@ -43,9 +43,8 @@ class SourceInputs:
 
     sources: tuple[SourceSpec, ...] = declare(
         SOURCES,
-        "Where the repositories are: github:OWNER, gitlab:GROUP, a folder that holds them, or "
-        "git:URL or git:PATH for a single one; may be given several times. bitbucket:WORKSPACE is "
-        "not available yet.",
+        "Where the repositories are: github:OWNER, gitlab:GROUP, bitbucket:WORKSPACE, a folder "
+        "that holds them, or git:URL or git:PATH for a single one; may be given several times.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",
@@ -65,7 +64,7 @@ class SourceInputs:
     )
     provider: Forge = declare(
         choice(get_args(Forge)),
-        "Which forge the owner is at; only github and gitlab are available yet.",
+        "Which forge the owner is at: github, gitlab or bitbucket; git is for the command line.",
         group="Source",
         commands=(),
         default="github",
@@ -107,16 +106,19 @@ class SourceInputs:
         "The key of a Bitbucket OAuth consumer, used with oauth-secret in place of a token.",
         group="Source",
         commands=FORGE_COMMANDS,
+        available=True,
     )
     oauth_secret: Secret | None = optional(
         TOKEN,
         "The secret of the Bitbucket OAuth consumer.",
         group="Source",
         commands=FORGE_COMMANDS,
+        available=True,
     )
     username: str | None = optional(
         USERNAME,
-        "The user name that goes with a token, where the forge or git server wants one.",
+        "The user name that goes with a token, where the forge or git server wants one; with an "
+        "API token of Bitbucket the email of the Atlassian account.",
         group="Source",
         commands=_FORGE_COMMANDS,
         available=True,

@@ -54,6 +54,7 @@ from backup.errors import ConfigError
 PUBLIC_SERVERS: Mapping[Provider, str] = {
     "github": "https://github.com",
     "gitlab": "https://gitlab.com",
+    "bitbucket": "https://bitbucket.org",
 }
 
 

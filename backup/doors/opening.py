@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backup.commands.run import RunOptions
     from backup.commands.verify import VerifyRequest
     from backup.destinations.s3 import S3Settings
+    from backup.sources.bitbucket import Credentials
 
 # Names in use by the scripts that people come from. What is named for a forge counts for it alone.
 _OF_STORES: Mapping[str, tuple[str, ...]] = {
@@ -136,6 +137,8 @@ def open_sources(config: Config) -> list[Source]:
             sources.append(_github(config, spec))
         elif spec.provider == "gitlab":
             sources.append(_gitlab(config, spec))
+        elif spec.provider == "bitbucket":
+            sources.append(_bitbucket(config, spec))
         elif spec.provider == "folder" and path is not None:
             sources.append(FolderSource(path, owner=owner))
         else:
@@ -179,6 +182,50 @@ def _gitlab(config: Config, spec: SourceSpec) -> Source:
         snippets=config.snippets,
         shared=config.shared,
     )
+
+
+def _bitbucket(config: Config, spec: SourceSpec) -> Source:
+    from backup.sources.bitbucket import BitbucketSource
+
+    return BitbucketSource(
+        spec.value,
+        credentials=_bitbucket_credentials(config),
+        server_url=config.forge_url("bitbucket"),
+        api_url=config.api_url,
+    )
+
+
+def _bitbucket_credentials(config: Config) -> "Credentials | None":
+    """Tell the kinds of credentials apart, as Atlassian marks them."""
+    from backup.sources.bitbucket import (
+        INSTEAD_OF_APP_PASSWORDS,
+        AccessToken,
+        ApiToken,
+        Consumer,
+    )
+
+    if config.oauth_key is not None and config.oauth_secret is not None:
+        server_url = config.forge_url("bitbucket")
+        return Consumer(config.oauth_key, config.oauth_secret, server_url=server_url)
+    if config.token is None:
+        return None
+    # Source: Atlassian Support, "API tokens", "Access tokens": how each kind begins.
+    kind = config.token.reveal()[:5]
+    if kind.startswith("ATBB"):
+        raise ConfigError(
+            "the token is an app password, which Bitbucket takes no more",
+            hint=INSTEAD_OF_APP_PASSWORDS,
+        )
+    if kind == "ATCTT":
+        return AccessToken(config.token)
+    if config.username:
+        return ApiToken(config.username, config.token)
+    if kind == "ATATT":
+        raise ConfigError(
+            "username is missing: an API token of Bitbucket needs the email of its Atlassian "
+            "account (--username, or the input username)"
+        )
+    return AccessToken(config.token)
 
 
 def _authorization(config: Config, username: str = _ANY_USERNAME) -> Secret | None:

@@ -154,6 +154,9 @@ class GitHubSource:
         """Give the header for git: the same token."""
         return self._authorization
 
+    def renew_authorization(self) -> bool:
+        return False
+
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()
         for item in self._pages(self._listing_of(owner)):

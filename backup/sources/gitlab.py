@@ -27,6 +27,7 @@ from backup.errors import (
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity, Visibility
 from backup.secret import Secret
+from backup.sources.one_server import OneServerSession
 
 PUBLIC_SERVER = "https://gitlab.com"
 _PAGE = 100
@@ -50,21 +51,6 @@ class _Owner:
     listing: str
     owner_id: str
     is_self: bool = False
-
-
-class _OneServer(requests.Session):
-    """A session whose token goes to one server alone: requests would let it follow a redirect."""
-
-    def rebuild_auth(
-        self, prepared_request: requests.PreparedRequest, response: requests.Response
-    ) -> None:
-        before, after = response.request.url or "", prepared_request.url or ""
-        if self.should_strip_auth(before, after):
-            raise SourceError(
-                f"GitLab's answer leads to another server: {urlsplit(after).netloc}",
-                hint="check --server-url and --api-url",
-            )
-        super().rebuild_auth(prepared_request, response)
 
 
 class GitLabSource:
@@ -103,7 +89,7 @@ class GitLabSource:
         self._snippets = snippets
         self._shared = shared
         self._headers: Mapping[str, str] = {}
-        session = _OneServer()
+        session = OneServerSession("GitLab")
         # python-gitlab's errors do not say how long a server asks to wait.
         session.hooks["response"].append(self._remember_headers)
         secret = None if token is None else token.reveal()
@@ -154,6 +140,9 @@ class GitLabSource:
     def authorization(self) -> Secret | None:
         """Give the header for git: the same token."""
         return self._authorization
+
+    def renew_authorization(self) -> bool:
+        return False
 
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()

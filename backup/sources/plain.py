@@ -131,6 +131,10 @@ class FolderSource:
         """Answer that nothing is needed: folders are read as they are."""
         return
 
+    def renew_authorization(self) -> bool:
+        """Answer that there is nothing to renew."""
+        return False
+
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         """Answer for a repository that the last listing did not have.
 
@@ -209,6 +213,10 @@ class GitUrlSource:
     def authorization(self) -> Secret | None:
         """Give what was given."""
         return self._authorization
+
+    def renew_authorization(self) -> bool:
+        """Answer that no other was given."""
+        return False
 
     def repositories(self) -> Iterator[Repository]:
         """Yield the repositories in the order given."""

@@ -104,7 +104,7 @@ def act(inputs: dict[str, str], here: Path, *words: str) -> "subprocess.Complete
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "PROVIDER": "bitbucket"}, "provider: "),
+        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "GISTS": "true"}, "gists is not"),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "prune"}, "command: "),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "LFS": "true"}, "lfs is not"),
     ],
@@ -161,6 +161,12 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
     assert line == f"{command} is not available yet"
 
 
+NO_SOURCE = (
+    "--from is missing: give github:OWNER, gitlab:GROUP, bitbucket:WORKSPACE, "
+    "a folder of repositories, git:URL or git:PATH"
+)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -170,10 +176,7 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ("--from repositories", "there is no option --from"),
         (
             "run",
-            (
-                "--from is missing: give github:OWNER, gitlab:GROUP, a folder of repositories, "
-                "git:URL or git:PATH"
-            ),
+            NO_SOURCE,
         ),
         (
             "run --from repositories",
@@ -181,17 +184,11 @@ def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
         ),
         (
             "run --from= --to=",
-            (
-                "--from is missing: give github:OWNER, gitlab:GROUP, a folder of repositories, "
-                "git:URL or git:PATH"
-            ),
+            NO_SOURCE,
         ),
         (
             "run --to vault",
-            (
-                "--from is missing: give github:OWNER, gitlab:GROUP, a folder of repositories, "
-                "git:URL or git:PATH"
-            ),
+            NO_SOURCE,
         ),
         ("run --form repositories --to vault", "run has no option --form"),
         ("run -x --from repositories --to vault", "run has no option -x"),

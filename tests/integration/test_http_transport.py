@@ -268,7 +268,7 @@ def test_every_refusal_has_a_name_and_says_of_what(status: int, root: Path) -> N
 def test_a_refused_token_is_told_from_a_missing_one(root: Path) -> None:
     with GitHttpServer(root, credentials=("jane", TOKEN)) as server:
         missing = failure(server)
-        wrong = failure(server, authorization=lambda: basic("jane", Secret("another")))
+        wrong = failure(server, authorization=lambda: basic("jane", Secret("an0ther-pa55word")))
     assert "set REPO_BACKUP_TOKEN" in missing.hint
     assert "expired" in wrong.hint
 

@@ -31,12 +31,14 @@ class Request:
         target: path and query.
         headers: names in lower case.
         connection: tells connections apart: the client's port.
+        form: the body of a form; nothing of other requests.
     """
 
     method: str
     target: str
     headers: dict[str, str]
     connection: int
+    form: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         fields = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, fields, self.client_address[1])
+        is_form = fields.get("content-type") == "application/x-www-form-urlencoded"
+        form = b"".join(self._body(fields)) if is_form else b""
+        if is_form:
+            fields["content-length"] = "0"
+        request = Request(self.command, self.path, fields, self.client_address[1], form)
         self.place.note(request)
         answer = self.place.answer(request) if self.place.answer is not None else None
         if answer is None and not self.place.accepts(fields.get("authorization")):

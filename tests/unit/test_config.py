@@ -585,19 +585,6 @@ def test_a_folder_without_a_name_needs_an_owner(
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "bitbucket:space",
-    ],
-)
-@pytest.mark.usefixtures("places")
-def test_a_forge_is_not_available_yet(text: str) -> None:
-    with pytest.raises(NotYetAvailable) as caught:
-        run_config(from_=text)
-    assert caught.value.message == f"--from: {text!r} is not available yet"
-
-
-@pytest.mark.parametrize(
     ("text", "owner"),
     [
         ("git:https://host.example/acme/a.git", "acme"),
@@ -749,13 +736,13 @@ def test_what_only_a_bucket_has_is_refused_for_a_folder(name: str, text: str) ->
         ({"destination": "s3://bucket/a", "bucket": "abc"}, "--bucket and --to exclude each other"),
         ({"token": "x", "app_id": "1"}, "--token and --app-id exclude each other"),
         ({"prefix": "a"}, "--prefix needs --bucket too"),
-        ({"app_id": "1"}, "--app-id needs --app-private-key too"),
+        ({"app_id": "1"}, "--app-id needs REPO_BACKUP_APP_PRIVATE_KEY too"),
         ({"app_private_key": PEM}, "--app-private-key needs --app-id too"),
         (
             {"kms_key_id": "alias/a", "encryption": "sse-s3"},
             "--kms-key-id and --encryption 'sse-s3' exclude each other",
         ),
-        ({"oauth_key": "x"}, "--oauth-key needs --oauth-secret too"),
+        ({"oauth_key": "x"}, "--oauth-key needs REPO_BACKUP_OAUTH_SECRET too"),
         ({"oauth_secret": "x"}, "--oauth-secret needs --oauth-key too"),
         ({"object_lock_days": "1"}, "--object-lock-days needs --object-lock-mode too"),
         ({"object_lock_mode": "governance"}, "--object-lock-mode needs --object-lock-days too"),
@@ -803,7 +790,7 @@ def action(**texts: str) -> Config:
         ({"destination": ""}, "destination is missing"),
         ({"bucket": "abc"}, "bucket and destination exclude each other"),
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
-        ({"provider": "bitbucket"}, "provider: 'bitbucket' is not available yet"),
+        ({"provider": "git"}, "provider: 'git' is for the command line: give github, gitlab or"),
         ({"command": "prune"}, "command: 'prune' is not available yet"),
         ({"region": "eu-west-1"}, "region needs a bucket"),
         ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
