@@ -118,7 +118,7 @@ def _value(one: Input, text: str, *, label: str) -> object:
         raise ConfigError(f"{label}: {shown} {refusal.problem}", hint=refusal.hint) from None
 
 
-_CREDENTIALS = re.compile(r"[:/]\S*@|gh[a-z]_\w|github_pat_|glpat-|AKIA|ATBB|PRIVATE KEY")
+_CREDENTIALS = re.compile(r"[:/][^\s@]+@|gh[a-z]_\w|github_pat_|glpat-|AKIA|ATBB|PRIVATE KEY")
 
 
 def _shown(text: str | None) -> str:

@@ -44,7 +44,8 @@ class SourceInputs:
     sources: tuple[SourceSpec, ...] = declare(
         SOURCES,
         "Where the repositories are: github:OWNER, gitlab:GROUP, bitbucket:WORKSPACE, a folder "
-        "that holds them, or git:URL or git:PATH for a single one; may be given several times.",
+        "that holds them, git:URL or git:PATH for a single one, or git:@FILE for a file of URLs, "
+        "one a line; may be given several times.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",

@@ -6,7 +6,7 @@ is there.
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -296,6 +296,7 @@ def _read_span(text: str) -> Span:
 
 MOST_MINUTES = 7 * 24 * 60
 
+_FILE_OF_URLS = "git:@"
 _SOURCES = "github:OWNER, gitlab:GROUP, bitbucket:WORKSPACE, git:URL or a folder of repositories"
 OWNER_PATTERNS: Mapping[Forge, str] = {
     "github": "[A-Za-z0-9][A-Za-z0-9_-]{0,99}",
@@ -343,6 +344,32 @@ def _existing_folder(path_text: str, text: str, *, what: str) -> Path:
     if not folder:
         raise Refusal(text, f"is not a folder: give {what}")
     return path
+
+
+def _read_sources(text: str) -> tuple[SourceSpec, ...]:
+    items = [item for line in text.split("\n") if (item := line.strip())]
+    named = (one for item in items for one in _named_by(item))
+    return tuple(dict.fromkeys(map(_read_source, named)))
+
+
+def _named_by(item: str) -> Iterator[str]:
+    """Yield the sources that one word names: itself, or those of a file of URLs and paths."""
+    if not item.startswith(_FILE_OF_URLS):
+        yield item
+        return
+    try:
+        text = _absolute(item.removeprefix(_FILE_OF_URLS)).read_text("utf-8")
+    except OSError as error:
+        why = f"cannot be read ({error.strerror}): give a file of URLs, one a line"
+        raise Refusal(item, why) from error
+    except UnicodeDecodeError as error:
+        raise Refusal(item, "is no text: give a file of URLs, one a line") from error
+    lines = [line.strip() for line in text.splitlines()]
+    places = [line for line in lines if line and not line.startswith("#")]
+    if not places:
+        raise Refusal(item, "names no repository: give a file of URLs, one a line")
+    # As they stand in the file, or as --from takes them.
+    yield from (f"git:{place.removeprefix('git:')}" for place in places)
 
 
 def _read_source(text: str) -> SourceSpec:
@@ -468,11 +495,7 @@ GLOBS = listed(
     accepts="globs over paths such as 'team-*', one a line or parted by commas",
 )
 # A comma may be part of a folder's name.
-SOURCES = listed(
-    Syntax("SOURCE", _SOURCES, _read_source),
-    accepts=f"{_SOURCES}, one a line",
-    separators="\n",
-)
+SOURCES = Syntax("SOURCE", f"{_SOURCES}, one a line", _read_sources, joined_by="\n")
 DESTINATION = Syntax("DESTINATION", _DESTINATIONS, _read_destination)
 METADATA = Syntax(
     "KINDS",

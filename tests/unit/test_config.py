@@ -105,6 +105,8 @@ EXAMPLES: Mapping[str, Examples] = {
             "bitbucket:a b",
             "git:",
             "git:./nowhere",
+            "git:@nowhere",
+            "git:@/",
             "git:file://host.example/x.git",
             "git:file:///nowhere.git",
             "git:https://",
