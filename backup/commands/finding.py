@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from itertools import groupby
 
 from backup.errors import ConfigError, DamagedDocument, DestinationError, IntegrityError
 from backup.model import Destination, SourceIdentity
@@ -165,9 +166,17 @@ def entries_at(
 def newest_drills(destination: Destination, layout: Layout) -> Iterator[Drill]:
     """Yield the last drills, the newest first; one that cannot be read is passed over."""
     keys = [stored.key for stored in destination.list(layout.folder("drills"))]
-    for key in reversed(keys[-_MOST_DRILLS:]):
-        with suppress(DestinationError, IntegrityError):
-            yield load(destination, key, Drill)
+    # Of two within one second the id does not tell which was later.
+    for _, same_second in groupby(reversed(keys[-_MOST_DRILLS:]), key=_second_of):
+        drills = []
+        for key in same_second:
+            with suppress(DestinationError, IntegrityError):
+                drills.append(load(destination, key, Drill))
+        yield from sorted(drills, key=lambda drill: drill.finished_at, reverse=True)
+
+
+def _second_of(key: str) -> str:
+    return key.rpartition("/")[2].partition("-")[0]
 
 
 def find_repository(candidates: Iterable[Found], text: str) -> Found:

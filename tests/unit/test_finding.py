@@ -9,6 +9,7 @@ from backup.commands.finding import (
     Found,
     entries_at,
     find_repository,
+    newest_drills,
     parse_moment,
     require_roots,
     snapshots,
@@ -16,7 +17,7 @@ from backup.commands.finding import (
 from backup.destinations.memory import MemoryDestination
 from backup.errors import ConfigError, DamagedDocument
 from backup.model import Destination, Kind
-from backup.vault.documents import AbsenceLine, Entry, Manifest, SourceLine, encode
+from backup.vault.documents import AbsenceLine, Drill, Entry, Manifest, SourceLine, encode
 from backup.vault.layout import DocumentName, Layout
 
 NOW = datetime(2026, 11, 15, 2, 30, tzinfo=UTC)
@@ -299,3 +300,25 @@ def test_snapshots_are_ordered_by_the_time_they_finished() -> None:
 def test_a_destination_without_snapshots_is_no_vault() -> None:
     with pytest.raises(ConfigError, match="holds no snapshots"):
         require_roots(MemoryDestination())
+
+
+def test_of_drills_within_one_second_the_later_is_the_newest() -> None:
+    destination = MemoryDestination()
+    layout = Layout.of(host="git", owner="acme")
+    began = datetime(2026, 11, 1, 3, tzinfo=UTC)
+    # The random part of the ids says the opposite of the times.
+    for ending, seconds in (("ffff", 0.1), ("aaaa", 0.7), ("cccc", 0.4)):
+        moment = began + timedelta(seconds=seconds)
+        drill = Drill(
+            format=1,
+            document="drill",
+            snapshot_id=f"20261101T030000Z-{ending}",
+            started_at=began,
+            finished_at=moment,
+            version="0",
+            depth="objects",
+            checked=(),
+        )
+        destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
+    found = [one.snapshot_id[-4:] for one in newest_drills(destination, layout)]
+    assert found == ["aaaa", "cccc", "ffff"]
