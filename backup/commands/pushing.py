@@ -75,7 +75,8 @@ class Push:
         """
         remote = self._remote(directory)
         hidden = tuple(name for name in tips if to_bytes(name).startswith(HIDDEN_PREFIXES))
-        wanted = {name: oid for name, oid in tips.items() if name not in set(hidden)}
+        left_out = set(hidden)
+        wanted = {name: oid for name, oid in tips.items() if name not in left_out}
         before = remote.ask()
         notes = self._workflows(remote, wanted, before)
         pushed = remote.push(wanted, before, first=head)
@@ -92,10 +93,11 @@ class Push:
         others = len(after.refs.keys() - tips.keys())
         if others:
             notes.append(f"{others} refs of the remote are not in this backup, and were left alone")
+        sent = set(pushed.sent) - refused.keys()
         return PushReport(
             state=state,
             url=self._request.url,
-            sent=tuple(name for name in wanted if name in set(pushed.sent) - refused.keys()),
+            sent=tuple(name for name in wanted if name in sent),
             unchanged=sum(before.refs.get(name) == oid for name, oid in wanted.items()),
             refused=tuple(refused.items()),
             hidden=hidden,
