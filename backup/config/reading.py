@@ -73,7 +73,9 @@ def read_action(given: Mapping[str, Given]) -> Config:
     reads = config.command in READING_COMMANDS
     has_credentials = config.token or config.app_id or config.oauth_key
     if not reads and config.provider != "git" and not has_credentials:
-        raise ConfigError("token is missing: give a token, or app-id and app-private-key")
+        consumer = config.provider == "bitbucket"
+        others = "oauth-key and oauth-secret" if consumer else "app-id and app-private-key"
+        raise ConfigError(f"token is missing: give a token, or {others}")
     if config.destination is None and config.bucket is None:
         raise ConfigError("destination is missing: give bucket, or destination")
     if config.provider not in WORKING_FORGES:
@@ -118,7 +120,9 @@ def _value(one: Input, text: str, *, label: str) -> object:
         raise ConfigError(f"{label}: {shown} {refusal.problem}", hint=refusal.hint) from None
 
 
-_CREDENTIALS = re.compile(r"[:/][^\s@]+@|gh[a-z]_\w|github_pat_|glpat-|AKIA|ATBB|PRIVATE KEY")
+_CREDENTIALS = re.compile(
+    r"[:/][^\s@]+@|gh[a-z]_\w|github_pat_|gl(?:pat|cbt)-|AT(?:BB|ATT|CTT)|AKIA|PRIVATE KEY"
+)
 
 
 def _shown(text: str | None) -> str:

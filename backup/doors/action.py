@@ -97,6 +97,9 @@ def _inputs(environment: Mapping[str, str]) -> dict[str, Given]:
     if provider == "github":
         # What the runner knows by itself: the server that the workflow runs at.
         others["server-url"] = ("GITHUB_SERVER_URL",)
+    if environment.get("INPUT_DESTINATION", "").strip():
+        # What was given says where; the environment of a workflow may name other buckets.
+        del others["bucket"]
     for one in INPUTS:
         if not one.action:
             continue

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Names in use by the scripts that people come from. What is named for a forge counts for it alone.
 _OF_STORES: Mapping[str, tuple[str, ...]] = {
-    "bucket": ("BACKUP_BUCKET_NAME", "AWS_S3_BUCKET"),
+    "bucket": ("BACKUP_BUCKET_NAME",),
     "region": ("BACKUP_AWS_REGION",),
 }
 _OF_FORGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -39,6 +39,7 @@ _OF_FORGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "owner": ("GROUPS_TO_BACKUP",),
         "token": ("GITLAB_TOKEN",),
         "server-url": ("GITLAB_URL",),
+        "bucket": ("AWS_S3_BUCKET",),
     },
 }
 FORGES_WITH_FALLBACKS = tuple(_OF_FORGES)

@@ -1,6 +1,6 @@
 """GitLab as a source: against an API on loopback, with real git behind it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -350,8 +350,15 @@ def test_the_variables_of_the_older_tool_are_enough(forge: GitLab, tmp_path: Pat
 def test_the_action_backs_up_a_group(forge: GitLab, tmp_path: Path) -> None:
     forge.group("acme")
     real(forge, "acme/one")
-    runner = Runner(tmp_path / "runner", "https://github.example.com")
+
+    class Busy(Runner):
+        def command(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+            others = {"AWS_S3_BUCKET": "pages", "BACKUP_BUCKET_NAME": "other"}
+            return super().command({**env, **others})
+
+    runner = Busy(tmp_path / "runner", "https://github.example.com")
     # The runner's own server is GitHub's, and no GitLab.
     inputs = {"owner": "acme", "provider": "gitlab", "server-url": forge.url}
+    # Nor is a bucket that the workflow has for something else the vault's.
     done = runner.step(**inputs, token=PAT, destination=str(tmp_path / "vault"))
     assert (done.code, done.outputs["captured"]) == (0, "1")

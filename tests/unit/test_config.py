@@ -812,3 +812,13 @@ def test_owners_that_are_given_to_the_action_are_its_sources() -> None:
     config = action(owner="acme, other")
     assert [str(source) for source in config.sources] == ["github:acme", "github:other"]
     assert [config.owner_of(source) for source in config.sources] == ["acme", "other"]
+
+
+@pytest.mark.parametrize(
+    "token", ["ghp_0123456789", "github_pat_01", "glpat-01", "glcbt-64_01", "ATATT3x", "ATCTT3x"]
+)
+def test_a_token_in_the_wrong_place_is_not_repeated(token: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_config(region=token)
+    assert "the value (not shown)" in caught.value.message
+    assert token not in caught.value.message + caught.value.hint
