@@ -815,8 +815,9 @@ def test_owners_that_are_given_to_the_action_are_its_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["ghp_0123456789", "github_pat_01", "glpat-01", "glcbt-64_01", "ATATT3x", "ATCTT3x"]
+    "token", ["ghp_0123456789", "github_pat_01", "glpat-0A", "glcbt-64_01", "ATATT3x", "ATCTT3x"]
 )
+@pytest.mark.usefixtures("places")
 def test_a_token_in_the_wrong_place_is_not_repeated(token: str) -> None:
     with pytest.raises(ConfigError) as caught:
         run_config(region=token)
