@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, NewType, Protocol, Self
+from typing import Literal, NewType, Protocol, Self, runtime_checkable
 
 from backup.secret import Secret
 
@@ -24,6 +24,8 @@ Status = Literal["captured", "unchanged", "empty", "skipped", "failed", "gone"]
 Action = Literal["empty", "full", "incremental"]
 Visibility = Literal["public", "private", "internal"]
 RunResult = Literal["success", "partial", "failed"]
+# Of an archive: nothing is known of one, it is being made or put, it can be downloaded.
+ExportState = Literal["none", "under way", "ready"]
 ChangeKind = Literal["added", "advanced", "rewritten", "moved", "deleted"]
 
 ID_LENGTH: Mapping[ObjectFormat, int] = {"sha1": 40, "sha256": 64}
@@ -40,6 +42,7 @@ class Repository:
         visibility: to whom, where the source knows more than ``private``.
         problem: why it is known by name only and cannot be captured; empty as a rule.
         blocked: why its source gives it to nobody, for good; empty as a rule.
+        active_at: when anything of it, code or not, was last changed, as far as its source says.
     """
 
     host: str
@@ -55,6 +58,7 @@ class Repository:
     visibility: Visibility = "public"
     problem: str = ""
     blocked: str = ""
+    active_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,19 @@ class Destination(Protocol):
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         """Yield those of these objects that cannot be read as they are; missing ones are none."""
 
+    def upload_url(self, key: Key, *, content_type: str, seconds: int) -> Secret | None:
+        """Make a URL to which somebody else can put the object, by one PUT of at most 5 GB.
+
+        Args:
+            key: of the object; another one that has it would be replaced.
+            content_type: the header that the PUT must have. It may have no other that says
+                anything of the object.
+            seconds: how long the URL is to live, unless the session that signs it ends before.
+
+        Returns:
+            None where nobody else can put anything, or the session ends too soon.
+        """
+
     def delete(self, keys: Iterable[Key]) -> None:
         """Remove objects; one that is not there is no error."""
 
@@ -336,6 +353,23 @@ class Source(Protocol):
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         """Ask for one repository that the listing did not have."""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """A source that packs whole projects into archives. Used from one thread.
+
+    All raise SourceError; a server that asks to wait is RateLimited.
+    """
+
+    def ask_for_export(self, host_id: str, *, upload_url: Secret | None) -> None:
+        """Ask for an archive of a project, to be put to a URL, or to be kept for a download."""
+
+    def export_state(self, host_id: str) -> ExportState:
+        """Tell how far an archive has come."""
+
+    def download_export(self, host_id: str) -> Iterator[bytes]:
+        """Yield the bytes of an archive that is ready, to its end."""
 
 
 @dataclass(frozen=True, slots=True)

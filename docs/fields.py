@@ -17,7 +17,6 @@ RESERVED: frozenset[str] = frozenset(
         "Entry.fork",
         "Entry.pushed_at",
         "Entry.unfinished",
-        "Entry.export",
         "Manifest.writer",
         "BundleLine.storage_class",
         "BundleLine.retain_until",

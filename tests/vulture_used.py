@@ -23,9 +23,6 @@ def inputs_of_later_commands(config: Config, span: Span) -> tuple[object, ...]:
     return (
         config.api_url,
         config.app_private_key,
-        config.export_limit,
-        config.export_timeout_minutes,
-        config.exports,
         config.forks,
         config.gists,
         config.heartbeat_url,

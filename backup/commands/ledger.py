@@ -6,7 +6,7 @@ from datetime import datetime
 
 from backup.commands.one import Result, carried, outcome_of
 from backup.model import Outcome, Repository, RunResult, Status
-from backup.vault.documents import Entry, Totals
+from backup.vault.documents import Entry, ExportLine, Totals
 from backup.vault.manifest import Identity, newer
 
 _DONE: frozenset[Status] = frozenset({"captured", "unchanged", "empty"})
@@ -24,6 +24,7 @@ class Ledger:
         cut_off: paths whose capture was under way when the time was up.
         problems: what makes the run partial though every repository may be stored.
         failed: the run as a whole failed, whatever became of its repositories.
+        exports: so many archives of projects were stored.
     """
 
     results: dict[Identity, Result] = field(default_factory=dict)
@@ -34,12 +35,20 @@ class Ledger:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
+    exports: int = 0
 
     def add(self, repository: Repository, result: Result) -> None:
         """Note what came of a repository."""
         self.results[repository.kind, repository.host_id] = result
         if result.problem:
             self.problems.append(f"{repository.owner}/{repository.path}: {result.problem}")
+
+    def note_export(self, identity: Identity, line: ExportLine) -> None:
+        """Note the export of a project that was worked on."""
+        result = self.results[identity]
+        entry = result.entry.model_copy(update={"export": line})
+        self.results[identity] = replace(result, entry=entry)
+        self.exports += line.stored_at is not None
 
     def fail(self, problem: str) -> None:
         """Note what makes the run as a whole a failure."""
@@ -107,8 +116,9 @@ class Ledger:
         return tuple(sorted(entries.values(), key=lambda entry: (entry.path, entry.host_id)))
 
     def stored(self) -> int:
-        """Count the repositories of which something was stored."""
-        return sum(result.outcome.bytes_written > 0 for result in self.results.values())
+        """Count the repositories of which something was stored, and the exports."""
+        captured = sum(result.outcome.bytes_written > 0 for result in self.results.values())
+        return captured + self.exports
 
     def totals(self, base: Totals) -> Totals:
         """Fill in the number of repositories by what came of them."""

@@ -12,6 +12,7 @@ from typing import Literal
 
 import backup
 from backup.capture import CheckMode, Means
+from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
 from backup.commands.finding import newest_drills, roots_of_same_owner
 from backup.commands.ledger import Ledger
 from backup.commands.one import (
@@ -40,13 +41,23 @@ from backup.errors import (
     sound,
 )
 from backup.git.check import Disk
-from backup.model import Absence, Events, LastDrill, Repository, Selection, Source, Visibility
+from backup.model import (
+    Absence,
+    Events,
+    Exporter,
+    LastDrill,
+    Repository,
+    Selection,
+    Source,
+    Visibility,
+)
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
 from backup.vault.chain import sizes
 from backup.vault.documents import (
     AbsenceLine,
     Entry,
+    ExportLine,
     Manifest,
     SourceLine,
     Totals,
@@ -92,6 +103,7 @@ class RunOptions:
     dry_run: bool = False
     snapshot_id: str | None = None
     grace_days: int = 7
+    exports: ExportOptions | None = None
 
 
 class OwnerRun:
@@ -107,6 +119,7 @@ class OwnerRun:
         started_at: datetime,
         counts: RequestCounts,
         network: Network,
+        export_limit: Limit,
         disk: Disk,
         events: Events,
         stop: Stop,
@@ -121,6 +134,7 @@ class OwnerRun:
         self._clock = clock
         self._counts = counts
         self._network = network
+        self._export_limit = export_limit
         identity = repeat(
             lambda: source.identity,
             tries=TRIES,
@@ -166,6 +180,7 @@ class OwnerRun:
         selected += self._ask_for_absent(listing)
         self._work_off(selected)
         self._look_after_the_rest()
+        self._export(selected)
         if self._stop.abandoned is not None:
             raise self._stop.abandoned
         if self._stop.interrupted:
@@ -445,6 +460,82 @@ class OwnerRun:
                     f"{self._source.identity.owner}/{entry.path} cannot be given back whole, "
                     f"and nothing can be captured in its place now: {problem}"
                 )
+
+    def _export(self, selected: Sequence[Repository]) -> None:
+        """Have projects exported in which anything happened since their last export."""
+        options, source = self._options.exports, self._source
+        if options is None or not isinstance(source, Exporter) or self._stop.interrupted:
+            return
+        due = self._due_exports(selected, options)
+        if self._options.dry_run:
+            self._note(f"{len(due)} projects would be exported")
+            return
+        exports = Exports(
+            source,
+            self._destination,
+            self._layout,
+            options,
+            limit=self._export_limit,
+            events=self._events,
+            stop=self._stop,
+            clock=self._clock,
+        )
+        # Exports can take longer than everything before them.
+        self._save_checkpoint()
+        saved_at, left = time.monotonic(), []
+        try:
+            for one in exports.work(due):
+                left += [] if self._take_export(one) else [one.repository.path]
+                if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                    self._save_checkpoint()
+                    saved_at = time.monotonic()
+        except SessionExpired as error:
+            self._stop.abandon(error)
+        except Interrupted:
+            return
+        if left:
+            self.ledger.problems.append(
+                f"the time was up before {len(left)} exports were done "
+                f"(first {', '.join(left[:5])}); the next run goes on with them"
+            )
+        if self.ledger.exports:
+            self._note(f"{self.ledger.exports} exports of projects were stored")
+
+    def _due_exports(
+        self, selected: Sequence[Repository], options: ExportOptions
+    ) -> list[tuple[Repository, ExportLine | None]]:
+        results = self.ledger.results
+        stored = None
+        if self._vault_check_due:
+            folder = self._layout.folder("exports")
+            stored = {one.key: one.size_bytes for one in self._destination.list(folder)}
+        captured_at: dict[str, list[datetime]] = {}
+        for (_, host_id), result in results.items():
+            if result.entry.captured_at is not None:
+                captured_at.setdefault(host_id, []).append(result.entry.captured_at)
+        due = []
+        for repository in selected:
+            worked_on = results.get((repository.kind, repository.host_id))
+            if repository.kind != "code" or repository.problem or worked_on is None:
+                continue
+            last = worked_on.entry.export
+            if last is not None and stored is not None and last.stored_at is not None:
+                # A lifecycle rule may have removed it.
+                is_there = stored.get(self._layout.key(last.key)) == last.size_bytes
+                last = last if is_there else None
+            newest = max(captured_at.get(repository.host_id, ()), default=None)
+            if is_due(repository, last, captured_at=newest, unchanged=options.unchanged):
+                due.append((repository, last))
+        return due
+
+    def _take_export(self, one: Exported) -> bool:
+        """Note what came of an export; False if it is not there and no failure."""
+        if one.problem:
+            name = f"{one.repository.owner}/{one.repository.path}"
+            self.ledger.problems.append(f"{name}: {one.problem}")
+        if one.line is not None:
+            self.ledger.note_export((one.repository.kind, one.repository.host_id), one.line)
+        return bool(one.problem) or (one.line is not None and one.line.stored_at is not None)
 
     def _newest_of_others(self) -> dict[Identity, Entry]:
         documents = [

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 
+from backup.commands.exporting import ExportOptions, Limit
 from backup.commands.owner import REQUESTS_PER_CAPTURE, OwnerRun, RunOptions
 from backup.commands.remotes import Network, NetworkSettings
 from backup.counting import RequestCounts
@@ -51,6 +52,8 @@ def run(
         connections=options.concurrency * REQUESTS_PER_CAPTURE,
         stop=stop,
     )
+    # The server counts for the token, whatever groups it is asked for.
+    export_limit = Limit((options.exports or ExportOptions()).limit)
     owners: list[OwnerRun] = []
     unknown: list[str] = []
     with work_folder() as folder, closing(connections):
@@ -64,6 +67,7 @@ def run(
                     started_at=started_at,
                     counts=counts,
                     network=connections,
+                    export_limit=export_limit,
                     disk=disk_of(folder),
                     events=events,
                     stop=stop,

@@ -162,11 +162,17 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
         )
     if config.force and config.push is None:
         raise ConfigError(f"{labels['force']} needs {labels['push']} too")
+    if config.exports and "gitlab" not in (config.provider, *_providers(config)):
+        raise ConfigError(f"{labels['exports']}: only GitLab exports projects: leave it out")
     if config.kms_key_id is not None and config.encryption == "sse-s3":
         raise ConfigError(
             f"{labels['kms-key-id']} and {labels['encryption']} 'sse-s3' exclude each other: "
             "give one of them"
         )
+
+
+def _providers(config: Config) -> set[Provider]:
+    return {source.provider for source in config.sources}
 
 
 def _is_set(config: Config, name: str) -> bool:

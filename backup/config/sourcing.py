@@ -253,8 +253,10 @@ class SourceInputs:
     )
     exports: bool = declare(
         BOOLEAN,
-        "Store GitLab's own project exports too.",
+        "Have GitLab put its own export of each project into the bucket too, where anything "
+        "happened in it since the last one. The token needs the scope api then.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="false",
+        available=True,
     )

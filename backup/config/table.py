@@ -239,17 +239,27 @@ class Config(SourceInputs):
     )
     export_limit: int = declare(
         whole(1, 1000),
-        "How many GitLab exports may be asked for in a minute.",
+        "How many GitLab exports may be asked for in any 60 seconds; GitLab itself takes six.",
         group="Behaviour",
         commands=("run",),
         default="6",
+        available=True,
+    )
+    export_unchanged: bool = declare(
+        BOOLEAN,
+        "Export also projects in which nothing happened since their last export.",
+        group="Behaviour",
+        commands=("run",),
+        default="false",
+        available=True,
     )
     export_timeout_minutes: int = declare(
         whole(1, 1440, metavar="MINUTES"),
-        "How long to wait for one GitLab export.",
+        "How long to wait for one GitLab export; what has not arrived then is a failure.",
         group="Behaviour",
         commands=("run",),
         default="60",
+        available=True,
     )
     sample_percent: int = declare(
         whole(1, 100, metavar="PERCENT"),

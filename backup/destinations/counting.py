@@ -6,6 +6,7 @@ from typing import Self
 
 from backup.counting import RequestCounts
 from backup.model import ArchivedObject, Destination, Key, Reader, StoredObject, Writer
+from backup.secret import Secret
 
 _OBJECTS = "objects"
 _BYTES = "bytes"
@@ -107,6 +108,9 @@ class CountingDestination:
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         self._counts.increment("list")
         return self._inner.archived(keys)
+
+    def upload_url(self, key: Key, *, content_type: str, seconds: int) -> Secret | None:
+        return self._inner.upload_url(key, content_type=content_type, seconds=seconds)
 
     def delete(self, keys: Iterable[Key]) -> None:
         self._counts.increment("delete")

@@ -253,6 +253,9 @@ class FolderDestination:
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         return iter(())
 
+    def upload_url(self, key: Key, *, content_type: str, seconds: int) -> None:
+        return None
+
     def delete(self, keys: Iterable[Key]) -> None:
         """Remove objects and the folders that this leaves empty, but never the root."""
         changed = set()

@@ -133,6 +133,9 @@ class MemoryDestination:
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         return iter(())
 
+    def upload_url(self, key: Key, *, content_type: str, seconds: int) -> None:
+        return None
+
     def delete(self, keys: Iterable[Key]) -> None:
         for key in keys:
             check_key(key)

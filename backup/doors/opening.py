@@ -62,8 +62,14 @@ _ANY_USERNAME = "x-access-token"
 
 def run_options(config: Config) -> "RunOptions":
     """Take what a run is asked to do, apart from where from and where to."""
+    from backup.commands.exporting import ExportOptions
     from backup.commands.run import RunOptions
 
+    exports = ExportOptions(
+        limit=config.export_limit,
+        timeout_minutes=config.export_timeout_minutes,
+        unchanged=config.export_unchanged,
+    )
     return RunOptions(
         selection=Selection(pull_refs=config.pull_refs, lfs=config.lfs, metadata=config.metadata),
         include=config.include,
@@ -82,6 +88,7 @@ def run_options(config: Config) -> "RunOptions":
         dry_run=config.dry_run,
         snapshot_id=config.snapshot_id,
         grace_days=config.grace_days,
+        exports=exports if config.exports else None,
     )
 
 

@@ -7,8 +7,9 @@ Source: GitLab's REST API, "Groups", "Projects", "Project snippets", "Pagination
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -25,7 +26,7 @@ from backup.errors import (
     RepositoryMissing,
     SourceError,
 )
-from backup.model import Absence, Kind, Repository, SourceIdentity, Visibility
+from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity, Visibility
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession
 
@@ -34,6 +35,9 @@ _PAGE = 100
 _TIMEOUT_SECONDS = 60
 _API = "/api/v4"
 _OFF = "disabled"
+_PIECE_BYTES = 1 << 20
+_FOR_READING = "the scopes read_api and read_repository"
+_FOR_EXPORTS = "the scope api, and its user the role Maintainer or Owner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class GitLabSource:
         self._snippets = snippets
         self._shared = shared
         self._headers: Mapping[str, str] = {}
-        session = OneServerSession("GitLab")
+        self._session = session = OneServerSession("GitLab")
         # python-gitlab's errors do not say how long a server asks to wait.
         session.hooks["response"].append(self._remember_headers)
         secret = None if token is None else token.reveal()
@@ -174,6 +178,48 @@ class GitLabSource:
             return Absence("not-visible", "its wiki is switched off")
         return self._wiki(project)
 
+    # --- Exports ---
+
+    def ask_for_export(self, host_id: str, *, upload_url: Secret | None) -> None:
+        """Ask for an export; GitLab answers before it begins, and PUTs it as application/gzip.
+
+        Source: GitLab's REST API, "Project import and export", "Schedule an export".
+        """
+        upload = {}
+        if upload_url is not None:
+            upload = {"upload": {"http_method": "PUT", "url": upload_url.reveal()}}
+        path = f"/projects/{quote(host_id, safe='')}/export"
+        self._headers = {}
+        with self._our_errors(path, needs=_FOR_EXPORTS):
+            self._api.http_request("post", path, post_data=upload, obey_rate_limit=False)
+
+    def export_state(self, host_id: str) -> ExportState:
+        path = f"/projects/{quote(host_id, safe='')}/export"
+        match self._ask(path, needs=_FOR_EXPORTS).get("export_status"):
+            case "none" | "failed":
+                return "none"
+            case "finished":
+                return "ready"
+            case _:
+                # Also "regeneration_in_progress": what could be downloaded is another one.
+                return "under way"
+
+    def download_export(self, host_id: str) -> Iterator[bytes]:
+        path = f"/projects/{quote(host_id, safe='')}/export/download"
+        self._headers = {}
+        with self._our_errors(path, needs=_FOR_EXPORTS):
+            with self._session.going_elsewhere():
+                answer = self._api.http_request(
+                    "get",
+                    path,
+                    streamed=True,
+                    obey_rate_limit=False,
+                    # Packed once is enough, and requests would unpack the rest.
+                    extra_headers={"Accept-Encoding": "identity"},
+                )
+            with closing(answer):
+                yield from answer.iter_content(_PIECE_BYTES)
+
     # --- Whose ---
 
     def _find_owner(self) -> _Owner:
@@ -226,6 +272,7 @@ class GitLabSource:
 
     def _project(self, owner: _Owner, item: Mapping[str, Any]) -> Repository:
         whole = str(item["path_with_namespace"])
+        active_at = item.get("last_activity_at")
         return Repository(
             host=urlsplit(self._server_url).netloc.lower(),
             owner=owner.path,
@@ -237,6 +284,7 @@ class GitLabSource:
             archived=bool(item.get("archived")),
             fork=bool(item.get("forked_from_project")),
             blocked="" if _has(item, "repository") else "its repository is switched off",
+            active_at=datetime.fromisoformat(active_at) if active_at else None,
         )
 
     def _wiki(self, project: Repository) -> Repository:
@@ -303,15 +351,15 @@ class GitLabSource:
             yield from items
             page = following or ""
 
-    def _ask(self, path: str, **query: str) -> dict[str, Any]:
-        found = self._request(path, **query)
+    def _ask(self, path: str, *, needs: str = _FOR_READING, **query: str) -> dict[str, Any]:
+        found = self._request(path, needs=needs, **query)
         if not isinstance(found, dict):
             raise SourceError(f"GitLab answers {path} with something else than was asked for")
         return found
 
-    def _request(self, path: str, **query: str) -> Any:
+    def _request(self, path: str, *, needs: str = _FOR_READING, **query: str) -> Any:
         self._headers = {}
-        with self._our_errors(path):
+        with self._our_errors(path, needs=needs):
             answer = self._api.http_request(
                 "get", path, query_data=dict(query), obey_rate_limit=False
             )
@@ -321,8 +369,13 @@ class GitLabSource:
         self._headers = {name.lower(): value for name, value in response.headers.items()}
 
     @contextmanager
-    def _our_errors(self, path: str) -> Iterator[None]:
-        """Turn what python-gitlab raises into what it asks of people."""
+    def _our_errors(self, path: str, *, needs: str) -> Iterator[None]:
+        """Turn what python-gitlab raises into what it asks of people.
+
+        Args:
+            path: what is asked for.
+            needs: what the token must have for it.
+        """
         try:
             yield
         except GitlabAuthenticationError as error:
@@ -331,7 +384,7 @@ class GitLabSource:
                 hint="it is wrong, expired or revoked (REPO_BACKUP_TOKEN, or the input token)",
             ) from error
         except GitlabError as error:
-            raise self._refusal(error, path) from error
+            raise self._refusal(error, path, needs) from error
         except (OSError, ValueError) as error:
             # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
             words = str(error).strip() or type(error).__name__
@@ -342,7 +395,7 @@ class GitLabSource:
                 ) from error
             raise HostUnreachable(f"GitLab cannot be reached: {words[:300]}") from error
 
-    def _refusal(self, error: GitlabError, path: str) -> BackupError:
+    def _refusal(self, error: GitlabError, path: str, needs: str) -> BackupError:
         status, said = error.response_code, _said(error)
         wait = self._headers.get("retry-after", "")
         seconds = float(wait) if wait.isdigit() else None
@@ -352,8 +405,7 @@ class GitLabSource:
             )
         if status == 403:
             return AuthenticationError(
-                f"GitLab forbids {path} (403){said}",
-                hint="the token needs the scopes read_api and read_repository",
+                f"GitLab forbids {path} (403){said}", hint=f"the token needs {needs}"
             )
         if status == 404:
             return RepositoryMissing(f"GitLab knows no {path}, or hides it from us (404)")

@@ -159,7 +159,9 @@ class Layout:
         # Only what this program would write itself: a real time, numbers without leading zeros.
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
 
-    def folder(self, kind: Literal["snapshots", "checkpoints", "repositories", "drills"]) -> str:
+    def folder(
+        self, kind: Literal["snapshots", "checkpoints", "repositories", "drills", "exports"]
+    ) -> str:
         """Return the prefix under which objects of one kind are listed."""
         return f"{self.prefix}{kind}/"
 
@@ -177,6 +179,12 @@ def folder_of(key: str) -> str:
 def repository_folder(*, path: str, host_id: str) -> str:
     """Return the prefix of one repository's objects, relative to the root."""
     return f"repositories/{escape_path(path)}/{escape_segment(host_id)}/"
+
+
+def export_key(path: str, requested_at: datetime) -> Key:
+    """Return the relative key of a project's archive."""
+    moment = requested_at.astimezone(UTC).strftime("%Y-%m-%d-%H-%M-%S")
+    return Key(f"exports/{escape_path(path)}/{moment}.tar.gz")
 
 
 def bundle_key(folder: str, snapshot_id: str, kind: BundleKind) -> Key:

@@ -1,11 +1,13 @@
 """What every destination promises, asked of each of them."""
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+import requests
 
 from backup.errors import DestinationError, ObjectNotFound, WriteConflict
 from backup.model import Destination, Key, StoredObject
@@ -531,3 +533,18 @@ class TestDeleting:
         put(destination, KEY, data=b"second")
 
         assert read(destination, KEY) == b"second"
+
+
+def test_somebody_else_puts_an_object_by_a_url_where_there_are_urls(
+    destination: Destination,
+) -> None:
+    url = destination.upload_url(KEY, content_type="application/gzip", seconds=600)
+    assert (url is None) == destination.listing_is_local
+    if url is None:
+        return
+    fields = {"Content-Type": "application/gzip"}
+    trusted = os.environ.get("AWS_CA_BUNDLE", True)
+    answer = requests.put(url.reveal(), b"put", headers=fields, timeout=10, verify=trusted)
+    assert answer.status_code == 200
+    assert destination.stat(KEY).size_bytes == 3
+    assert read(destination, KEY) == b"put"

@@ -212,6 +212,11 @@ def test_a_night_and_a_restore_need_no_more_than_the_role_may(stack: Stack, tmp_
         ("POST", "/acme-vault/git/a?uploadId=1", {}),
         ("DELETE", "/acme-vault/git/a", {}),
         ("DELETE", "/acme-vault/git/a?versionId=1", {}),
+        # No other object of a vault can be named so that it passes for an export.
+        ("PUT", "/acme-vault/git/gitlab.com/acme/repositories/exports/1/x.full.bundle", {}),
+        ("PUT", "/acme-vault/git/gitlab.com/exports/snapshots/x.json.gz", {}),
+        ("PUT", "/acme-vault/git/gitlab.com/exports/exports/x.json.gz", {}),
+        ("DELETE", "/acme-vault/git/gitlab.com/acme/exports/one/x.tar.gz", {}),
         ("PUT", "/another-bucket/git/a", {"if-none-match": "*"}),
         ("GET", "/another-bucket/git/a", {}),
     ],
@@ -220,6 +225,12 @@ def test_it_may_replace_and_remove_nothing_and_see_no_other_bucket(
     stack: Stack, method: str, target: str, headers: dict[str, str]
 ) -> None:
     assert not is_allowed(stack.statements, asked_of_s3(method, target, headers))
+
+
+def test_gitlab_may_put_an_export_by_a_url_that_the_role_signed(stack: Stack) -> None:
+    target = "/acme-vault/git/gitlab.com/acme/exports/team/one/2026-01-01-00-00-00.tar.gz"
+    asked = asked_of_s3("PUT", f"{target}?X-Amz-Signature=1", {"content-type": "application/gzip"})
+    assert is_allowed(stack.statements, asked)
 
 
 def test_the_emulator_refuses_its_deletions_too(stack: Stack, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from backup.model import (
     StoredObject,
     Writer,
 )
+from backup.secret import Secret
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import Manifest, Record
@@ -538,6 +539,9 @@ class FaultyDestination:
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         return self.around("archived", "", lambda: self._inner.archived(keys))
+
+    def upload_url(self, key: Key, *, content_type: str, seconds: int) -> Secret | None:
+        return self._inner.upload_url(key, content_type=content_type, seconds=seconds)
 
     def delete(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -1,14 +1,20 @@
 """A GitLab: its REST API as far as it is asked for, and real git behind it.
 
 Fields, paging headers and status codes are those of GitLab's API documentation ("Groups",
-"Projects", "Users", "Snippets", "Pagination", "Rate limits").
+"Projects", "Users", "Snippets", "Project import and export", "Pagination", "Rate limits").
 """
 
 import base64
+import http.client
+import io
 import json
 import re
+import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,6 +46,21 @@ class Project:
     repository: str = "enabled"
     snippets: list[int] = field(default_factory=list)
     shared_with: list[str] = field(default_factory=list)
+    active_at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Export:
+    """An export that was asked for; it goes on a little whenever somebody asks for its state.
+
+    Attributes:
+        url: where it is to be put; None for one that is downloaded.
+        states: what is still answered before it is done.
+    """
+
+    url: str | None
+    states: list[str] = field(default_factory=list)
+    ready: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -50,6 +71,11 @@ class GitLab:
         base: the path below which it is served; empty as a rule.
         tokens: what is accepted: a token to the kind of header that it must come in.
         answer: gives an answer in place of the API's or git's, or None.
+        export_limit: exports that may be asked for in 60 seconds of `monotonic`.
+        put_limit: longer archives are not put anywhere.
+        stuck: projects whose exports are never done.
+        export_states: what an export's state is before it is done.
+        export_scope: whether the tokens have the scope api.
     """
 
     root: Path
@@ -61,6 +87,16 @@ class GitLab:
     tokens: dict[str, str] = field(default_factory=dict)
     answer: Callable[[Request], Answer | None] = lambda _: None
     page: int = 100
+    export_limit: int = 1000
+    put_limit: int = 1 << 40
+    stuck: set[str] = field(default_factory=set)
+    export_scope: bool = True
+    export_states: Sequence[str] = ("started",)
+    monotonic: Callable[[], float] = time.monotonic
+    exports: dict[int, Export] = field(default_factory=dict)
+    asked_for: list[tuple[float, str, str | None]] = field(default_factory=list)
+    puts: list[tuple[str, int]] = field(default_factory=list)
+    archives: dict[str, bytes] = field(default_factory=dict)
     server: GitHttpServer = field(init=False)
 
     def __enter__(self) -> Self:
@@ -117,7 +153,10 @@ class GitLab:
         place = urlsplit(request.target.removeprefix(prefix))
         query = {name: values[0] for name, values in parse_qs(place.query).items()}
         # An encoded slash is part of a path's one segment.
-        found = self._respond([unquote(one) for one in place.path.strip("/").split("/")], query)
+        segments = [unquote(one) for one in place.path.strip("/").split("/")]
+        if segments[0] == "projects" and "export" in segments[2:]:
+            return self._export(self._project(segments[1]), segments[3:], request)
+        found = self._respond(segments, query)
         if found is None:
             return _json(404, {"message": "404 Not Found"})
         if isinstance(found, list):
@@ -184,6 +223,73 @@ class GitLab:
                 return _snippet(int(number), project)
         return None
 
+    # --- Exports ---------------------------------------------------------------------------------
+
+    def archive(self, project: Project) -> bytes:
+        """Give what an export of a project holds now."""
+        if project.path not in self.archives:
+            self.archives[project.path] = packed(project.path)
+        return self.archives[project.path]
+
+    def _export(self, project: Project | None, rest: Sequence[str], request: Request) -> Answer:
+        if project is None:
+            return _json(404, {"message": "404 Project Not Found"})
+        if not self.export_scope:
+            return _json(403, {"error": "insufficient_scope", "scope": "api"})
+        if request.method == "POST":
+            return self._ask_for_export(project, json.loads(request.form))
+        export = self.exports.get(project.project_id)
+        if rest == ["download"]:
+            if export is None or export.ready is None:
+                return _json(404, {"message": "404 Not found or has expired"})
+            return Answer(200, {"Content-Type": "application/gzip"}, export.ready)
+        state = "none" if export is None else self._go_on(project, export)
+        return _json(200, {"id": project.project_id, "export_status": state})
+
+    def _ask_for_export(self, project: Project, body: Mapping[str, Any]) -> Answer:
+        now = self.monotonic()
+        if sum(now - at < 60 for at, _, _ in self.asked_for) >= self.export_limit:
+            words = "This endpoint has been requested too many times. Try again later."
+            return _json(429, {"message": {"error": words}})
+        upload = body.get("upload") or {}
+        assert upload.get("http_method", "PUT") == "PUT"
+        url = upload.get("url")
+        self.asked_for.append((now, project.path, url))
+        before = self.exports.get(project.project_id)
+        # What was made before stays until the new one is there.
+        ready = None if before is None else before.ready
+        self.exports[project.project_id] = Export(url, [*self.export_states], ready)
+        return _json(202, {"message": "202 Accepted"})
+
+    def _go_on(self, project: Project, export: Export) -> str:
+        if export.states:
+            state = export.states.pop(0)
+            if export.ready is not None:
+                return "finished" if state == "none" else "regeneration_in_progress"
+            return state
+        if project.path in self.stuck:
+            return "started"
+        data = self.archive(project)
+        if export.url is None:
+            export.ready = data
+            return "finished"
+        if len(data) <= self.put_limit:
+            self.puts.append((project.path, self._put(export.url, data)))
+        # Whether or not it could be put, it is removed.
+        del self.exports[project.project_id]
+        return "none"
+
+    def _put(self, url: str, data: bytes) -> int:
+        """Put an archive with exactly the headers that GitLab sends."""
+        place = urlsplit(url)
+        assert place.hostname is not None
+        with closing(http.client.HTTPConnection(place.hostname, place.port)) as connection:
+            connection.putrequest("PUT", f"{place.path}?{place.query}", skip_accept_encoding=True)
+            connection.putheader("Content-Type", "application/gzip")
+            connection.putheader("Content-Length", str(len(data)))
+            connection.endheaders(data)
+            return connection.getresponse().status
+
     def _group(self, name: str) -> Group | None:
         wanted = name.casefold()
         names = ((one, {str(one.group_id), one.path.casefold()}) for one in self.groups)
@@ -221,6 +327,7 @@ class GitLab:
             "http_url_to_repo": f"https://elsewhere.example/{one.path}.git",
             "visibility": one.visibility,
             "archived": one.archived,
+            "last_activity_at": one.active_at.isoformat(timespec="milliseconds"),
             "empty_repo": False,
             "wiki_access_level": one.wiki,
             "wiki_enabled": one.wiki != "disabled",
@@ -237,6 +344,25 @@ class GitLab:
         fields = {"X-Page": str(number), "X-Per-Page": str(size), "X-Next-Page": following}
         # Above ten thousand there are no totals.
         return _json(200, some, fields)
+
+
+def packed(label: str, *, at: float | None = None) -> bytes:
+    """Make an archive as GitLab's exports are: a packed tar that begins with its folder.
+
+    Args:
+        label: what is in it.
+        at: when it was made; now when left out.
+    """
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        folder = tarfile.TarInfo("./")
+        folder.type, folder.mtime = tarfile.DIRTYPE, int(time.time() if at is None else at)
+        archive.addfile(folder)
+        data = f"{label}\n".encode() * 50
+        member = tarfile.TarInfo("./VERSION")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return made.getvalue()
 
 
 def _snippet(number: int, project: Project | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from tests.support.git import environment
 
 _PIECE_BYTES = 1 << 16
+_FORMS = {"application/x-www-form-urlencoded", "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Request:
         target: path and query.
         headers: names in lower case.
         connection: tells connections apart: the client's port.
-        form: the body of a form; nothing of other requests.
+        form: the body of a form, or of JSON; nothing of other requests.
     """
 
     method: str
@@ -148,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         fields = {name.lower(): value for name, value in self.headers.items()}
-        is_form = fields.get("content-type") == "application/x-www-form-urlencoded"
+        is_form = fields.get("content-type") in _FORMS
         form = b"".join(self._body(fields)) if is_form else b""
         if is_form:
             fields["content-length"] = "0"

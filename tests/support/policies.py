@@ -77,13 +77,19 @@ def is_allowed(statements: Iterable[Statement], asked: Asked) -> bool:
 def _concerns(statement: Statement, asked: Asked) -> bool:
     return (
         any(_like(one, asked.action, ignore_case=True) for one in _list(statement["Action"]))
-        and any(_like(one, asked.resource) for one in _list(statement.get("Resource", "*")))
+        and _names(statement, asked.resource)
         and all(
             _holds(operator, key, _list(values), asked.context)
             for operator, keys in statement.get("Condition", {}).items()
             for key, values in keys.items()
         )
     )
+
+
+def _names(statement: Statement, resource: str) -> bool:
+    if "NotResource" in statement:
+        return not any(_like(one, resource) for one in _list(statement["NotResource"]))
+    return any(_like(one, resource) for one in _list(statement.get("Resource", "*")))
 
 
 def _holds(operator: str, key: str, values: list[str], context: Mapping[str, str]) -> bool:

@@ -251,6 +251,7 @@ EXAMPLES: Mapping[str, Examples] = {
     "max-age-hours": _whole(1, 87_600),
     "dry-run": _boolean(),
     "export-limit": _whole(1, 1000),
+    "export-unchanged": _boolean(),
     "export-timeout-minutes": _whole(1, 1440),
     "sample-percent": _whole(1, 100),
     "depth": Examples({"packs": "packs"}, ("deep", "Objects")),

@@ -58,7 +58,7 @@ class Bucket:
     @property
     def is_aws(self) -> bool:
         """Whether AWS itself is at the other end."""
-        return self._connect().is_aws
+        return self.connection.is_aws
 
     def close(self) -> None:
         """End the connections."""
@@ -86,7 +86,7 @@ class Bucket:
         """Make a request without waiting. A body goes with what protects it on its way."""
 
         def request() -> Answer:
-            client = self._connect().client
+            client = self.connection.client
             owner = self.settings.expected_bucket_owner
             more: Answer = {"ExpectedBucketOwner": owner} if owner else {}
             if isinstance(body := parameters.get("Body"), (bytes, bytearray)):
@@ -144,7 +144,9 @@ class Bucket:
         if now - max(since, waited_since) > _LAST_REQUEST_SECONDS or now - since > _LAST_SECONDS:
             raise Interrupted("interrupted")
 
-    def _connect(self) -> Connection:
+    @property
+    def connection(self) -> Connection:
+        """The client, made at the first use; that may ask the bucket for its region."""
         with self._lock:
             if self._connection is None:
                 self._connection = connect(self.settings)

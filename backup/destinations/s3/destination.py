@@ -8,11 +8,13 @@ from backup.destinations.keys import check_key, check_prefix, is_segment
 from backup.destinations.s3.archive import archived_among, folders_of
 from backup.destinations.s3.bucket import Answer, Bucket, version_of
 from backup.destinations.s3.failures import NotSupported
+from backup.destinations.s3.presigning import upload_url
 from backup.destinations.s3.reading import S3Reader
 from backup.destinations.s3.settings import S3Settings
 from backup.destinations.s3.upload import S3Writer, put
 from backup.errors import AccessDenied, DestinationError
 from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
+from backup.secret import Secret
 from backup.stopping import Stop
 
 # Inside the class, list is a method.
@@ -98,6 +100,10 @@ class S3Destination:
         for folder in folders_of(wanted):
             listed = self._objects(folder, self._items(folder))
             yield from archived_among(self._bucket, wanted, listed)
+
+    def upload_url(self, key: Key, *, content_type: str, seconds: int) -> Secret | None:
+        check_key(key)
+        return upload_url(self._bucket, key, content_type=content_type, seconds=seconds)
 
     def delete(self, keys: Iterable[Key]) -> None:
         remaining = iter(keys)

@@ -1,5 +1,6 @@
 """What is asked of a bucket, and the client that asks it."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.client import BaseClient
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 import backup
@@ -49,10 +51,18 @@ class S3Settings:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A client, and whether AWS is at its other end."""
+    """A client and what is known of it.
+
+    Attributes:
+        is_aws: whether AWS is at its other end.
+        credentials: what it signs with; None without any.
+        connected_at: on the monotonic clock.
+    """
 
     client: BaseClient
     is_aws: bool
+    credentials: Credentials | None
+    connected_at: float
 
 
 def is_aws(endpoint_url: str) -> bool:
@@ -79,7 +89,7 @@ def connect(settings: S3Settings) -> Connection:
     if region is None and (found := _region_of(client, settings)) != DEFAULT_REGION:
         client.close()
         client = _client(session, settings, found, {})
-    return Connection(client, is_aws=True)
+    return _connection(session, client, is_aws=True)
 
 
 def _connect_elsewhere(
@@ -93,7 +103,11 @@ def _connect_elsewhere(
         "response_checksum_validation": "when_required",
         "s3": {"addressing_style": style or "path"},
     }
-    return Connection(_client(session, settings, region, more), is_aws=False)
+    return _connection(session, _client(session, settings, region, more), is_aws=False)
+
+
+def _connection(session: boto3.session.Session, client: BaseClient, *, is_aws: bool) -> Connection:
+    return Connection(client, is_aws, session.get_credentials(), time.monotonic())
 
 
 def _client(

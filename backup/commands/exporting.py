@@ -1,0 +1,469 @@
+"""Project exports: archives that a forge makes of whole projects, one queue for all of a run.
+
+Where the destination lets somebody else write, the forge puts the archive there itself and nothing
+passes through this machine. It never says how that ended. So an archive counts when it lies in the
+destination, is long enough and begins as one does. What a forge could not put (a PUT takes 5 GB,
+and not every forge reaches every bucket) is asked for once more, downloaded and stored.
+"""
+
+import hashlib
+import tarfile
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+
+from backup.commands.retrying import TRIES
+from backup.errors import (
+    AuthenticationError,
+    BackupError,
+    DeadlineReached,
+    Interrupted,
+    ObjectNotFound,
+    RateLimited,
+    SessionExpired,
+)
+from backup.model import Destination, Events, Exporter, Key, Repository, StoredObject
+from backup.stopping import Stop
+from backup.vault.documents import ExportLine
+from backup.vault.layout import Layout, export_key
+
+CONTENT_TYPE = "application/gzip"
+LIMITED_SECONDS = 60.0
+# A PUT to S3 takes no more.
+MOST_BY_URL_BYTES = 5 * 10**9
+# A packed archive of nothing but the forge's version is longer.
+LEAST_BYTES = 100
+# A forge may say "none" until it begins; so long after it was asked it means that nothing comes.
+BEGINS_WITHIN_SECONDS = 300.0
+# What could be downloaded is still being put.
+_PUT_WITHIN_SECONDS = 60.0
+_FIRST_LOOK_SECONDS = 1.0
+_LONGEST_LOOK_SECONDS = 60.0
+_SHORTEST_SLEEP_SECONDS = 0.05
+_HEAD_BYTES = 1 << 16
+# A forge need not write down every activity at once, nor have our time.
+_ACTIVITY_MARGIN = timedelta(hours=2)
+_CLOCK_MARGIN = timedelta(minutes=10)
+_GZIP = b"\x1f\x8b\x08"
+_TAR_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What is asked of exports.
+
+    Attributes:
+        limit: requests in any 60 seconds.
+        unchanged: export also projects in which nothing happened since their last export.
+    """
+
+    limit: int = 6
+    timeout_minutes: int = 60
+    unchanged: bool = False
+
+
+class Limit:
+    """Never more than so many requests in any 60 seconds, as the server counts them.
+
+    A request reaches the server some time before it is answered, and the next one some time after
+    it is made. So 60 seconds are waited from an answer to a request.
+
+    Args:
+        requests: so many.
+        monotonic: the clock, in seconds.
+    """
+
+    def __init__(self, requests: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._answered: deque[float] = deque(maxlen=requests)
+        self._monotonic = monotonic
+
+    def seconds_left(self) -> float:
+        """Tell how long the next request must wait."""
+        if len(self._answered) < (self._answered.maxlen or 0):
+            return 0.0
+        return max(0.0, self._answered[0] + LIMITED_SECONDS - self._monotonic())
+
+    def answered(self) -> None:
+        """Note that a request was answered, whatever the answer was."""
+        self._answered.append(self._monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What came of one project's export.
+
+    Attributes:
+        line: what its entry says from now on; without `stored_at` it is still being made. None
+            where nothing new is known.
+        problem: why there is none; empty where there is one, or the time was up.
+    """
+
+    repository: Repository
+    line: ExportLine | None = None
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class _Export:
+    """A project on its way; seconds are those of the monotonic clock.
+
+    Attributes:
+        key: where it is to lie, relative to the root.
+        is_direct: the forge was given a URL to put it there.
+        is_asked: it was asked for; False once more when it must be asked for without a URL.
+        failed_once: the forge could not put it.
+        was_begun: the forge said that it works on it.
+        ready_since: since when it could be downloaded; None if it cannot.
+        tries: requests that failed, one after another.
+        is_left_over: a run before this one asked for it.
+    """
+
+    repository: Repository
+    key: Key
+    requested_at: datetime
+    asked_since: float
+    look_at: float
+    pause: float = _FIRST_LOOK_SECONDS
+    is_direct: bool = False
+    is_asked: bool = False
+    failed_once: bool = False
+    was_begun: bool = False
+    ready_since: float | None = None
+    tries: int = 0
+    is_left_over: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.repository.owner}/{self.repository.path}"
+
+
+def is_due(
+    repository: Repository,
+    last: ExportLine | None,
+    *,
+    captured_at: datetime | None,
+    unchanged: bool,
+) -> bool:
+    """Tell whether a project must be exported.
+
+    Args:
+        repository: as it is listed.
+        last: its last export that is still there.
+        captured_at: when anything of its git repositories was last stored.
+        unchanged: export it whether or not anything happened since the last time.
+    """
+    if unchanged or last is None or last.stored_at is None or repository.active_at is None:
+        return True
+    if captured_at is not None and captured_at > last.requested_at:
+        return True
+    return repository.active_at > last.requested_at - _ACTIVITY_MARGIN
+
+
+class Exports:
+    """The queue of one owner's projects. Used from the run's main thread.
+
+    Args:
+        exporter: the source, which makes them.
+        destination: where they are to lie.
+        layout: of the owner's root.
+        options: what is asked for.
+        limit: shared by all owners of a run.
+        clock: the time that keys and entries have.
+        monotonic: what is waited by.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        destination: Destination,
+        layout: Layout,
+        options: ExportOptions,
+        *,
+        limit: Limit,
+        events: Events,
+        stop: Stop,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._exporter = exporter
+        self._destination = destination
+        self._layout = layout
+        self._limit = limit
+        self._events = events
+        self._stop = stop
+        self._clock = clock
+        self._monotonic = monotonic
+        self._timeout_seconds = options.timeout_minutes * 60.0
+        self._to_ask: deque[_Export] = deque()
+        self._waiting: list[_Export] = []
+        self._ask_at = 0.0
+        # What could not be put once, though it is small enough, will not be put the next time.
+        self._can_put = True
+        self._refused: AuthenticationError | None = None
+
+    def work(self, projects: Iterable[tuple[Repository, ExportLine | None]]) -> Iterator[Exported]:
+        """Have every project exported, and yield what came of each as soon as it is known.
+
+        When the time is up, what is still being made comes with a line that says so, and what was
+        not asked for with nothing.
+
+        Args:
+            projects: each with its last export.
+
+        Raises:
+            Interrupted: somebody asked to stop.
+            SessionExpired: the destination is closed to this run.
+        """
+        for repository, last in projects:
+            self._add(repository, last)
+        with suppress(DeadlineReached):
+            while (self._to_ask or self._waiting) and self._stop.may_begin:
+                yield from self._ask_next()
+                yield from self._look_around()
+                self._sleep()
+        if self._stop.interrupted:
+            raise Interrupted("interrupted")
+        for one in self._waiting:
+            yield Exported(one.repository, _pending(one))
+        for one in self._to_ask:
+            yield Exported(one.repository)
+
+    def _add(self, repository: Repository, last: ExportLine | None) -> None:
+        now, monotonic = self._clock(), self._monotonic()
+        key, requested_at = export_key(repository.path, now), now
+        waited, is_asked = 0.0, False
+        if last is not None and last.stored_at is None:
+            # The run before had no time to wait for it.
+            key, requested_at, is_asked = Key(last.key), last.requested_at, True
+            waited = max(0.0, (now - last.requested_at).total_seconds())
+        one = _Export(
+            repository,
+            key,
+            requested_at,
+            asked_since=monotonic - waited,
+            look_at=monotonic,
+            is_direct=is_asked,
+            is_asked=is_asked,
+            is_left_over=is_asked,
+        )
+        (self._waiting if is_asked else self._to_ask).append(one)
+
+    def _sleep(self) -> None:
+        if not (self._to_ask or self._waiting):
+            return
+        now = self._monotonic()
+        waits = [one.look_at - now for one in self._waiting]
+        if self._to_ask:
+            waits.append(max(self._limit.seconds_left(), self._ask_at - now))
+        self._stop.sleep(max(min(waits), _SHORTEST_SLEEP_SECONDS))
+
+    # --- Asking ---
+
+    def _ask_next(self) -> Iterator[Exported]:
+        """Ask for as many as may be asked for now."""
+        while self._to_ask and self._stop.may_begin:
+            if self._refused is not None:
+                yield _given_up(self._to_ask.popleft(), self._refused)
+                continue
+            if self._limit.seconds_left() > 0 or self._ask_at > self._monotonic():
+                return
+            one = self._to_ask.popleft()
+            try:
+                self._ask(one)
+            except (SessionExpired, Interrupted):
+                raise
+            except BackupError as error:
+                if (done := self._not_asked(one, error)) is not None:
+                    yield done
+            else:
+                self._events.capturing(one.name, "export", "asked for")
+                self._waiting.append(one)
+
+    def _ask(self, one: _Export) -> None:
+        one.requested_at, one.asked_since = self._clock(), self._monotonic()
+        one.key = export_key(one.repository.path, one.requested_at)
+        one.pause, one.look_at = _FIRST_LOOK_SECONDS, one.asked_since + _FIRST_LOOK_SECONDS
+        one.was_begun, one.ready_since = False, None
+        url = None
+        if self._can_put and not one.failed_once:
+            url = self._destination.upload_url(
+                self._layout.key(one.key),
+                content_type=CONTENT_TYPE,
+                seconds=int(self._timeout_seconds),
+            )
+        one.is_direct, one.is_asked, one.is_left_over = url is not None, True, False
+        try:
+            self._exporter.ask_for_export(one.repository.host_id, upload_url=url)
+        finally:
+            self._limit.answered()
+
+    def _not_asked(self, one: _Export, error: BackupError) -> Exported | None:
+        """Decide what follows when a project could not be asked for; None for another try."""
+        if isinstance(error, AuthenticationError) and _concerns_all(error):
+            self._refused = error
+        one.tries += not isinstance(error, RateLimited)
+        if not error.retryable or one.tries >= TRIES:
+            return _given_up(one, error)
+        asked = getattr(error, "retry_after_seconds", None)
+        seconds = LIMITED_SECONDS if asked is None else asked
+        self._ask_at = self._monotonic() + seconds
+        self._to_ask.appendleft(one)
+        self._events.note(f"{one.name}: {error.message}; asked for again in {seconds:.0f} s")
+        return None
+
+    # --- Looking after what was asked for ---
+
+    def _look_around(self) -> Iterator[Exported]:
+        for one in [*self._waiting]:
+            if one.look_at > self._monotonic():
+                continue
+            done = self._look_and_judge(one)
+            if done is not None:
+                self._waiting.remove(one)
+                self._events.ended(one.name)
+                yield done
+            elif not one.is_asked:
+                self._waiting.remove(one)
+                self._to_ask.appendleft(one)
+
+    def _look_and_judge(self, one: _Export) -> Exported | None:
+        """Look after an export; None as long as it may still come."""
+        pause = one.pause = min(one.pause * 2, _LONGEST_LOOK_SECONDS)
+        try:
+            done = self._look(one)
+            one.tries = 0
+        except (SessionExpired, Interrupted, DeadlineReached):
+            raise
+        except BackupError as error:
+            one.tries += not isinstance(error, RateLimited)
+            if not error.retryable or one.tries >= TRIES:
+                return _given_up(one, error)
+            done, pause = None, getattr(error, "retry_after_seconds", None) or pause
+        now = self._monotonic()
+        one.look_at = now + pause
+        if done is None and one.is_asked and now - one.asked_since >= self._timeout_seconds:
+            return self._did_not_arrive(one)
+        return done
+
+    def _did_not_arrive(self, one: _Export) -> Exported | None:
+        if one.is_left_over:
+            one.is_asked = False
+            return None
+        problem = f"its export did not arrive within {self._timeout_seconds / 60:.0f} minutes"
+        return Exported(one.repository, problem=problem)
+
+    def _look(self, one: _Export) -> Exported | None:
+        if one.is_direct and (done := self._in_destination(one)) is not None:
+            return done
+        now = self._monotonic()
+        match self._exporter.export_state(one.repository.host_id):
+            case "under way":
+                one.was_begun, one.ready_since = True, None
+            case "ready":
+                one.ready_since = now if one.ready_since is None else one.ready_since
+                if not one.is_direct or now - one.ready_since >= _PUT_WITHIN_SECONDS:
+                    return self._download(one)
+            case "none" if one.was_begun or now - one.asked_since >= BEGINS_WITHIN_SECONDS:
+                return self._came_to_nothing(one)
+        return None
+
+    def _came_to_nothing(self, one: _Export) -> Exported | None:
+        if one.is_direct and (done := self._in_destination(one)) is not None:
+            # It arrived while the forge was asked.
+            return done
+        if one.is_left_over:
+            one.is_asked = False
+            return None
+        if not one.is_direct:
+            return Exported(one.repository, problem="the forge was asked for it and made no export")
+        self._events.note(f"{one.name}: the forge could not put its export; it will be downloaded")
+        one.failed_once, one.is_asked = True, False
+        return None
+
+    def _in_destination(self, one: _Export) -> Exported | None:
+        key = self._layout.key(one.key)
+        try:
+            stored = self._destination.stat(key)
+        except ObjectNotFound:
+            return None
+        with self._destination.open(key) as reader:
+            head = reader.read(_HEAD_BYTES)
+        if problem := _why_no_archive(head):
+            return Exported(one.repository, problem=f"what the forge put is no export: {problem}")
+        return Exported(one.repository, self._line(one, stored))
+
+    def _download(self, one: _Export) -> Exported | None:
+        """Store what is ready; None where it is an export that was made before."""
+        pieces = self._exporter.download_export(one.repository.host_id)
+        head = _head_of(pieces)
+        if problem := _why_no_archive(head):
+            return Exported(one.repository, problem=f"what the forge gives is no export: {problem}")
+        packed_at = None if one.was_begun else _packed_at(head)
+        if packed_at is not None and packed_at < one.requested_at - _CLOCK_MARGIN:
+            return None
+        digest = hashlib.sha256()
+        with self._destination.writer(self._layout.key(one.key)) as writer:
+            for piece in chain((head,), pieces):
+                self._stop.check()
+                digest.update(piece)
+                writer.write(piece)
+                self._events.transferred(one.name, len(piece))
+            stored = writer.commit(sha256=digest.hexdigest())
+        if (one.is_direct or one.failed_once) and stored.size_bytes <= MOST_BY_URL_BYTES:
+            # It was small enough to be put.
+            if self._can_put:
+                self._events.note("the forge does not reach the bucket; exports are downloaded")
+            self._can_put = False
+        return Exported(one.repository, self._line(one, stored))
+
+    def _line(self, one: _Export, stored: StoredObject) -> ExportLine:
+        return _pending(one).model_copy(
+            update={
+                "stored_at": self._clock(),
+                "size_bytes": stored.size_bytes,
+                "version_id": stored.version_id,
+            }
+        )
+
+
+def _pending(one: _Export) -> ExportLine:
+    return ExportLine(key=one.key, requested_at=one.requested_at)
+
+
+def _given_up(one: _Export, error: BackupError) -> Exported:
+    hint = f" ({error.hint})" if error.hint else ""
+    return Exported(one.repository, problem=f"it was not exported: {error.message}{hint}")
+
+
+def _concerns_all(error: AuthenticationError) -> bool:
+    # What a token itself is refused, it is refused for every project (RFC 6750, section 3.1).
+    return "(401)" in error.message or "insufficient_scope" in error.message
+
+
+def _head_of(pieces: Iterator[bytes]) -> bytes:
+    head = bytearray()
+    while len(head) < _HEAD_BYTES and (piece := next(pieces, None)) is not None:
+        head += piece
+    return bytes(head)
+
+
+def _why_no_archive(head: bytes) -> str:
+    """Tell why what begins so is no packed archive; empty if it is one."""
+    if len(head) < LEAST_BYTES:
+        return f"it has {len(head)} bytes"
+    return "" if head.startswith(_GZIP) else "it does not begin as gzip does"
+
+
+def _packed_at(head: bytes) -> datetime | None:
+    """Tell when the first member of an archive was made; None where it does not say."""
+    try:
+        block = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, _TAR_BLOCK)
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return datetime.fromtimestamp(member.mtime, UTC) if member.mtime else None
+    except (zlib.error, tarfile.TarError, ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,506 @@
+"""GitLab's project exports: put by the forge into a real store, or downloaded and stored."""
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+from backup.commands.exporting import Exported, ExportOptions, Exports, Limit
+from backup.destinations.folder import FolderDestination
+from backup.destinations.s3 import S3Destination, S3Settings, presigning
+from backup.model import Key, Repository
+from backup.secret import Secret
+from backup.sources.gitlab import GitLabSource
+from backup.stopping import Stop
+from backup.vault.documents import ExportLine
+from backup.vault.layout import Layout
+from tests.support.git import commit_chain, init_bare, set_head, update_refs
+from tests.support.gitlab import Export, GitLab, Project, packed
+from tests.support.gitserver import Answer, GitHttpServer, Request
+from tests.support.program import Completed, repo_backup
+from tests.support.s3server import S3Server
+from tests.support.vaults import Silence
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+PAT = "glpat-0123456789abcdefghij"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[GitLab]:
+    with GitLab(tmp_path / "git") as forge:
+        forge.tokens = {PAT: "private-token"}
+        forge.group("acme")
+        yield forge
+
+
+def real(forge: GitLab, path: str) -> Project:
+    """Make a project that the API lists and git has, in which nothing happened for years."""
+    made = forge.project(path, wiki="disabled", active_at=LONG_AGO)
+    folder = init_bare(forge.folder(made))
+    update_refs(folder, {b"refs/heads/main": commit_chain(folder, 1)[-1]})
+    set_head(folder, b"refs/heads/main")
+    return made
+
+
+@pytest.fixture
+def bucket(rclone_http: S3Server, tmp_path: Path) -> str:
+    """Make a bucket in a store that checks every signature, those of presigned URLs too."""
+    name = f"exports-{abs(hash(tmp_path)) % 10**10}"
+    rclone_http.make_bucket(name)
+    return name
+
+
+@pytest.fixture
+def store(rclone_http: S3Server) -> "Iterator[S3Client]":
+    with rclone_http.client() as client:
+        yield client
+
+
+def night(
+    forge: GitLab,
+    to: str | Path,
+    *words: str,
+    server: S3Server | None = None,
+    check: int | None = 0,
+    env: Mapping[str, str] | None = None,
+) -> Completed:
+    surroundings = {"REPO_BACKUP_SERVER_URL": forge.url, "REPO_BACKUP_TOKEN": PAT, **(env or {})}
+    where: tuple[str, ...] = ()
+    if server is not None:
+        surroundings |= server.environment()
+        where = ("--endpoint-url", server.endpoint_url)
+        to = f"s3://{to}/git"
+    asked = ("run", "--from", "gitlab:acme", "--to", str(to), "--json", "--exports", *where)
+    return repo_backup(*asked, "--export-limit", "1000", *words, env=surroundings, check=check)
+
+
+def keys(store: "S3Client", bucket: str) -> list[str]:
+    found = store.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return sorted(one["Key"] for one in found if "/exports/" in one["Key"])
+
+
+def members(data: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        return archive.getnames()
+
+
+# --- Nights --------------------------------------------------------------------------------------
+
+
+def test_gitlab_puts_exports_into_the_bucket_and_only_again_when_something_happened(
+    forge: GitLab, rclone_http: S3Server, bucket: str, store: "S3Client"
+) -> None:
+    forge.group("acme/team")
+    real(forge, "acme/one")
+    busy = real(forge, "acme/team/two")
+    done = night(forge, bucket, server=rclone_http)
+    assert done.json["result"] == "success"
+    assert forge.puts == [("acme/one", 200), ("acme/team/two", 200)]
+    assert "2 exports of projects were stored" in done.json["notes"]
+    first = keys(store, bucket)
+    host = forge.url.removeprefix("http://").replace(":", "-")
+    assert [key.rpartition("/")[0] for key in first] == [
+        f"git/{host}/acme/exports/one",
+        f"git/{host}/acme/exports/team/two",
+    ]
+    assert all(re.fullmatch(r"\d{4}(-\d\d){5}\.tar\.gz", key.rpartition("/")[2]) for key in first)
+    stored = store.get_object(Bucket=bucket, Key=first[0])["Body"].read()
+    assert stored == forge.archives["acme/one"]
+    # The archives went past this machine: what it uploaded is bundles, records, the manifest, and
+    # a checkpoint before the wait.
+    assert done.json["totals"]["objects_written"] == 6
+
+    night(forge, bucket, server=rclone_http)
+    assert len(forge.puts) == 2
+    busy.active_at = datetime.now(UTC) + timedelta(seconds=1)
+    night(forge, bucket, server=rclone_http)
+    assert [path for path, _ in forge.puts[2:]] == ["acme/team/two"]
+    night(forge, bucket, "--export-unchanged", server=rclone_http)
+    assert len(forge.puts) == 5
+    # The URL opens one key to anybody who has it: nobody is told.
+    url = forge.asked_for[0][2]
+    assert url is not None
+    assert "X-Amz-Signature" in url
+    assert "X-Amz-Signature" not in done.stdout + done.stderr
+
+
+def test_a_push_alone_makes_an_export_due(
+    forge: GitLab, rclone_http: S3Server, bucket: str
+) -> None:
+    one = real(forge, "acme/one")
+    night(forge, bucket, server=rclone_http)
+    folder = forge.folder(one)
+    update_refs(folder, {b"refs/heads/more": commit_chain(folder, 1, label=b"more")[-1]})
+    night(forge, bucket, server=rclone_http)
+    assert len(forge.puts) == 2
+
+
+def test_exports_go_into_a_folder_by_download(forge: GitLab, tmp_path: Path) -> None:
+    real(forge, "acme/one")
+    vault = tmp_path / "vault"
+    done = night(forge, vault)
+    assert done.json["result"] == "success"
+    assert [url for _, _, url in forge.asked_for] == [None]
+    (stored,) = vault.glob("*/acme/exports/one/*.tar.gz")
+    assert stored.read_bytes() == forge.archives["acme/one"]
+    assert members(stored.read_bytes()) == [".", "./VERSION"]
+    # A folder is looked through every night, so that what is lost is made again.
+    stored.unlink()
+    night(forge, vault)
+    assert len([*vault.glob("*/acme/exports/one/*.tar.gz")]) == 1
+
+
+def test_what_is_larger_than_a_put_takes_is_downloaded(
+    forge: GitLab, rclone_http: S3Server, bucket: str, store: "S3Client"
+) -> None:
+    real(forge, "acme/large")
+    forge.put_limit = 10
+    done = night(forge, bucket, server=rclone_http)
+    assert done.json["result"] == "success"
+    assert [url is not None for _, _, url in forge.asked_for] == [True, False]
+    (key,) = keys(store, bucket)
+    stored = store.get_object(Bucket=bucket, Key=key)["Body"].read()
+    assert stored == forge.archives["acme/large"]
+
+
+def test_encryption_that_only_headers_ask_for_is_had_by_download(
+    rclone_http: S3Server, bucket: str
+) -> None:
+    settings = S3Settings(bucket, endpoint_url=rclone_http.endpoint_url, encryption="sse-s3")
+    with closing(S3Destination(settings, stop=Stop())) as destination:
+        key = Key("a/b.tar.gz")
+        assert destination.upload_url(key, content_type="application/gzip", seconds=3600) is None
+
+
+def test_what_does_not_arrive_and_what_is_no_archive_are_failures(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    real(forge, "acme/fine")
+    real(forge, "acme/odd")
+    forge.archives["acme/odd"] = b"<html>" * 100
+    forge.archives["acme/short"] = b"\x1f\x8b\x08"
+    real(forge, "acme/short")
+    done = night(forge, tmp_path / "vault", check=3)
+    assert done.json["result"] == "partial"
+    assert sorted(done.json["problems"]) == [
+        "acme/odd: what the forge gives is no export: it does not begin as gzip does",
+        "acme/short: what the forge gives is no export: it has 3 bytes",
+    ]
+    assert len([*tmp_path.glob("vault/*/acme/exports/*/*")]) == 1
+
+
+def test_a_token_that_may_not_export_is_asked_once(forge: GitLab, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        real(forge, f"acme/{name}")
+    forge.export_scope = False
+    done = night(forge, tmp_path / "vault", check=3)
+    asked = [
+        one for one in forge.server.requests if one.method == "POST" and "/export" in one.target
+    ]
+    assert len(asked) == 1
+    assert len(done.json["problems"]) == 3
+    assert "the token needs the scope api" in done.json["problems"][0]
+    assert done.json["totals"]["captured"] == 3
+
+
+def test_exports_of_others_are_refused(tmp_path: Path) -> None:
+    words = ("run", "--from", "github:acme", "--to", str(tmp_path / "vault"), "--exports")
+    done = repo_backup(*words, check=2)
+    assert "--exports: only GitLab exports projects" in done.stderr
+
+
+def test_a_plan_tells_what_would_be_exported(forge: GitLab, tmp_path: Path) -> None:
+    real(forge, "acme/one")
+    done = night(forge, tmp_path / "vault", "--dry-run")
+    assert "1 projects would be exported" in done.json["notes"]
+    assert forge.asked_for == []
+
+
+def test_a_download_leaves_the_token_behind_when_it_leads_elsewhere(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    real(forge, "acme/one")
+    archive = packed("elsewhere")
+    with GitHttpServer(tmp_path / "other", answer=lambda _: Answer(200, {}, archive)) as other:
+
+        def answer(request: Request) -> Answer | None:
+            if request.target.endswith("/export/download"):
+                return Answer(302, {"Location": f"{other.url}/bucket/file?X-Amz-Signature=1"})
+            return None
+
+        forge.answer = answer
+        night(forge, tmp_path / "vault")
+        (asked,) = other.requests
+    assert not {"private-token", "job-token", "authorization"} & asked.headers.keys()
+    assert PAT not in str(asked.headers)
+    (stored,) = tmp_path.glob("vault/*/acme/exports/one/*.tar.gz")
+    assert stored.read_bytes() == archive
+
+
+@pytest.fixture
+def at_rclone(
+    rclone_http: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[S3Destination]:
+    for name, value in rclone_http.environment().items():
+        monkeypatch.setenv(name, value)
+    settings = S3Settings(bucket, endpoint_url=rclone_http.endpoint_url)
+    with closing(S3Destination(settings, stop=Stop())) as destination:
+        yield destination
+
+
+# --- On a fake clock -----------------------------------------------------------------------------
+
+
+class FakeTime(Stop):
+    """A stop whose time passes by sleeping alone, with the wall clock that belongs to it."""
+
+    def __init__(self, **more: Any) -> None:
+        self.seconds = 0.0
+        super().__init__(monotonic=lambda: self.seconds, **more)
+
+    def sleep(self, seconds: float) -> None:
+        self.check()
+        self.seconds += seconds
+
+    def now(self) -> datetime:
+        return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self.seconds)
+
+
+def repositories(forge: GitLab, *names: str) -> list[tuple[Repository, None]]:
+    source = _source(forge)
+    for name in names:
+        forge.project(f"acme/{name}", wiki="disabled")
+    return [(one, None) for one in source.repositories()]
+
+
+def _source(forge: GitLab) -> GitLabSource:
+    return GitLabSource("acme", token=Secret(PAT), server_url=forge.url)
+
+
+def queue(
+    forge: GitLab, time: FakeTime, destination: Any, *, limit: Limit | None = None, **more: Any
+) -> Exports:
+    options = ExportOptions(**more)
+    return Exports(
+        _source(forge),
+        destination,
+        Layout.of(host="gitlab.example", owner="acme"),
+        options,
+        limit=limit or Limit(options.limit, monotonic=lambda: time.seconds),
+        events=Silence(),
+        stop=time,
+        clock=time.now,
+        monotonic=lambda: time.seconds,
+    )
+
+
+def on_fake_time(forge: GitLab, **more: Any) -> FakeTime:
+    time = FakeTime(**more)
+    forge.monotonic = lambda: time.seconds
+    forge.export_states = ("none", "queued", "started")
+    return time
+
+
+def stored(done: list[Exported]) -> set[str]:
+    return {
+        one.repository.path
+        for one in done
+        if one.line is not None and one.line.stored_at is not None
+    }
+
+
+def test_fourteen_exports_never_exceed_six_in_any_minute(forge: GitLab, tmp_path: Path) -> None:
+    time, names = on_fake_time(forge), [f"p{number:02}" for number in range(14)]
+    # The server itself refuses the seventh.
+    forge.export_limit = 6
+    destination = FolderDestination(tmp_path / "vault")
+    done = list(queue(forge, time, destination).work(repositories(forge, *names)))
+    assert stored(done) == set(names)
+    asked = [at for at, _, _ in forge.asked_for]
+    assert len(asked) == 14
+    assert all(later - earlier >= 60 for earlier, later in zip(asked, asked[6:], strict=False))
+    # And no slower than that.
+    assert asked[-1] < 130
+
+
+def test_the_limit_holds_over_all_groups_of_a_run(forge: GitLab, tmp_path: Path) -> None:
+    time = on_fake_time(forge)
+    forge.export_limit = 3
+    limit = Limit(3, monotonic=lambda: time.seconds)
+    destination = FolderDestination(tmp_path / "vault")
+    projects = repositories(forge, *"abcdef")
+    for some in (projects[:3], projects[3:]):
+        done = list(queue(forge, time, destination, limit=limit).work(some))
+        assert len(stored(done)) == 3
+    assert len(forge.asked_for) == 6
+    assert forge.asked_for[3][0] - forge.asked_for[0][0] >= 60
+
+
+def test_a_429_is_waited_out(forge: GitLab, tmp_path: Path) -> None:
+    time = on_fake_time(forge)
+    # Somebody else with the same token exports too.
+    forge.export_limit = 1
+    refusals = [Answer(429, {"Retry-After": "5"}, b"Retry later")] * 6
+
+    def answer(request: Request) -> Answer | None:
+        return refusals.pop() if refusals and request.method == "POST" else None
+
+    forge.answer = answer
+    destination = FolderDestination(tmp_path / "vault")
+    done = list(queue(forge, time, destination).work(repositories(forge, "a", "b", "c")))
+    assert stored(done) == {"a", "b", "c"}
+    assert [path for _, path, _ in forge.asked_for] == ["acme/a", "acme/b", "acme/c"]
+
+
+def test_an_export_that_never_arrives_is_a_failure_in_time(forge: GitLab, tmp_path: Path) -> None:
+    time = on_fake_time(forge)
+    forge.stuck = {"acme/stuck"}
+    destination = FolderDestination(tmp_path / "vault")
+    done = list(
+        queue(forge, time, destination, timeout_minutes=20).work(
+            repositories(forge, "fine", "stuck")
+        )
+    )
+    assert stored(done) == {"fine"}
+    assert [one.problem for one in done if one.problem] == [
+        "its export did not arrive within 20 minutes"
+    ]
+    assert 20 * 60 <= time.seconds < 22 * 60
+
+
+def test_a_bucket_that_the_forge_cannot_reach_is_tried_once_a_run(
+    forge: GitLab, at_rclone: S3Destination
+) -> None:
+    time = on_fake_time(forge)
+    forge.put_limit = 0
+    # One a minute: what became of the first is known before the others are asked for.
+    slow = Limit(1, monotonic=lambda: time.seconds)
+    projects = repositories(forge, "a", "b", "c")
+    done = list(queue(forge, time, at_rclone, limit=slow).work(projects))
+    assert stored(done) == {"a", "b", "c"}
+    # What the first could not have put is not tried again for the others.
+    assert [url is not None for _, _, url in forge.asked_for] == [True, False, False, False]
+
+
+def test_what_has_no_time_left_is_collected_by_the_next_run(forge: GitLab, tmp_path: Path) -> None:
+    destination = FolderDestination(tmp_path / "vault")
+    projects = repositories(forge, "one")
+    time = on_fake_time(forge, deadline_seconds=3.0, margin_seconds=1.0)
+    (left,) = queue(forge, time, destination).work(projects)
+    assert left.line is not None
+    assert (left.line.stored_at, left.problem) == (None, "")
+    later = on_fake_time(forge)
+    (done,) = queue(forge, later, destination).work([(projects[0][0], left.line)])
+    assert done.line is not None
+    assert (done.line.key, done.line.requested_at) == (left.line.key, left.line.requested_at)
+    assert done.line.stored_at is not None
+    # It was not asked for a second time.
+    assert len(forge.asked_for) == 1
+
+
+@pytest.mark.parametrize("state", ["none", "started"])
+def test_what_was_left_over_and_never_came_is_asked_for_anew(
+    forge: GitLab, at_rclone: S3Destination, state: str
+) -> None:
+    ((repository, _),) = repositories(forge, "one")
+    time = on_fake_time(forge)
+    if state != "none":
+        forge.exports[int(repository.host_id)] = Export(None, [state] * 1000)
+    yesterday = time.now() - timedelta(days=1)
+    line = ExportLine(key="exports/one/2026-01-01-00-00-00.tar.gz", requested_at=yesterday)
+    (done,) = queue(forge, time, at_rclone).work([(repository, line)])
+    assert stored([done]) == {"one"}
+    # By a URL: nothing speaks against it.
+    assert [url is not None for _, _, url in forge.asked_for] == [True]
+    assert forge.puts == [("acme/one", 200)]
+
+
+def test_an_export_that_was_made_before_is_not_taken_for_a_new_one(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    destination = FolderDestination(tmp_path / "vault")
+    ((repository, _),) = repositories(forge, "one")
+    time = on_fake_time(forge)
+    old = packed("old", at=(time.now() - timedelta(hours=3)).timestamp())
+    export = forge.exports[int(repository.host_id)] = Export(None, ready=old)
+    (done,) = queue(forge, time, destination).work([(repository, None)])
+    assert export.ready == old
+    assert stored([done]) == {"one"}
+    (path,) = tmp_path.glob("vault/*/acme/exports/one/*")
+    assert path.read_bytes() == forge.archives["acme/one"]
+
+
+# --- The URL -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signer(
+    rclone_http: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int], Secret | None]]:
+    for name, value in rclone_http.environment().items():
+        monkeypatch.setenv(name, value)
+    settings = S3Settings(bucket, prefix="git", endpoint_url=rclone_http.endpoint_url)
+    made: list[S3Destination] = []
+
+    def sign(seconds: int) -> Secret | None:
+        made.append(S3Destination(settings, stop=Stop()))
+        key = Key("host/acme/exports/a b/2026-01-01-00-00-00.tar.gz")
+        return made[-1].upload_url(key, content_type="application/gzip", seconds=seconds)
+
+    yield sign
+    for destination in made:
+        destination.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "application/gzip"}, 200),
+        ({"Content-Type": "application/octet-stream"}, 403),
+        ({}, 403),
+    ],
+)
+def test_the_store_takes_exactly_what_gitlab_sends(
+    signer: Callable[[int], Secret | None], headers: dict[str, str], status: int
+) -> None:
+    url = signer(3600)
+    assert url is not None
+    text = url.reveal()
+    assert "X-Amz-SignedHeaders=content-type%3Bhost&" in text
+    assert "X-Amz-Expires=3600&" in text
+    assert requests.put(text, data=b"data", headers=headers, timeout=10).status_code == status
+    # And nothing but this one key.
+    other = text.replace("2026-01-01", "2026-01-02")
+    fields = {"Content-Type": "application/gzip"}
+    assert requests.put(other, data=b"data", headers=fields, timeout=10).status_code == 403
+
+
+def test_a_url_lives_no_longer_than_its_session(
+    signer: Callable[[int], Secret | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def life() -> int:
+        url = signer(4 * 3600)
+        assert url is not None
+        return int(url.reveal().partition("X-Amz-Expires=")[2].partition("&")[0])
+
+    assert life() == 4 * 3600
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session")
+    # Nobody says when it ends.
+    assert 3590 <= life() <= 3600
+    for minutes, expected in ((120, 7200), (20, 1200)):
+        end = datetime.now(UTC) + timedelta(minutes=minutes)
+        monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", end.isoformat())
+        assert expected - 10 <= life() <= expected
+    end = datetime.now(UTC) + timedelta(seconds=presigning.LEAST_SECONDS - 5)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", end.isoformat())
+    assert signer(4 * 3600) is None
