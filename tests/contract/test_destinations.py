@@ -543,7 +543,7 @@ def test_somebody_else_puts_an_object_by_a_url_where_there_are_urls(
     if url is None:
         return
     fields = {"Content-Type": "application/gzip"}
-    trusted = os.environ.get("AWS_CA_BUNDLE", True)
+    trusted = os.environ.get("AWS_CA_BUNDLE") or True
     answer = requests.put(url.reveal(), b"put", headers=fields, timeout=10, verify=trusted)
     assert answer.status_code == 200
     assert destination.stat(KEY).size_bytes == 3
