@@ -13,7 +13,13 @@ from backup.config.names import (
     Command,
     Group,
 )
-from backup.config.reading import Given, read_action, read_command_line, taken_by
+from backup.config.reading import (
+    Given,
+    goes_in_the_clear,
+    read_action,
+    read_command_line,
+    taken_by,
+)
 from backup.config.syntax import DestinationSpec, Shard, SourceSpec, Span
 from backup.config.table import INPUTS, Config
 
@@ -32,6 +38,7 @@ __all__ = [
     "Shard",
     "SourceSpec",
     "Span",
+    "goes_in_the_clear",
     "read_action",
     "read_command_line",
     "taken_by",

@@ -45,6 +45,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "restore",
     "verify",
     "status",
+    "login",
 )
 WORKING_FORGES: tuple[Forge, ...] = ("github", "gitlab", "bitbucket")
 METADATA_KINDS = (

@@ -10,6 +10,7 @@ from backup.config.declaring import Input
 from backup.config.names import (
     READING_COMMANDS,
     SOURCE_COMMANDS,
+    VAULT_COMMANDS,
     WORKING_COMMANDS,
     WORKING_FORGES,
     WRITING_COMMANDS,
@@ -208,6 +209,8 @@ def _check_complete(config: Config, labels: Mapping[str, str]) -> None:
             "git:PATH"
         )
         _refuse_missing("from", command, labels, what=what)
+    if command not in VAULT_COMMANDS:
+        return
     if config.destination is None and config.bucket is None:
         what = "a folder to back up to" if command in WRITING_COMMANDS else "the folder of a vault"
         what = f"{what}, or s3://BUCKET/PREFIX"
@@ -283,14 +286,12 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
         return
     # Both secrets go the same ways.
     secret = labels["token" if config.token is not None else "oauth-secret"]
-    api = urlsplit(config.api_url or "")
-    if api.scheme == "http" and not _is_this_machine(api.hostname or ""):
+    if goes_in_the_clear(config.api_url or ""):
         raise ConfigError(
             f"{labels['api-url']}: {config.api_url!r} would send {secret} in the clear: "
             "give the address with https://"
         )
-    pushed_to = urlsplit(config.push or "")
-    if pushed_to.scheme == "http" and not _is_this_machine(pushed_to.hostname or ""):
+    if goes_in_the_clear(config.push or ""):
         raise ConfigError(
             f"{labels['push']}: {config.push!r} would send {secret} in the clear: "
             "give the address with https://"
@@ -300,7 +301,7 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
         parts = urlsplit(config.server_of(source))
         if parts.scheme in {"http", "https"}:
             servers[parts.scheme, parts.netloc.lower()] = source
-            if parts.scheme == "http" and not _is_this_machine(parts.hostname or ""):
+            if goes_in_the_clear(config.server_of(source)):
                 raise ConfigError(
                     f"{labels['from']}: {str(source)!r} would send {secret} in the clear: "
                     "give the address with https://"
@@ -311,6 +312,12 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
             f"{secret} goes to one server only: {first!r} and {second!r} are at two",
             hint="back them up in two runs",
         )
+
+
+def goes_in_the_clear(url: str) -> bool:
+    """Tell whether others could read on its way what is sent there."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_this_machine(parts.hostname or "")
 
 
 def _is_this_machine(host: str) -> bool:

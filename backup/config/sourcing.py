@@ -86,7 +86,7 @@ class SourceInputs:
         "The access token of the forge or git server, with read access to the repositories; for "
         "restore --push one that may write there.",
         group="Source",
-        commands=_FORGE_COMMANDS,
+        commands=_SERVER_COMMANDS,
         available=True,
     )
     app_id: str | None = optional(
@@ -94,13 +94,13 @@ class SourceInputs:
         "The id of a GitHub App installed at the owner, used with app-private-key in place of "
         "a token.",
         group="Source",
-        commands=FORGE_COMMANDS,
+        commands=SOURCE_COMMANDS,
     )
     app_private_key: Secret | None = optional(
         PRIVATE_KEY,
         "The private key of the GitHub App, the PEM text itself.",
         group="Source",
-        commands=FORGE_COMMANDS,
+        commands=SOURCE_COMMANDS,
     )
     oauth_key: str | None = optional(
         OAUTH_KEY,
@@ -121,7 +121,7 @@ class SourceInputs:
         "The user name that goes with a token, where the forge or git server wants one; with an "
         "API token of Bitbucket the email of the Atlassian account.",
         group="Source",
-        commands=_FORGE_COMMANDS,
+        commands=_SERVER_COMMANDS,
         available=True,
     )
     ssh_key_file: str | None = optional(
@@ -151,7 +151,7 @@ class SourceInputs:
         WEB_URL,
         "Where that server's API is, if not where its kind has it.",
         group="Source",
-        commands=_FORGE_COMMANDS,
+        commands=_SERVER_COMMANDS,
         available=True,
     )
     include: tuple[str, ...] = declare(

@@ -36,6 +36,7 @@ from backup.config import (
     read_command_line,
     taken_by,
 )
+from backup.doors.consumer import log_in, with_consumer
 from backup.doors.opening import (
     FORGES_WITH_FALLBACKS,
     fallbacks,
@@ -122,6 +123,7 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
 
     hides = config.hide_private_names == "true"
 
+    config = with_consumer(config)
     stop = make_stop(config)
     with (
         stopped_by_signals(stop),
@@ -228,12 +230,30 @@ def _verify(config: Config, arguments: tuple[str, ...]) -> int:
     return report.exit_code
 
 
+def _login(config: Config, arguments: tuple[str, ...]) -> int:
+    if arguments != ("bitbucket",):
+        given = " ".join(arguments)
+        raise ConfigError(
+            f"FORGE: {given!r} is not accepted: give bitbucket"
+            if arguments
+            else "FORGE is missing: give bitbucket",
+            hint="other forges take a token, in REPO_BACKUP_TOKEN",
+        )
+    path, advice = log_in(config)
+    with _output():
+        print(f"Bitbucket accepts the consumer. It is kept in {path}.")  # noqa: T201
+    if advice:
+        _say(f"note: {advice}")
+    return ExitCode.DONE
+
+
 _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "run": _run,
     "list": _list,
     "restore": _restore,
     "verify": _verify,
     "status": _status,
+    "login": _login,
 }
 
 

@@ -51,6 +51,14 @@ PAGES: Mapping[Command, Page] = {
         text="Damage is named with every snapshot that depends on it, and ends with exit code 4. "
         "The result is noted in the vault.",
     ),
+    "login": Page(
+        "Keep the OAuth consumer of a Bitbucket workspace on this machine.",
+        "repo-backup login bitbucket",
+        arguments="FORGE",
+        text="FORGE is bitbucket. Key and secret are asked for and not shown, tried, and kept in "
+        "~/.config/repo-backup/credentials.json, which only you can read; a run takes them from "
+        "there. Delete that file to log out. Other forges take a token: REPO_BACKUP_TOKEN.",
+    ),
     "status": Page(
         "Tell whether a vault is fresh and whole, for a monitor or a second place.",
         "repo-backup status --from ./vault\n"

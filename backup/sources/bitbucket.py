@@ -103,6 +103,9 @@ class Consumer:
         secret: the consumer's.
         server_url: where tokens are given out.
         clock: seconds that only grow.
+
+    Attributes:
+        scopes: what its newest token may do; empty before there is one, and where nobody says.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Consumer:
         self._url = f"{server_url}/site/oauth2/access_token"
         self._clock = clock
         self._lock = threading.Lock()
+        self.scopes: tuple[str, ...] = ()
         self._token: Secret | None = None
         self._ends_at = self._renewed_at = float("-inf")
 
@@ -162,6 +166,7 @@ class Consumer:
             _require_good(answer, "the token endpoint")
             fields = answer.json()
             token, life = fields["access_token"], float(fields["expires_in"])
+            self.scopes = tuple(str(fields.get("scopes") or "").split())
         self._ends_at = now + life
         return Secret(str(token))
 

@@ -68,6 +68,7 @@ class Bitbucket:
         workspaces: slug to UUID.
         consumers: an OAuth consumer's key to its secret.
         life_seconds: of the tokens that it gives out, as it says.
+        scopes: what they may do.
         issued: those tokens, in order.
         accepted: tokens that open the API and git; issued ones are until they are taken out.
         api_tokens: of people: a token to the email that goes with it.
@@ -80,6 +81,7 @@ class Bitbucket:
     repositories: list[Listed] = field(default_factory=list)
     consumers: dict[str, str] = field(default_factory=dict)
     life_seconds: int = 7200
+    scopes: str = "repository"
     issued: list[str] = field(default_factory=list)
     accepted: set[str] = field(default_factory=set)
     api_tokens: dict[str, str] = field(default_factory=dict)
@@ -166,7 +168,7 @@ class Bitbucket:
         fields: dict[str, str | int] = {
             "access_token": token,
             "expires_in": self.life_seconds,
-            "scopes": "repository",
+            "scopes": self.scopes,
             "token_type": "bearer",
         }
         return Answer(200, {"Content-Type": "application/json"}, json.dumps(fields).encode())
