@@ -126,8 +126,9 @@ def _not_yet() -> Iterator[str]:
             for one in taken_by(command)
             if not one.available
         ]
-        yield ""
-        yield f"With `{command}`: {', '.join(names)}."
+        if names:
+            yield ""
+            yield f"With `{command}`: {', '.join(names)}."
 
 
 def _inputs() -> Iterator[str]:
