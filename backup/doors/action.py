@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from backup import __version__
 from backup.config import INPUTS, Config, Given, read_action
 from backup.doors import cli
+from backup.doors.environment import fallbacks
 from backup.doors.opening import (
     caller_of,
-    fallbacks,
     make_stop,
     network_settings,
     open_destination,

@@ -9,7 +9,6 @@ error. Data goes to standard output, everything else to standard error.
 import difflib
 import json
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -37,9 +36,8 @@ from backup.config import (
     taken_by,
 )
 from backup.doors.consumer import log_in, with_consumer
+from backup.doors.environment import with_environment
 from backup.doors.opening import (
-    FORGES_WITH_FALLBACKS,
-    fallbacks,
     make_stop,
     network_settings,
     open_destination,
@@ -554,51 +552,11 @@ def _option(one: Input, command: Command) -> click.Option:
 
 def _gather(command: Command, typed: Mapping[str, Any]) -> dict[str, Given]:
     """Join what was typed with what the environment gives; what was typed wins."""
-    given: dict[str, Given] = {}
-    for one in taken_by(command):
-        text = _typed_text(one, typed.get(one.attribute), command)
-        if text is not None:
-            given[one.name] = text
-        elif os.environ.get(one.variable(command)):
-            variable = one.variable(command)
-            given[one.name] = Given(os.environ[variable], variable)
-    return _with_fallbacks(command, given)
-
-
-def _with_fallbacks(command: Command, given: dict[str, Given]) -> dict[str, Given]:
-    """Take what the environment says under the names of older scripts, where nothing else does."""
-    names = {one.name for one in taken_by(command)}
-    if "destination" in given:
-        names.discard("bucket")
-    if command == "restore":
-        # A token that was given for reading is not for pushing, and not for any server.
-        names.discard("token")
-    if "from" in names and "from" not in given:
-        given |= _sources_by_environment()
-    others = fallbacks(_only_forge(given["from"].text) if "from" in given else "")
-    for name in names & {"token", "server-url", "bucket", "region"} - given.keys():
-        for variable in others.get(name, ()):
-            if os.environ.get(variable):
-                given[name] = Given(os.environ[variable], variable)
-                break
-    return given
-
-
-def _sources_by_environment() -> dict[str, Given]:
-    """Find the owners that an older script would back up."""
-    for forge in FORGES_WITH_FALLBACKS:
-        for variable in fallbacks(forge)["owner"]:
-            owners = [name for name in re.split(r"[,\s]+", os.environ.get(variable, "")) if name]
-            if owners:
-                return {"from": Given("\n".join(f"{forge}:{name}" for name in owners), variable)}
-    return {}
-
-
-def _only_forge(sources: str) -> str:
-    """Name the forge that all sources are at; empty where they are not at one."""
-    # A token that is named for one forge goes nowhere else.
-    found = {place.strip().partition(":")[0] for place in sources.splitlines() if place.strip()}
-    return found.pop() if len(found) == 1 else ""
+    texts = {
+        one.name: _typed_text(one, typed.get(one.attribute), command) for one in taken_by(command)
+    }
+    given = {name: text for name, text in texts.items() if text is not None}
+    return with_environment(command, given)
 
 
 def _typed_text(one: Input, value: Any, command: Command) -> Given | None:

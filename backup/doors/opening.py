@@ -7,7 +7,7 @@ so that a refusal waits for none, and a missing one breaks nothing else.
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -27,32 +27,6 @@ if TYPE_CHECKING:
     from backup.commands.verify import VerifyRequest
     from backup.destinations.s3 import S3Settings
     from backup.sources.bitbucket import Credentials
-
-# Names in use by the scripts that people come from. What is named for a forge counts for it alone.
-_OF_STORES: Mapping[str, tuple[str, ...]] = {
-    "bucket": ("BACKUP_BUCKET_NAME",),
-    "region": ("BACKUP_AWS_REGION",),
-}
-_OF_FORGES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "github": {"owner": ("BACKUP_GITHUB_OWNER",), "token": ("BACKUP_GITHUB_PAT",)},
-    "gitlab": {
-        "owner": ("GROUPS_TO_BACKUP",),
-        "token": ("GITLAB_TOKEN",),
-        "server-url": ("GITLAB_URL",),
-        "bucket": ("AWS_S3_BUCKET",),
-    },
-}
-FORGES_WITH_FALLBACKS = tuple(_OF_FORGES)
-
-
-def fallbacks(provider: str) -> Mapping[str, tuple[str, ...]]:
-    """Tell which variables of the environment stand in for which inputs.
-
-    Args:
-        provider: the forge; any other text for none.
-    """
-    return {**_OF_STORES, **_OF_FORGES.get(provider, {})}
-
 
 _MOST_MARGIN_SECONDS = 120.0
 _MARGIN_SHARE = 0.1
