@@ -53,7 +53,7 @@ check: $(VENV)/developed ## format, lint, types, dead code, spelling, image, tem
 	$(BIN)/mypy
 	$(BIN)/vulture
 	$(BIN)/codespell
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile Dockerfile.lambda
 	$(BIN)/cfn-lint aws/*.yaml
 	$(BIN)/zizmor --offline --quiet --persona pedantic --config .github/zizmor.yml $(WORKFLOWS) $(ACTIONS)
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(WORKFLOWS)
@@ -76,7 +76,8 @@ docs: $(VENV)/developed ## write the generated parts of the documents again
 lock: $(VENV)/developed ## choose the newest versions and write the lock files again
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --group build -o requirements/runtime.txt
-	$(LOCK) --group build --group dev -c requirements/runtime.txt -o requirements/development.txt
+	$(LOCK) --group build --group lambda -c requirements/runtime.txt -o requirements/lambda.txt
+	$(LOCK) --group build --group lambda --group dev -c requirements/lambda.txt -o requirements/development.txt
 
 clean: ## remove the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,7 +9,7 @@ from rich.progress import Task
 from backup.config import Config
 from backup.config.syntax import Span
 from backup.destinations.memory import MemoryDestination
-from backup.doors import cli
+from backup.doors import cli, lambda_entry
 from backup.errors import PartialFailure
 from backup.git.http import bearer
 from backup.git.pktline import Special
@@ -60,7 +60,6 @@ def fields_of_documents(
 ) -> tuple[object, ...]:
     """Written for readers of the vault, or by forges' sources; format 1 has them from the start."""
     assert entry.absence is not None
-    assert entry.export is not None
     return (
         documents.STORED,
         documents.Part.model_config,
@@ -71,8 +70,6 @@ def fields_of_documents(
         entry.changes.deleted,
         entry.changes.moved,
         entry.changes.rewritten,
-        entry.export.requested_at,
-        entry.export.stored_at,
         entry.not_selected,
         bundle.check_detail,
         bundle.header_bytes,
@@ -103,6 +100,8 @@ def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...
         program.list_commands(context),
         program.format_options,
         terminal._Amount().render(task),
+        lambda_entry._Invocations.do_POST,
+        lambda_entry._Invocations.protocol_version,
     )
 
 

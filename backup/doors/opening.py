@@ -293,11 +293,18 @@ def _s3_settings(config: Config) -> "S3Settings":
     )
 
 
-def make_stop(config: Config) -> Stop:
-    """Start the clock of the deadline, where there is one."""
-    if config.deadline_minutes is None:
+def make_stop(config: Config, *, most_seconds: float | None = None) -> Stop:
+    """Start the clock of the deadline, where there is one.
+
+    Args:
+        config: may name one.
+        most_seconds: what there is in any case; None for no end.
+    """
+    asked = None if config.deadline_minutes is None else config.deadline_minutes * 60
+    limits = [limit for limit in (asked, most_seconds) if limit is not None]
+    if not limits:
         return Stop()
-    seconds = config.deadline_minutes * 60
+    seconds = min(limits)
     margin = min(_MOST_MARGIN_SECONDS, seconds * _MARGIN_SHARE)
     return Stop(deadline_seconds=seconds, margin_seconds=margin)
 

@@ -9,20 +9,24 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from backup.doors.lambda_entry import PATH
 from tests.support.engine import ContainerRunner, Docker, build, docker_engine
 from tests.support.estate import furnish
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import GitHub, Token
 from tests.support.gitserver import Answer, Request
 from tests.support.mirrors import assert_same_mirror
+from tests.support.ports import free_port
 from tests.support.program import repo_backup
 from tests.support.runner import CHECKOUT, TOKEN
+from tests.support.runtime_api import started
 from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
 
@@ -48,6 +52,11 @@ class Image:
 def image() -> Iterator[Image]:
     with docker_engine() as docker:
         yield Image(docker, build(docker))
+
+
+@pytest.fixture(scope="session")
+def lambda_image(image: Image) -> Image:
+    return Image(image.docker, build(image.docker, "Dockerfile.lambda"))
 
 
 @pytest.fixture
@@ -349,3 +358,68 @@ def test_it_holds_the_locked_versions(image: Image) -> None:
     missing = {one for one in locked if not one.startswith("flit-core")} - inside
     assert not missing
     assert inside - locked == {"repo-backup-action==0.1.0"}
+
+
+# --- As a Lambda function -------------------------------------------------------------------------
+
+
+def as_lambda(image: Image, env: Mapping[str, str], *words: str) -> list[str]:
+    """Give the command of a container that is closed as Lambda's are, and sees no more."""
+    argv = [str(image.docker.client), "run", "--rm", "--network", "host", "--read-only"]
+    argv += ["--tmpfs", "/tmp:size=64m", "--user", "993:990", "--cap-drop", "ALL"]
+    for name, value in env.items():
+        argv += ["-e", f"{name}={value}"]
+    return [*argv, image.name, *words]
+
+
+def vault_of(store: S3Server, bucket: str) -> dict[str, str]:
+    store.make_bucket(bucket)
+    return store.environment() | {
+        "AWS_ENDPOINT_URL": store.endpoint_url,
+        "AWS_REGION": "us-east-1",
+        "REPO_BACKUP_TO": f"s3://{bucket}/git",
+        "REPO_BACKUP_FROM": "github:acme",
+        "REPO_BACKUP_TOKEN": TOKEN,
+    }
+
+
+def test_lambda_s_runtime_calls_it_with_a_read_only_file_system(
+    lambda_image: Image, forge: GitHub, tmp_path: Path, rclone_http: S3Server
+) -> None:
+    env = vault_of(rclone_http, "lambda-image") | {"REPO_BACKUP_SERVER_URL": forge.url}
+
+    def command(variables: Mapping[str, str]) -> list[str]:
+        return as_lambda(lambda_image, variables)
+
+    with started(tmp_path, command, env=env, outside=lambda_image.docker.environment) as function:
+        first = function.invoke({})
+        assert not first.is_error, (first.body, function.text)
+        assert first.body["totals"]["captured"] == 2
+        assert function.invoke({}).body["totals"]["unchanged"] == 2
+        wrong = function.invoke({"check": "maybe"})
+        assert (wrong.is_error, wrong.body["errorType"]) == (True, "Failed")
+        assert TOKEN not in function.text
+    assert any("aws-lambda-python" in one.get("User-Agent", "") for one in function.headers)
+
+
+def test_an_event_is_taken_by_post_where_there_is_no_lambda(
+    lambda_image: Image, forge: GitHub, tmp_path: Path, rclone_http: S3Server
+) -> None:
+    env = vault_of(rclone_http, "lambda-local") | {"REPO_BACKUP_SERVER_URL": forge.url}
+    port = free_port()
+    with subprocess.Popen(
+        as_lambda(lambda_image, env, str(port)),
+        env=lambda_image.docker.environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert PATH in process.stderr.readline()
+            url = f"http://127.0.0.1:{port}{PATH}"
+            with urllib.request.urlopen(url, data=b"{}", timeout=120) as answer:
+                assert json.load(answer)["totals"]["captured"] == 2
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)

@@ -7,6 +7,7 @@ policy is resolved here, and every request of the night is held against all poli
 import ast
 import http.client
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -301,6 +302,70 @@ def test_only_the_branch_of_the_workflow_may_be_it(stack: Stack) -> None:
     ):
         assert not may(other), other
     assert not may("repo:acme/backups:ref:refs/heads/main", "https://github.com/acme")
+
+
+# --- The function ---------------------------------------------------------------------------------
+
+
+def function_statements() -> list[Any]:
+    """Resolve the policy of the Lambda function's role."""
+    template = cfn_yaml.loads(TEMPLATE.with_name("lambda.yaml").read_text("utf-8"))
+    names = {
+        "AWS::Partition": "aws",
+        "BucketName": "acme-vault",
+        "Prefix": "git",
+        "TopicArn": "arn:aws:sns:us-east-1:1:topic",
+    }
+
+    def resolved(value: Any) -> Any:
+        match value:
+            case {"Fn::Sub": str(text)}:
+                return re.sub(r"\$\{([^}]+)\}", lambda found: names[found[1]], text)
+            case {"Ref": str(name)}:
+                return names[name]
+            case {"Fn::GetAtt": ["Log", "Arn"]}:
+                return "arn:aws:logs:us-east-1:1:log-group:log:*"
+            case dict():
+                return {key: resolved(one) for key, one in value.items()}
+            case list():
+                return [resolved(one) for one in value]
+            case _:
+                return value
+
+    (policy,) = template["Resources"]["Role"]["Properties"]["Policies"]
+    statements: list[Any] = resolved(policy["PolicyDocument"]["Statement"])
+    return statements
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allowed"),
+    [
+        ("PUT", "/acme-vault/git/gitlab.com/a", True),
+        ("GET", "/acme-vault/git/gitlab.com/a", True),
+        ("GET", "/acme-vault?list-type=2&prefix=git/", True),
+        ("GET", "/acme-vault?versions=&prefix=git/", True),
+        ("POST", "/acme-vault/git/a?uploads=", True),
+        ("DELETE", "/acme-vault/git/a?uploadId=1", True),
+        ("DELETE", "/acme-vault/git/a", False),
+        ("DELETE", "/acme-vault/git/a?versionId=1", False),
+        ("PUT", "/acme-vault/elsewhere/a", False),
+        ("GET", "/another-bucket/git/a", False),
+    ],
+)
+def test_the_function_s_role_writes_one_vault_and_removes_nothing(
+    method: str, target: str, allowed: bool
+) -> None:
+    asked = asked_of_s3(method, target, {"if-none-match": "*"})
+    assert is_allowed(function_statements(), asked) == allowed
+
+
+def test_both_roles_are_denied_the_same(stack: Stack) -> None:
+    (policy,) = stack.role["policies"].values()
+    denied = [
+        next(one for one in statements if one["Effect"] == "Deny")
+        for statements in (policy["Statement"], function_statements())
+    ]
+    assert denied[0] == denied[1]
 
 
 # --- The bucket, the topic, the alarm ------------------------------------------------------------

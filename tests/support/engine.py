@@ -93,14 +93,18 @@ def docker_engine() -> Iterator[Docker]:
             yield docker
 
 
-def build(docker: Docker) -> str:
-    """Build the image as the runner builds that of an action; give its name.
+def build(docker: Docker, name: str = "Dockerfile") -> str:
+    """Build an image as the runner builds that of an action; give its name.
+
+    Args:
+        docker: the engine.
+        name: of the Dockerfile.
 
     Raises:
         EngineFailed: with the build's log.
     """
-    image = "repo-backup-test:image"
-    dockerfile = CHECKOUT / "Dockerfile"
+    dockerfile = CHECKOUT / name
+    image = f"repo-backup-test:{name.lower()}"
     # The network is this machine's own: an engine of ours has no other.
     words = ("build", "--network", "host", "-t", image, "-f", str(dockerfile), str(CHECKOUT))
     docker(*words)
