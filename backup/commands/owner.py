@@ -62,6 +62,7 @@ from backup.vault.documents import (
     SourceLine,
     Totals,
     encode,
+    is_path,
 )
 from backup.vault.layout import DocumentName, Layout
 from backup.vault.manifest import (
@@ -244,7 +245,7 @@ class OwnerRun:
     def _list(self) -> list[Repository]:
         self._events.listing(self._source.identity)
         listing = repeat(
-            lambda: list(self._source.repositories()),
+            lambda: [_with_a_name(one) for one in self._source.repositories()],
             tries=TRIES,
             stop=self._stop,
             again=self._again,
@@ -633,6 +634,13 @@ class OwnerRun:
     def _note(self, message: str) -> None:
         self.ledger.notes.append(message)
         self._events.note(message)
+
+
+def _with_a_name(repository: Repository) -> Repository:
+    """Keep one repository whose name no document can hold from spoiling the manifest of all."""
+    if is_path(repository.path):
+        return repository
+    return replace(repository, problem="its name has an empty part, and cannot be kept")
 
 
 def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:

@@ -290,7 +290,7 @@ class BitbucketSource:
             owner=self.identity.owner,
             path=slug,
             host_id=str(item["uuid"]).strip("{}"),
-            clone_url=f"{self._server_url}/{quote(workspace)}/{quote(slug)}.git",
+            clone_url=f"{self._server_url}/{quote(workspace, safe='')}/{quote(slug, safe='')}.git",
             private=is_private,
             visibility="private" if is_private else "public",
             fork=bool(item.get("parent")),

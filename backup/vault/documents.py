@@ -66,8 +66,13 @@ def _stem(stem: str) -> str:
     return stem
 
 
+def is_path(text: str) -> bool:
+    """Tell whether a repository can be called so in a document: no segment is empty."""
+    return all(text.split("/"))
+
+
 def _segments(path: str) -> str:
-    if not all(path.split("/")):
+    if not is_path(path):
         raise ValueError("a path has no empty segments")
     return path
 

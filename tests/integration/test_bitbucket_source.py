@@ -356,3 +356,52 @@ def test_the_action_backs_up_a_workspace(forge: Bitbucket, tmp_path: Path) -> No
     # The runner is asked to hide it, and it is nowhere else.
     assert done.stdout.count(SECRET) == done.stdout.count(f"::add-mask::{SECRET}") == 1
     assert SECRET not in done.summary + done.stderr + json.dumps(done.report)
+
+
+def test_names_with_spaces_and_mixed_case_are_kept_as_they_are(
+    forge: Bitbucket, tmp_path: Path
+) -> None:
+    forge.workspace("acme")
+    names = ["My Repository", "UPPER", "ünïcode", "dots.and-dashes_1"]
+    places = {name: forge.folder(real(forge, name)) for name in names}
+    assert told(night(forge, tmp_path / "vault")) == dict.fromkeys(names, "captured")
+    assert set(told(night(forge, tmp_path / "vault")).values()) == {"unchanged"}
+    for name, place in places.items():
+        back = tmp_path / "back" / f"{name}.git"
+        repo_backup("restore", f"acme/{name}", back, "--from", tmp_path / "vault")
+        assert_same_mirror(back, to_be_kept(place))
+
+
+def test_a_crafted_name_leaves_no_folder_and_runs_nothing(forge: Bitbucket, tmp_path: Path) -> None:
+    """As the script that people come from puts names into a shell and into paths."""
+    forge.workspace("acme")
+    commands = ["$(touch pwned)", "; touch pwned #", "--upload-pack=touch pwned", "`touch pwned`"]
+    paths = ["..", "../../outside", "/etc/outside", "a\n::set-output name=x::y", "\x1b[31mred"]
+    for name in (*commands, *paths):
+        forge.repository("acme", name)
+    for name in commands:
+        fill(forge.folder(forge.repositories[commands.index(name)]), "crafted")
+    vault, here = tmp_path / "vault", tmp_path / "here"
+    here.mkdir()
+    before = {*tmp_path.iterdir(), vault, tmp_path / "back"}
+    forge.answer = lambda one: Answer(404) if "%2F" in one.target else None
+    env = {
+        "REPO_BACKUP_SERVER_URL": forge.url,
+        "REPO_BACKUP_API_URL": forge.api_url,
+        "REPO_BACKUP_TOKEN": ACCESS,
+    }
+    words = ("run", "--from", "bitbucket:acme", "--to", str(vault))
+    done = repo_backup(*words, "--json", env=env, cwd=here, check=3)
+    rows = told(done)
+    assert {name for name, status in rows.items() if status == "captured"} == set(commands)
+    assert rows.keys() == {*commands, *paths}
+    reasons = {one["path"]: one["reason"] for one in done.json["repositories"]}
+    assert reasons["/etc/outside"] == "its name has an empty part, and cannot be kept"
+    shown = repo_backup(*words, env=env, cwd=here, check=3)
+    assert "\x1b" not in shown.stdout + shown.stderr
+    assert not [line for line in shown.stdout.splitlines() if line.startswith("::")]
+    repo_backup("restore", "--all", tmp_path / "back", "--from", vault, cwd=here, check=None)
+    assert {*tmp_path.iterdir()} <= before
+    assert [*here.iterdir()] == []
+    assert not [path for path in tmp_path.rglob("*") if path.name == "pwned"]
+    assert len([*(tmp_path / "back").glob("**/HEAD")]) == len(commands)

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import threading
 import zlib
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.bitbucket import Bitbucket
+from tests.support.github import GitHub, Token
+from tests.support.gitlab import GitLab
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.program import Completed, repo_backup
 from tests.support.proxy import FaultProxy, ProxyFault
-from tests.support.s3server import rclone_server
+from tests.support.s3server import S3Server, rclone_server
 from tests.support.shapes import make
 
 TOKEN = "ghx_Sentinel+7c1f/9aB2"
@@ -146,6 +150,122 @@ def test_no_secret_gets_out(trouble: str, tmp_path: Path) -> None:
         assert_nowhere(value, [place for place in places if place[0] != "process list"])
     assert not list(temporary.iterdir())
     assert not list(home.iterdir())
+
+
+# What each kind of credentials gives to a run; all of it is secret but the names of users.
+KINDS: dict[str, dict[str, str]] = {
+    "GitHub token": {"TOKEN": "ghp_Sentinel+github/0123456789"},
+    "GitLab token": {"TOKEN": "glpat-Sentinel-gitlab+0123"},
+    "GitLab job token": {"TOKEN": "glcbt-64_Sentinel-job+0123"},
+    "Bitbucket consumer": {"OAUTH_KEY": "a-key", "OAUTH_SECRET": "Sentinel+consumer/0123456789"},
+    "Bitbucket access token": {"TOKEN": "ATCTT3xSentinel-access+0123"},
+    "Bitbucket API token": {"TOKEN": "ATATT3xSentinel-api+0123", "USERNAME": "jane@example.com"},
+}
+
+
+@contextmanager
+def forge_for(kind: str, root: Path, secret: str) -> Iterator[GitHub | GitLab | Bitbucket]:
+    """Serve one private repository to who has the credentials."""
+    forge: GitHub | GitLab | Bitbucket
+    match kind.split(maxsplit=1)[0]:
+        case "GitHub":
+            with GitHub(root) as forge:
+                forge.tokens[secret] = Token("jane")
+                forge.owner("jane", kind="User")
+                forge.repository(forge.owner("acme"), "widgets", private=True)
+                yield forge
+        case "GitLab":
+            with GitLab(root) as forge:
+                header = "job-token" if "job" in kind else "private-token"
+                forge.tokens = {secret: header}
+                forge.group("acme")
+                forge.project("acme/widgets", wiki="disabled")
+                yield forge
+        case _:
+            with Bitbucket(root) as forge:
+                forge.consumers = {"a-key": secret}
+                forge.accepted = {secret}
+                forge.api_tokens = {secret: "jane@example.com"}
+                forge.workspace("acme")
+                forge.repository("acme", "widgets")
+                yield forge
+
+
+@pytest.mark.parametrize("trouble", ["none", "echoed by git", "echoed by the API"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_credentials_of_a_forge_get_out(
+    kind: str, trouble: str, tmp_path: Path, rclone_http: S3Server
+) -> None:
+    given = KINDS[kind]
+    secret = given.get("OAUTH_SECRET") or given["TOKEN"]
+    make("notes", tmp_path / "git" / "acme" / "widgets.git")
+    bucket = f"secrets-{abs(hash(tmp_path)) % 10**10}"
+    rclone_http.make_bucket(bucket)
+    temporary, home = tmp_path / "tmp", tmp_path / "home"
+    temporary.mkdir()
+    home.mkdir()
+    provider = kind.split(maxsplit=1)[0].lower()
+
+    def answer(request: Request) -> Answer | None:
+        by_git = ".git/" in request.target
+        to_be_had = "access_token" in request.target
+        if trouble == "none" or to_be_had or by_git != trouble.endswith("git"):
+            return None
+        said = [value for name, value in request.headers.items() if "token" in name]
+        said.append(request.headers.get("authorization", ""))
+        body = {"message": f"not with {said} nor {secret} nor {quote(secret)}"}
+        return Answer(403, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+    with (
+        forge_for(kind, tmp_path / "git", secret) as forge,
+        watched_process_list() as seen,
+    ):
+        forge.answer = answer
+        env = {
+            **rclone_http.environment(),
+            **{f"REPO_BACKUP_{name}": value for name, value in given.items()},
+            "REPO_BACKUP_FROM": f"{provider}:acme",
+            "REPO_BACKUP_TO": f"s3://{bucket}/git",
+            "REPO_BACKUP_ENDPOINT_URL": rclone_http.endpoint_url,
+            "REPO_BACKUP_SERVER_URL": forge.url,
+            "REPO_BACKUP_DEBUG": "1",
+            "TMPDIR": str(temporary),
+            "HOME": str(home),
+        }
+        if provider == "bitbucket":
+            assert isinstance(forge, Bitbucket)
+            env["REPO_BACKUP_API_URL"] = forge.api_url
+        is_exported = kind == "GitLab token" and trouble == "none"
+        words = ("run", "--exports") if is_exported else ("run",)
+        done = [
+            repo_backup(*words, "--json", env=env, check=None),
+            repo_backup(*words, env=env, check=None),
+        ]
+        secrets = [secret]
+        if isinstance(forge, Bitbucket):
+            secrets += forge.issued
+        if isinstance(forge, GitLab):
+            # Who has such a URL can write to the bucket.
+            secrets += [url for _, _, url in forge.asked_for if url]
+    assert [one.code for one in done] == ([0, 0] if trouble == "none" else [1, 1])
+    if kind == "Bitbucket consumer" or is_exported:
+        assert len(secrets) > 1
+    with rclone_http.client() as client:
+        for item in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+            copy = tmp_path / "objects" / item["Key"]
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
+    places = [
+        *(("process list", line) for line in seen),
+        *(("printed", text) for one in done for text in _printed(one)),
+        *held_by(tmp_path / "objects"),
+        *held_by(temporary),
+        *held_by(home),
+    ]
+    for each in secrets:
+        assert_nowhere(each, places)
+    assert [*temporary.iterdir()] == []
+    assert [*home.iterdir()] == []
 
 
 def _printed(done: Completed) -> list[bytes]:
