@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from backup.commands import exporting
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit
+from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings, presigning
+from backup.git.http import basic
 from backup.model import Key, Repository
 from backup.secret import Secret
 from backup.sources.gitlab import GitLabSource
@@ -344,6 +347,34 @@ def test_the_limit_holds_over_all_groups_of_a_run(forge: GitLab, tmp_path: Path)
         assert len(stored(done)) == 3
     assert len(forge.asked_for) == 6
     assert forge.asked_for[3][0] - forge.asked_for[0][0] >= 60
+
+
+def test_groups_of_one_run_share_the_limit(
+    forge: GitLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "LIMITED_SECONDS", 8.0)
+    forge.group("umbrella")
+    for path in ("acme/one", "umbrella/two"):
+        real(forge, path)
+    groups = [
+        GitLabSource(
+            name,
+            token=Secret(PAT),
+            authorization=basic("oauth2", Secret(PAT)),
+            server_url=forge.url,
+        )
+        for name in ("acme", "umbrella")
+    ]
+    report = run(
+        groups,
+        FolderDestination(tmp_path / "vault"),
+        RunOptions(exports=ExportOptions(limit=1)),
+        events=Silence(),
+        stop=Stop(),
+    )
+    assert report.result == "success"
+    (first, _, _), (second, _, _) = forge.asked_for
+    assert second - first >= 8.0
 
 
 def test_a_429_is_waited_out(forge: GitLab, tmp_path: Path) -> None:
