@@ -212,6 +212,10 @@ class UnsupportedFormat(IntegrityError):
     """A document written by a newer version of this program."""
 
 
+class PruneRefused(BackupError):
+    """This is no time to delete anything; nothing was."""
+
+
 class PartialFailure(BackupError):
     """The run ended; something selected was not captured."""
 

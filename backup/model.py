@@ -302,8 +302,18 @@ class Destination(Protocol):
             None where nobody else can put anything, or the session ends too soon.
         """
 
-    def delete(self, keys: Iterable[Key]) -> None:
-        """Remove objects; one that is not there is no error."""
+    def delete(self, keys: Iterable[Key]) -> bool:
+        """Remove objects; one that is not there is no error.
+
+        Returns:
+            Whether the store keeps them as versions that are not current, so that nothing is freed.
+        """
+
+    def abort_uploads(self, *, older_than: datetime) -> int:
+        """Give up writing what was begun before that and never committed; tell how much.
+
+        What a living process writes is none of it where the store can tell.
+        """
 
 
 class Source(Protocol):

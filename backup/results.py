@@ -257,3 +257,42 @@ class VerifyReport:
     checked: int
     damaged: tuple[Damage, ...]
     exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRow:
+    """What retention decided of one snapshot.
+
+    Attributes:
+        owner: host and owner, as the vault has them.
+    """
+
+    owner: str
+    snapshot_id: str
+    finished_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune did, or would do.
+
+    Attributes:
+        objects: deleted, or to be deleted.
+        freed_bytes: given back by the store.
+        marked_bytes: of objects that a store with versions only marks as deleted: they are freed
+            when the bucket's own rule removes the versions.
+        uploads: so many unfinished uploads were given up.
+        refused: owners of whom nothing was deleted, with why.
+        exit_code: 0 when no owner was refused.
+    """
+
+    dry_run: bool
+    keep: tuple[PruneRow, ...]
+    remove: tuple[PruneRow, ...]
+    objects: int
+    freed_bytes: int
+    marked_bytes: int
+    uploads: int
+    refused: tuple[str, ...]
+    exit_code: int

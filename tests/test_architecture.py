@@ -24,7 +24,7 @@ MODULES = {
 
 # Each may import itself, what stands here, and `backup` for the version.
 GROUND = ("model", "errors", "secret", "stopping", "counting", "results")
-PURE = (*GROUND, "refs", "plan", "vault")
+PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": ("secret",),
     "errors": ("secret",),
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "refs": ("model",),
     "vault": (*GROUND, "refs"),
     "plan": PURE,
+    "retention": (),
     "git": (*GROUND, "refs"),
     "sources": GROUND,
     "destinations": GROUND,

@@ -1,25 +1,41 @@
 """Finding what a person means in a vault: a repository by name, a state by time or snapshot."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import groupby
 
-from backup.errors import ConfigError, DamagedDocument, DestinationError, IntegrityError
+from backup.errors import (
+    ConfigError,
+    DamagedDocument,
+    DestinationError,
+    IntegrityError,
+    ObjectNotFound,
+)
 from backup.model import Destination, SourceIdentity
-from backup.vault.documents import Drill, Entry, Header
-from backup.vault.layout import DocumentName, Layout, is_snapshot_id, snapshot_time
+from backup.vault.documents import Drill, Entry, Header, Record
+from backup.vault.layout import (
+    DocumentName,
+    Layout,
+    is_record,
+    is_snapshot_id,
+    repository_folder,
+    snapshot_of,
+    snapshot_time,
+)
 from backup.vault.manifest import (
     Identity,
     list_documents,
     load,
     load_header,
     load_manifest,
+    load_record,
     load_state,
     roots,
+    with_documents,
 )
 
 # A twentieth of the repositories each night, and some nights that failed.
@@ -132,11 +148,15 @@ def roots_of_same_owner(
 
 def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
     """Read the heads of all manifests of an owner, ordered by the time they finished."""
-    found = [
-        Snapshot(layout, name, load_header(destination, layout, name))
-        for name in list_documents(destination, layout)
-        if name.checkpoint is None
-    ]
+
+    def read(names: Sequence[DocumentName]) -> list[Snapshot]:
+        return [
+            Snapshot(layout, name, load_header(destination, layout, name))
+            for name in names
+            if name.checkpoint is None
+        ]
+
+    found = with_documents(destination, layout, read)
     return sorted(found, key=lambda one: (one.header.finished_at, one.name.stem))
 
 
@@ -153,14 +173,56 @@ def entries_at(
         now: the time.
     """
     if at is None or at == "latest":
-        names = list_documents(destination, layout)
-        state = load_state(destination, layout, names, now=now)
+        state = with_documents(
+            destination, layout, lambda names: load_state(destination, layout, names, now=now)
+        )
         if (source := state.source) is None:
             return []
         return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
     if is_snapshot_id(at):
         return list(_of_snapshot(destination, layout, at))
     return list(_of_moment(destination, layout, parse_moment(at)).values())
+
+
+def records_back(destination: Destination, found: Found) -> Iterator[Record]:
+    """Yield a repository's records, the newest first, over those that were pruned in between.
+
+    A record names the one before it. Where that is gone, the folders under its present and earlier
+    names are listed for older ones.
+
+    Raises:
+        ObjectNotFound: the newest one is not there.
+    """
+    key: str | None = found.entry.record
+    record: Record | None = None
+    seen: set[str] = set()
+    while key is not None and key not in seen:
+        seen.add(key)
+        try:
+            record = load_record(destination, found.layout, key)
+        except ObjectNotFound:
+            # The newest must be there.
+            if record is None:
+                raise
+            key = _record_before(destination, found, record)
+            continue
+        yield record
+        key = record.previous
+
+
+def _record_before(destination: Destination, found: Found, record: Record) -> str | None:
+    """Find the record that was made before another one, whatever that one names."""
+    start = len(found.layout.prefix)
+    keys = [
+        stored.key[start:]
+        for path in dict.fromkeys((found.entry.path, *found.entry.aliases))
+        for stored in destination.list(
+            found.layout.key(repository_folder(path=path, host_id=found.entry.host_id))
+        )
+        if is_record(stored.key)
+    ]
+    older = [key for key in keys if snapshot_of(key) < record.snapshot_id]
+    return max(older, key=snapshot_of, default=None)
 
 
 def newest_drills(destination: Destination, layout: Layout) -> Iterator[Drill]:

@@ -8,10 +8,10 @@ from backup.commands.finding import (
     entries_at,
     find_repository,
     newest_drills,
+    records_back,
     require_roots,
     snapshots,
 )
-from backup.errors import ObjectNotFound
 from backup.model import Destination, ObjectId, RefChange
 from backup.results import (
     DrillNote,
@@ -23,7 +23,7 @@ from backup.results import (
 )
 from backup.vault.documents import Entry, Record
 from backup.vault.layout import Layout
-from backup.vault.manifest import Identity, load_record
+from backup.vault.manifest import Identity
 
 
 def list_vault(destination: Destination) -> VaultListing:
@@ -150,19 +150,7 @@ def _last_drills(
 
 def _items(destination: Destination, found: Found) -> list[HistoryItem]:
     """Follow the records back from the newest."""
-    items: list[HistoryItem] = []
-    key = found.entry.record
-    while key is not None:
-        try:
-            record = load_record(destination, found.layout, key)
-        except ObjectNotFound:
-            # Pruned: the history begins after it. The newest must be there.
-            if not items:
-                raise
-            break
-        items.append(_item(destination, found, record))
-        key = record.previous
-    return items
+    return [_item(destination, found, record) for record in records_back(destination, found)]
 
 
 def _item(destination: Destination, found: Found, record: Record) -> HistoryItem:

@@ -5,16 +5,16 @@ what was lost, and the record that still had it tells how to get it back.
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
-from backup.commands.finding import Found
+from backup.commands.finding import Found, records_back
 from backup.commands.rebuilding import record_of
 from backup.errors import ObjectNotFound
 from backup.model import ChangeKind, Destination, ObjectId, RefName
 from backup.results import LostRef
 from backup.vault.documents import Record
-from backup.vault.manifest import load_record
+from backup.vault.layout import snapshot_of
 
 DELETED: frozenset[ChangeKind] = frozenset({"deleted"})
 # A move that was not proved to be an advance may have dropped commits just as well.
@@ -68,15 +68,14 @@ def find_losses(destination: Destination, found: Found, kinds: Collection[Change
     holders: dict[str, Record] = {}
     for record, before in _steps(destination, found, newest):
         had = before.tips()
-        for line in record.changes:
-            name, old = line.ref_name, None if line.old is None else ObjectId(line.old)
-            if line.change not in kinds or old is None or old in today or had.get(name) != old:
+        for name, change, old in _changes(record, before):
+            if change not in kinds or old in today or had.get(name) != old:
                 continue
             if (name, old) not in losses:
                 losses[name, old] = LostRef(
                     repository=found.name,
                     ref=name,
-                    change=line.change,
+                    change=change,
                     id=old,
                     snapshot_id=before.snapshot_id,
                     had_at=before.captured_at,
@@ -112,9 +111,22 @@ def _steps(
 ) -> Iterator[tuple[Record, Record]]:
     """Yield each record with the one before it, the newest first."""
     record = newest
-    # What was pruned cannot be given back: the history begins after it.
-    with suppress(ObjectNotFound):
-        while record.previous is not None:
-            before = load_record(destination, found.layout, record.previous)
-            yield record, before
-            record = before
+    for before in islice(records_back(destination, found), 1, None):
+        yield record, before
+        record = before
+
+
+def _changes(record: Record, before: Record) -> Iterator[tuple[RefName, ChangeKind, ObjectId]]:
+    """Yield what happened to the refs of the record before, each with what it was."""
+    if record.previous is not None and snapshot_of(record.previous) == before.snapshot_id:
+        for line in record.changes:
+            if line.old is not None:
+                yield line.ref_name, line.change, ObjectId(line.old)
+        return
+    # What was in between was pruned, and with it what was proved.
+    now = record.tips()
+    for name, old in before.tips().items():
+        if name not in now:
+            yield name, "deleted", old
+        elif now[name] != old:
+            yield name, "moved", old

@@ -69,10 +69,10 @@ from backup.vault.manifest import (
     WINDOW,
     Identity,
     State,
-    list_documents,
     load_state,
     require_findable,
     require_same_source,
+    with_documents,
 )
 
 CHECKPOINT_SECONDS = 240.0
@@ -210,9 +210,13 @@ class OwnerRun:
 
     def _load_state(self) -> None:
         now = self._clock()
-        self._seen_documents = list_documents(self._destination, self._layout)
-        require_findable(self._means.snapshot_id, self._seen_documents, now=now)
-        self._state = load_state(self._destination, self._layout, self._seen_documents, now=now)
+
+        def load(names: tuple[DocumentName, ...]) -> State:
+            self._seen_documents = names
+            require_findable(self._means.snapshot_id, names, now=now)
+            return load_state(self._destination, self._layout, names, now=now)
+
+        self._state = with_documents(self._destination, self._layout, load)
         require_same_source(self._state, self._source.identity)
         self._accepted = self._state.accepted
         checked_at = self._state.vault_checked_at
@@ -539,15 +543,15 @@ class OwnerRun:
         return bool(one.problem) or (one.line is not None and one.line.stored_at is not None)
 
     def _newest_of_others(self) -> dict[Identity, Entry]:
-        documents = [
-            name
-            for name in list_documents(self._destination, self._layout)
-            if name.snapshot_id != self._means.snapshot_id
-        ]
-        if set(documents) != set(self._seen_documents):
-            self._state = load_state(self._destination, self._layout, documents, now=self._clock())
-            # In a new vault another source may have begun beside this one.
-            require_same_source(self._state, self._source.identity)
+        def load(names: tuple[DocumentName, ...]) -> State:
+            others = [name for name in names if name.snapshot_id != self._means.snapshot_id]
+            if set(others) == set(self._seen_documents):
+                return self._state
+            return load_state(self._destination, self._layout, others, now=self._clock())
+
+        self._state = with_documents(self._destination, self._layout, load)
+        # In a new vault another source may have begun beside this one.
+        require_same_source(self._state, self._source.identity)
         return dict(self._state.entries)
 
     def _publish(self) -> None:

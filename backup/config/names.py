@@ -44,6 +44,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "list",
     "restore",
     "verify",
+    "prune",
     "status",
     "login",
 )

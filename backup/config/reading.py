@@ -163,6 +163,11 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
         )
     if config.force and config.push is None:
         raise ConfigError(f"{labels['force']} needs {labels['push']} too")
+    if config.command == "prune" and not any(_value_of(config, name) for name in _WINDOWS):
+        raise ConfigError(
+            f"prune keeps nothing as it is: give one of {either(*_WINDOWS)}",
+            hint="such as keep-daily 30, keep-weekly 12 and keep-monthly 24",
+        )
     if config.exports and "gitlab" not in (config.provider, *_providers(config)):
         raise ConfigError(f"{labels['exports']}: only GitLab exports projects: leave it out")
     if config.kms_key_id is not None and config.encryption == "sse-s3":
@@ -170,6 +175,16 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
             f"{labels['kms-key-id']} and {labels['encryption']} 'sse-s3' exclude each other: "
             "give one of them"
         )
+
+
+_WINDOWS = (
+    "keep-within",
+    "keep-hourly",
+    "keep-daily",
+    "keep-weekly",
+    "keep-monthly",
+    "keep-yearly",
+)
 
 
 def _providers(config: Config) -> set[Provider]:

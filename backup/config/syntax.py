@@ -4,11 +4,12 @@ Nothing here reads the environment; the file system is asked only whether a fold
 is there.
 """
 
+import calendar
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -82,6 +83,20 @@ class Span:
 
     count: int
     unit: Literal["days", "weeks", "months", "years"]
+
+    def __str__(self) -> str:
+        return f"{self.count}{self.unit[0]}"
+
+    def before(self, moment: datetime) -> datetime:
+        """Go so far back; a day that its month has not is that month's last one."""
+        if self.unit in {"days", "weeks"}:
+            days = self.count * (7 if self.unit == "weeks" else 1)
+            return moment - timedelta(days=days)
+        months = moment.year * 12 + moment.month - 1
+        months -= self.count * (12 if self.unit == "years" else 1)
+        year, month = max(1, months // 12), months % 12 + 1
+        last = calendar.monthrange(year, month)[1]
+        return moment.replace(year=year, month=month, day=min(moment.day, last))
 
 
 class Refusal(ValueError):

@@ -360,42 +360,56 @@ class Config(SourceInputs):
         "Keep every snapshot younger than this.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_hourly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many hours.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_daily: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many days.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_weekly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many weeks.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_monthly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many months.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_yearly: int | None = optional(
         whole(0, 10_000),
         "Keep the last snapshot of each of so many years.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_deleted_days: int | None = optional(
         whole(0, 36_500, metavar="DAYS"),
         "Keep repositories that are no longer listed for so many days; for good when left out.",
         group="Retention",
         commands=("prune",),
+    )
+    keep_exports_days: int | None = optional(
+        whole(1, 36_500, metavar="DAYS"),
+        "Delete GitLab exports older than so many days, but the newest of each project; none when "
+        "left out.",
+        group="Retention",
+        commands=("prune",),
+        available=True,
     )
     grace_days: int = declare(
         whole(1, 365, metavar="DAYS"),

@@ -1,6 +1,7 @@
 """Counts what is asked of any destination. Stores nothing itself."""
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -112,9 +113,13 @@ class CountingDestination:
     def upload_url(self, key: Key, *, content_type: str, seconds: int) -> Secret | None:
         return self._inner.upload_url(key, content_type=content_type, seconds=seconds)
 
-    def delete(self, keys: Iterable[Key]) -> None:
+    def delete(self, keys: Iterable[Key]) -> bool:
         self._counts.increment("delete")
-        self._inner.delete(keys)
+        return self._inner.delete(keys)
+
+    def abort_uploads(self, *, older_than: datetime) -> int:
+        self._counts.increment("list")
+        return self._inner.abort_uploads(older_than=older_than)
 
 
 def _count_object(written: RequestCounts, stored: StoredObject) -> None:

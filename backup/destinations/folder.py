@@ -18,6 +18,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
@@ -256,7 +257,7 @@ class FolderDestination:
     def upload_url(self, key: Key, *, content_type: str, seconds: int) -> None:
         return None
 
-    def delete(self, keys: Iterable[Key]) -> None:
+    def delete(self, keys: Iterable[Key]) -> bool:
         """Remove objects and the folders that this leaves empty, but never the root."""
         changed = set()
         for key in keys:
@@ -272,6 +273,11 @@ class FolderDestination:
             # Another process may have gone on and removed it.
             with _deleting(str(folder)), suppress(FileNotFoundError):
                 _sync_folder(folder)
+        return False
+
+    def abort_uploads(self, *, older_than: datetime) -> int:
+        """Do nothing: every writer removes what dead ones left, whatever its age."""
+        return 0
 
     def _path(self, name: str) -> Path:
         return self._root / name

@@ -1,6 +1,7 @@
 """A destination in memory, for tests and trial runs. Gone with the process."""
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from io import BytesIO
 from threading import Lock
 from types import TracebackType
@@ -136,10 +137,14 @@ class MemoryDestination:
     def upload_url(self, key: Key, *, content_type: str, seconds: int) -> None:
         return None
 
-    def delete(self, keys: Iterable[Key]) -> None:
+    def delete(self, keys: Iterable[Key]) -> bool:
         for key in keys:
             check_key(key)
             self._objects.remove(key)
+        return False
+
+    def abort_uploads(self, *, older_than: datetime) -> int:
+        return 0
 
 
 def _uri(key: str) -> str:

@@ -26,6 +26,7 @@ from backup.doors.opening import (
     network_settings,
     open_destination,
     open_sources,
+    prune_request,
     run_options,
     stopped_by_signals,
     verify_request,
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _status(config, runner)
             case "verify":
                 return _verify(config, runner)
+            case "prune":
+                return _prune(config, runner)
             case _:
                 return _run(config, runner)
     except BackupError as error:
@@ -214,6 +217,34 @@ def _verify(config: Config, runner: Runner) -> int:
         Finding("info", words),
     ]
     heading = "✅ Nothing is damaged" if is_well else "❌ Stored data is damaged"
+    _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
+    return report.exit_code
+
+
+def _prune(config: Config, runner: Runner) -> int:
+    from backup.commands.prune import prune
+    from backup.report.terminal import TerminalEvents, log_console, print_prune, prune_words
+    from backup.results import Finding
+
+    stop = make_stop(config)
+    console = log_console()
+    with (
+        _at_work(config, runner, stop) as destination,
+        TerminalEvents(console) as events,
+    ):
+        report = prune(destination, prune_request(config), events=events, stop=stop)
+        print_prune(report, console)
+    is_well = report.exit_code == ExitCode.DONE
+    findings = [
+        *(Finding("error", words, "see to the newest run first") for words in report.refused),
+        *(
+            Finding("info", f"{word} {one.owner} {one.snapshot_id}: {one.reason}")
+            for word, rows in (("kept", report.keep), ("deleted", report.remove))
+            for one in rows
+        ),
+        Finding("info", prune_words(report)),
+    ]
+    heading = "✅ Old snapshots deleted" if is_well else "❌ Nothing was deleted of some owners"
     _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
     return report.exit_code
 

@@ -22,6 +22,7 @@ from backup.doors.opening import (
     network_settings,
     open_destination,
     open_sources,
+    prune_request,
     run_options,
     stopped_by_signals,
     verify_request,
@@ -31,7 +32,7 @@ from backup.model import RunReport
 from backup.secret import mask
 from backup.stopping import Stop
 
-_COMMANDS: tuple[Command, ...] = ("run", "verify", "status")
+_COMMANDS: tuple[Command, ...] = ("run", "verify", "prune", "status")
 # What is needed at the end: captures are given up, the manifest is written, the answer is sent.
 _LAST_SECONDS = 30.0
 _LAST_SHARE = 0.2
@@ -57,8 +58,8 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Do what an event asks for.
 
     Args:
-        event: options of `run`, `verify` or `status` as on the command line without dashes, and
-            ``command``, which is run when left out. What it does not say is taken from
+        event: options of `run`, `verify`, `prune` or `status` as on the command line, without
+            dashes, and ``command``, which is run when left out. What it does not say is taken from
             ``REPO_BACKUP_...`` variables. Of an event that EventBridge made only ``detail`` counts.
         context: Lambda's.
 
@@ -77,6 +78,8 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
         match command:
             case "verify":
                 return _verify(config, stop)
+            case "prune":
+                return _prune(config, stop)
             case "status":
                 return _status(config)
             case _:
@@ -216,6 +219,25 @@ def _verify(config: Config, stop: Stop) -> dict[str, Any]:
         problems = [f"{one.uri}: {one.problem}" for one in report.damaged]
         raise Failed(_lines("stored data is damaged", problems))
     return dict(verify_document(report))
+
+
+def _prune(config: Config, stop: Stop) -> dict[str, Any]:
+    from backup.commands.prune import prune
+    from backup.report.document import prune_document
+    from backup.report.terminal import TerminalEvents, log_console, print_prune
+
+    console = log_console()
+    with (
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(console) as events,
+    ):
+        report = prune(destination, prune_request(config), events=events, stop=stop)
+        print_prune(report, console)
+    if report.refused:
+        raise Failed(_lines("nothing is deleted", list(report.refused)))
+    document = prune_document(report)
+    return {name: document[name] for name in document if name not in {"keep", "remove"}}
 
 
 def _status(config: Config) -> dict[str, Any]:

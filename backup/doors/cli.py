@@ -42,6 +42,7 @@ from backup.doors.opening import (
     network_settings,
     open_destination,
     open_sources,
+    prune_request,
     push_request,
     run_options,
     stopped_by_signals,
@@ -228,6 +229,23 @@ def _verify(config: Config, arguments: tuple[str, ...]) -> int:
     return report.exit_code
 
 
+def _prune(config: Config, arguments: tuple[str, ...]) -> int:
+    _refuse_words(arguments)
+    from backup.commands.prune import prune
+    from backup.report.document import prune_document
+    from backup.report.terminal import TerminalEvents, print_prune
+
+    stop = make_stop(config)
+    with (
+        stopped_by_signals(stop),
+        open_destination(config, stop) as destination,
+        TerminalEvents(_console(stderr=True)) as events,
+    ):
+        report = prune(destination, prune_request(config), events=events, stop=stop)
+    _answer(config, prune_document(report), lambda console: print_prune(report, console))
+    return report.exit_code
+
+
 def _login(config: Config, arguments: tuple[str, ...]) -> int:
     if arguments != ("bitbucket",):
         given = " ".join(arguments)
@@ -251,6 +269,7 @@ _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "restore": _restore,
     "verify": _verify,
     "status": _status,
+    "prune": _prune,
     "login": _login,
 }
 

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from backup.secret import Secret
 from backup.stopping import Stop
 
 if TYPE_CHECKING:
+    from backup.commands.prune import PruneRequest
     from backup.commands.pushing import PushRequest
     from backup.commands.remotes import NetworkSettings
     from backup.commands.run import RunOptions
@@ -74,6 +76,29 @@ def verify_request(config: Config) -> "VerifyRequest":
         depth=config.depth,
         sample_percent=config.sample_percent,
         concurrency=config.concurrency,
+    )
+
+
+def prune_request(config: Config) -> "PruneRequest":
+    """Take what retention is asked to keep."""
+    from backup.commands.prune import PruneRequest
+    from backup.retention import Rules
+
+    within = config.keep_within
+    rules = Rules(
+        since=None if within is None else within.before(datetime.now(UTC)),
+        within=str(within or ""),
+        hourly=config.keep_hourly or 0,
+        daily=config.keep_daily or 0,
+        weekly=config.keep_weekly or 0,
+        monthly=config.keep_monthly or 0,
+        yearly=config.keep_yearly or 0,
+    )
+    return PruneRequest(
+        rules,
+        grace_days=config.grace_days,
+        keep_exports_days=config.keep_exports_days,
+        dry_run=config.dry_run,
     )
 
 

@@ -51,6 +51,15 @@ PAGES: Mapping[Command, Page] = {
         text="Damage is named with every snapshot that depends on it, and ends with exit code 4. "
         "The result is noted in the vault.",
     ),
+    "prune": Page(
+        "Delete the snapshots that no rule keeps, and what nothing needs any more.",
+        "repo-backup prune --from ./vault --keep-daily 30 --keep-yearly 10 --dry-run\n"
+        "repo-backup prune --from s3://bucket/git --keep-within 90d --keep-yearly 10",
+        text="A window keeps the last snapshot of each hour, day, week, month or year that has "
+        "one, in UTC; the newest complete snapshot is always kept. Nothing that a kept snapshot "
+        "needs is deleted, nor what was named in the last --grace-days. Refuses while the newest "
+        "run was not a success.",
+    ),
     "login": Page(
         "Keep the OAuth consumer of a Bitbucket workspace on this machine.",
         "repo-backup login bitbucket",

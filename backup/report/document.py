@@ -12,6 +12,8 @@ from backup.model import ChangeKind, Outcome, RefChange, RunReport
 from backup.results import (
     Finding,
     History,
+    PruneReport,
+    PruneRow,
     PushReport,
     RepositoryRow,
     RestoreReport,
@@ -190,6 +192,32 @@ def verify_document(report: VerifyReport) -> JsonObject:
             }
             for one in report.damaged
         ],
+    }
+
+
+def prune_document(report: PruneReport) -> JsonObject:
+    """Make the result of a prune, or its plan."""
+
+    def rows(some: Sequence[PruneRow]) -> list[JsonObject]:
+        return [
+            {
+                "owner": one.owner,
+                "snapshot": one.snapshot_id,
+                "finished_at": _time(one.finished_at),
+                "reason": one.reason,
+            }
+            for one in some
+        ]
+
+    return {
+        "dry_run": report.dry_run,
+        "keep": rows(report.keep),
+        "remove": rows(report.remove),
+        "deleted_objects": report.objects,
+        "freed_bytes": report.freed_bytes,
+        "marked_bytes": report.marked_bytes,
+        "aborted_uploads": report.uploads,
+        "refused": list(report.refused),
     }
 
 

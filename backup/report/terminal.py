@@ -31,6 +31,7 @@ from backup.results import (
     History,
     HistoryItem,
     LostRef,
+    PruneReport,
     PushReport,
     RepositoryRow,
     RestoreReport,
@@ -357,6 +358,36 @@ def print_verify(report: VerifyReport, console: Console) -> None:
         _line(console, "hint: the next run makes new fulls; earlier snapshots may still restore")
     else:
         _line(console, f"{words}: nothing is damaged", style="green")
+
+
+def print_prune(report: PruneReport, console: Console) -> None:
+    """Print what was decided of each snapshot, and what became of it."""
+    rows = [*(("keep", one) for one in report.keep), *(("remove", one) for one in report.remove)]
+    if rows:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("", "owner", "snapshot", "finished (UTC)", "why"):
+            table.add_column(heading, overflow="fold")
+        for word, one in sorted(rows, key=lambda pair: (pair[1].owner, pair[1].finished_at)):
+            cells = (word, one.owner, one.snapshot_id, _time(one.finished_at), one.reason)
+            table.add_row(*map(Text, cells))
+        console.print(table)
+    for words in report.refused:
+        _line(console, f"refused: {words}", style="bold red")
+    _line(console, prune_words(report))
+
+
+def prune_words(report: PruneReport) -> str:
+    """Say in one sentence what a prune did, or would do."""
+    snapshots = f"{len(report.remove)} of {len(report.keep) + len(report.remove)} snapshots"
+    if report.dry_run:
+        return f"dry run: {snapshots} and {report.objects} objects would be deleted"
+    words = f"{snapshots} and {report.objects} objects deleted"
+    if report.marked_bytes:
+        size = decimal(report.marked_bytes)
+        words += f"; {size} are only marked, until the bucket's rule removes earlier versions"
+    else:
+        words += f"; {decimal(report.freed_bytes)} freed"
+    return f"{words}; {report.uploads} unfinished uploads given up" if report.uploads else words
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:

@@ -35,6 +35,13 @@ _HASH_DIGITS = 16
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 # Names that Windows keeps for devices, with or without an ending.
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
+_EXPORT_TIME = "%Y-%m-%d-%H-%M-%S"
+_EXPORT = re.compile(r"exports/.+/(?P<moment>\d{4}(?:-\d\d){5})\.tar\.gz", re.ASCII)
+_OF_REPOSITORY = re.compile(
+    r"(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
+    r"\.(?:full\.bundle|incremental\.bundle|record\.json\.gz|metadata\.jsonl\.gz|lfs\.json\.gz)",
+    re.ASCII,
+)
 _DOCUMENT = re.compile(
     r"(?P<folder>snapshots|checkpoints)/(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
     r"(?:\.shard-(?P<index>\d+)-of-(?P<count>\d+))?(?:\.(?P<number>\d+))?\.json\.gz",
@@ -183,7 +190,7 @@ def repository_folder(*, path: str, host_id: str) -> str:
 
 def export_key(path: str, requested_at: datetime) -> Key:
     """Return the relative key of a project's archive."""
-    moment = requested_at.astimezone(UTC).strftime("%Y-%m-%d-%H-%M-%S")
+    moment = requested_at.astimezone(UTC).strftime(_EXPORT_TIME)
     return Key(f"exports/{escape_path(path)}/{moment}.tar.gz")
 
 
@@ -196,6 +203,41 @@ def bundles_beside(record: str) -> tuple[Key, Key]:
     """Return the keys that the bundle of a record's own capture may have."""
     stem = record.removesuffix(".record.json.gz")
     return Key(f"{stem}.full.bundle"), Key(f"{stem}.incremental.bundle")
+
+
+def documents_beside(record: str) -> tuple[Key, Key]:
+    """Return the keys that other documents of a record's own capture may have."""
+    stem = record.removesuffix(".record.json.gz")
+    return Key(f"{stem}.metadata.jsonl.gz"), Key(f"{stem}.lfs.json.gz")
+
+
+def snapshot_of(key: str) -> str:
+    """Return the id of the snapshot that made a repository's object; empty if none did."""
+    found = _OF_REPOSITORY.fullmatch(key.rpartition("/")[2])
+    return found["id"] if found is not None and is_snapshot_id(found["id"]) else ""
+
+
+def export_time(key: str) -> datetime | None:
+    """Return when an export was asked for, from its key; None if it is no export's."""
+    found = _EXPORT.fullmatch(key)
+    try:
+        return None if found is None else _moment(found["moment"])
+    except ValueError:
+        return None
+
+
+def _moment(text: str) -> datetime:
+    return datetime.strptime(text, _EXPORT_TIME).replace(tzinfo=UTC)
+
+
+def is_record(key: str) -> bool:
+    """Tell whether a key is a record's."""
+    return key.endswith(".record.json.gz")
+
+
+def is_bundle(key: str) -> bool:
+    """Tell whether a key is a bundle's."""
+    return key.endswith(".bundle")
 
 
 def record_key(folder: str, snapshot_id: str) -> Key:

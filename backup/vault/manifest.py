@@ -5,17 +5,27 @@ names the documents that it merged. So the newest one is nearly all there is to 
 beside it or after it is found by listing and merged per repository.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from backup.errors import ConfigError, DamagedDocument
+from backup.errors import ConfigError, DamagedDocument, ObjectNotFound
 from backup.model import Destination, Key, Kind, SourceIdentity
-from backup.vault.documents import Entry, Header, Manifest, Part, Record, SourceLine, decode
+from backup.vault.documents import (
+    Entry,
+    Header,
+    Manifest,
+    Part,
+    PinLine,
+    Record,
+    SourceLine,
+    decode,
+)
 from backup.vault.layout import DOCUMENT_FOLDERS, DocumentName, Layout, folder, snapshot_time
 
 T = TypeVar("T", bound=Part)
+R = TypeVar("R")
 Identity = tuple[Kind, str]
 
 # Longer than the longest job: beyond it no run can still be under way beside another.
@@ -73,6 +83,24 @@ def list_documents(destination: Destination, layout: Layout) -> tuple[DocumentNa
     return tuple(sorted(names, key=lambda name: (name.snapshot_id, name.stem)))
 
 
+def with_documents(
+    destination: Destination, layout: Layout, use: Callable[[tuple[DocumentName, ...]], R]
+) -> R:
+    """List manifests and checkpoints and use them; again when one is deleted meanwhile.
+
+    Raises:
+        ObjectNotFound: what is listed is not there, and not because somebody prunes.
+    """
+    names = list_documents(destination, layout)
+    while True:
+        try:
+            return use(names)
+        except ObjectNotFound:
+            before, names = names, list_documents(destination, layout)
+            if set(before) <= set(names):
+                raise
+
+
 def load(destination: Destination, key: Key, kind: type[T]) -> T:
     """Read one document.
 
@@ -113,6 +141,7 @@ class Stored(Part, extra="ignore"):
     private: bool = False
     record: str | None = None
     record_version_id: str | None = None
+    pins: tuple[PinLine, ...] = ()
 
     @property
     def identity(self) -> Identity:

@@ -105,7 +105,7 @@ def act(inputs: dict[str, str], here: Path, *words: str) -> "subprocess.Complete
     ("inputs", "words"),
     [
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "GISTS": "true"}, "gists is not"),
-        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "prune"}, "command: "),
+        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "doctor"}, "command: "),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "LFS": "true"}, "lfs is not"),
     ],
 )

@@ -109,7 +109,10 @@ def test_a_repository_that_fails_fails_the_invocation_and_no_later_one(
     ("event", "problem"),
     [
         ([], "give a JSON object of options"),
-        ({"command": "restore"}, "command: 'restore' is not accepted: give run, verify, status"),
+        (
+            {"command": "restore"},
+            "command: 'restore' is not accepted: give run, verify, prune, status",
+        ),
         ({"form": "gitlab:acme"}, "has an option 'form' that run has not (hint: did you mean from"),
         ({"token": "glpat-1"}, "token is not accepted in an event"),
         ({"from": {"a": 1}}, "from: {'a': 1} is not accepted: give a text"),

@@ -543,9 +543,16 @@ class FaultyDestination:
     def upload_url(self, key: Key, *, content_type: str, seconds: int) -> Secret | None:
         return self._inner.upload_url(key, content_type=content_type, seconds=seconds)
 
-    def delete(self, keys: Iterable[Key]) -> None:
+    def delete(self, keys: Iterable[Key]) -> bool:
+        marked = False
         for key in keys:
-            self.around("delete", key, functools.partial(self._inner.delete, [key]))
+            marked = (
+                self.around("delete", key, functools.partial(self._inner.delete, [key])) or marked
+            )
+        return marked
+
+    def abort_uploads(self, *, older_than: datetime) -> int:
+        return self._inner.abort_uploads(older_than=older_than)
 
     def before(self, operation: str, key: str) -> DestinationFault | None:
         """Count an operation; fail or die where that is due, else return the fault it has."""

@@ -307,6 +307,7 @@ EXAMPLES: Mapping[str, Examples] = {
     "keep-monthly": _whole(0, 10_000),
     "keep-yearly": _whole(0, 10_000),
     "keep-deleted-days": _whole(0, 36_500),
+    "keep-exports-days": _whole(1, 36_500),
     "grace-days": _whole(1, 365),
     "heartbeat-url": _url("https"),
     "sns-topic-arn": Examples(
@@ -794,7 +795,8 @@ def action(**texts: str) -> Config:
         ({"bucket": "abc"}, "bucket and destination exclude each other"),
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
         ({"provider": "git"}, "provider: 'git' is for the command line: give github, gitlab or"),
-        ({"command": "prune"}, "command: 'prune' is not available yet"),
+        ({"command": "prune"}, "prune keeps nothing as it is: give one of keep-within"),
+        ({"command": "doctor"}, "command: 'doctor' is not available yet"),
         ({"region": "eu-west-1"}, "region needs a bucket"),
         ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
         (

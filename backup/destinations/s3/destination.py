@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 
 from backup.destinations.keys import check_key, check_prefix, is_segment
 from backup.destinations.s3.archive import archived_among, folders_of
 from backup.destinations.s3.bucket import Answer, Bucket, version_of
-from backup.destinations.s3.failures import NotSupported
+from backup.destinations.s3.failures import NotSupported, UploadGone
 from backup.destinations.s3.presigning import upload_url
 from backup.destinations.s3.reading import S3Reader
 from backup.destinations.s3.settings import S3Settings
@@ -105,12 +107,41 @@ class S3Destination:
         check_key(key)
         return upload_url(self._bucket, key, content_type=content_type, seconds=seconds)
 
-    def delete(self, keys: Iterable[Key]) -> None:
+    def delete(self, keys: Iterable[Key]) -> bool:
+        """Remove objects by their names; in a bucket with versions that hides them.
+
+        The right is ``s3:DeleteObject``.
+        """
         remaining = iter(keys)
+        only_marked = False
         while some := [*islice(remaining, _DELETED_AT_ONCE)]:
             for key in some:
                 check_key(key)
-            self._delete_some(some)
+            only_marked = self._delete_some(some) or only_marked
+        return only_marked
+
+    def abort_uploads(self, *, older_than: datetime) -> int:
+        """Abort uploads in parts that nobody completed.
+
+        The rights are ``s3:ListBucketMultipartUploads`` and ``s3:AbortMultipartUpload``.
+        """
+        bucket, aborted = self._bucket, 0
+        mark: Answer = {}
+        while True:
+            page = bucket.ask("list_multipart_uploads", "", Prefix=bucket.name(""), **mark)
+            for upload in page.get("Uploads", ()):
+                if upload["Initiated"] >= older_than:
+                    continue
+                name, upload_id = str(upload["Key"]), str(upload["UploadId"])
+                with suppress(UploadGone):
+                    bucket.ask("abort_multipart_upload", name, Key=name, UploadId=upload_id)
+                    aborted += 1
+            if not page.get("IsTruncated"):
+                return aborted
+            mark = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
 
     def _objects(self, prefix: str, items: Iterable[Answer]) -> Iterator[tuple[StoredObject, str]]:
         """Yield the objects of a listing with their storage class."""
@@ -169,12 +200,14 @@ class S3Destination:
             f"{self.uri(prefix)}: the store's listing breaks off without saying where"
         )
 
-    def _delete_some(self, keys: _Keys) -> None:
+    def _delete_some(self, keys: _Keys) -> bool:
+        """Delete objects at once, or one by one; tell whether versions of them stay."""
         bucket = self._bucket
         if bucket.deletes_many:
             names = [{"Key": bucket.name(key)} for key in keys]
             try:
-                answer = bucket.ask("delete_objects", "", Delete={"Objects": names, "Quiet": True})
+                # Not quiet: only so it says whether it marked them.
+                answer = bucket.ask("delete_objects", "", Delete={"Objects": names})
             except AccessDenied:
                 raise
             except (NotSupported, DestinationError) as error:
@@ -183,9 +216,9 @@ class S3Destination:
                 bucket.deletes_many = False
             else:
                 self._require_deleted(answer)
-                return
-        for key in keys:
-            bucket.ask("delete_object", key, Key=bucket.name(key))
+                return any(one.get("DeleteMarker") for one in answer.get("Deleted", ()))
+        answers = [bucket.ask("delete_object", key, Key=bucket.name(key)) for key in keys]
+        return any(answer.get("DeleteMarker") for answer in answers)
 
     def _require_deleted(self, answer: Answer) -> None:
         for failure in answer.get("Errors", ()):

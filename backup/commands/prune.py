@@ -1,0 +1,425 @@
+"""Deleting what retention no longer keeps: snapshots, and the objects that nothing needs any more.
+
+First it is decided which snapshots stay (`backup.retention`). Then everything is marked that must
+stay for them, and for runs that may still be under way; what is not marked and old enough goes.
+Manifests go first and bundles last, so that wherever it is cut off no snapshot is left that lacks
+something, and the next prune finds the rest.
+
+A run may lean on what it found when it began, and refuses to publish when it is older than the
+grace. So what any document of the grace time names is marked, and what the documents before it
+made the state of.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from backup.commands.finding import Snapshot as Head
+from backup.commands.finding import require_roots, snapshots
+from backup.errors import (
+    BackupError,
+    DamagedDocument,
+    ExitCode,
+    IntegrityError,
+    ObjectNotFound,
+    PruneRefused,
+)
+from backup.model import Destination, Events, Key
+from backup.results import PruneReport, PruneRow
+from backup.retention import Decision, Rules, Snapshot, decide
+from backup.stopping import Stop
+from backup.vault.documents import Entry, PinLine
+from backup.vault.layout import (
+    DocumentName,
+    Layout,
+    bundles_beside,
+    documents_beside,
+    export_time,
+    folder_of,
+    is_bundle,
+    is_record,
+    snapshot_of,
+    snapshot_time,
+)
+from backup.vault.manifest import (
+    FUTURE_TOLERANCE,
+    WINDOW,
+    Identity,
+    Stored,
+    list_documents,
+    load_header,
+    load_record,
+    load_state,
+    load_stored,
+)
+
+_READERS = 8
+_DELETED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """What is asked for.
+
+    Attributes:
+        keep_exports_days: None keeps every export.
+    """
+
+    rules: Rules
+    grace_days: int = 7
+    keep_exports_days: int | None = None
+    dry_run: bool = False
+
+
+def prune(
+    destination: Destination,
+    request: PruneRequest,
+    *,
+    events: Events,
+    stop: Stop,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> PruneReport:
+    """Delete what the rules do not keep, of every owner in a vault.
+
+    An owner whose newest run was not a success, or whose times lie in the future, is refused and
+    loses nothing; the others go on.
+
+    Raises:
+        ConfigError: the destination holds no vault.
+        Interrupted: a signal came; the next prune goes on.
+    """
+    owners: list[_Owner] = []
+    refused: list[str] = []
+    damaged = False
+    for layout in require_roots(destination):
+        owner = _Owner(destination, layout, request, events=events, stop=stop)
+        try:
+            owner.plan(clock())
+        except BackupError as error:
+            stop.check()
+            refused.append(f"{layout.prefix.rstrip('/')}: {error.message}")
+            damaged = damaged or isinstance(error, IntegrityError)
+            continue
+        owners.append(owner)
+        if not request.dry_run:
+            owner.carry_out()
+    uploads = 0
+    if not request.dry_run and owners:
+        uploads = _abort_uploads(destination, request, events=events, now=clock())
+    code = ExitCode.DAMAGED if damaged else ExitCode.FAILED if refused else ExitCode.DONE
+    return PruneReport(
+        dry_run=request.dry_run,
+        keep=tuple(row for owner in owners for row in owner.rows(keep=True)),
+        remove=tuple(row for owner in owners for row in owner.rows(keep=False)),
+        objects=sum(len(owner.victims) for owner in owners),
+        freed_bytes=sum(owner.freed_bytes for owner in owners),
+        marked_bytes=sum(owner.marked_bytes for owner in owners),
+        uploads=uploads,
+        refused=tuple(refused),
+        exit_code=code,
+    )
+
+
+def _abort_uploads(
+    destination: Destination, request: PruneRequest, *, events: Events, now: datetime
+) -> int:
+    try:
+        return destination.abort_uploads(older_than=now - timedelta(days=request.grace_days))
+    except BackupError as error:
+        # A rule of the bucket does it, too.
+        events.note(f"unfinished uploads are left alone: {error.message}")
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Victim:
+    """An object that goes."""
+
+    key: Key
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Needed:
+    """What must stay, by keys relative to the root.
+
+    Attributes:
+        records: of each repository.
+        exports: the newest of each project.
+    """
+
+    records: dict[Identity, set[str]] = field(default_factory=dict)
+    exports: set[str] = field(default_factory=set)
+
+    def take(self, entries: Iterable[Entry | Stored]) -> None:
+        for entry in entries:
+            pins: tuple[PinLine, ...] = entry.pins
+            keys = [pin.record for pin in pins]
+            if entry.record is not None:
+                keys.append(entry.record)
+            self.records.setdefault(entry.identity, set()).update(keys)
+
+
+class _Owner:
+    """The work on one owner."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        layout: Layout,
+        request: PruneRequest,
+        *,
+        events: Events,
+        stop: Stop,
+    ) -> None:
+        self._destination = destination
+        self._layout = layout
+        self._request = request
+        self._events = events
+        self._stop = stop
+        self._decisions: list[Decision] = []
+        self.victims: list[_Victim] = []
+        self.freed_bytes = self.marked_bytes = 0
+
+    def rows(self, *, keep: bool) -> Iterator[PruneRow]:
+        """Tell what was decided of each snapshot."""
+        owner = self._layout.prefix.rstrip("/")
+        for one in self._decisions:
+            if one.keep == keep:
+                yield PruneRow(owner, one.snapshot.id, one.snapshot.finished_at, one.reason)
+
+    # --- Deciding ---
+
+    def plan(self, now: datetime) -> None:
+        """Find out what goes; delete nothing.
+
+        Raises:
+            PruneRefused: this is no time for it.
+            IntegrityError: something that must be read is damaged.
+        """
+        names = list_documents(self._destination, self._layout)
+        heads = snapshots(self._destination, self._layout)
+        groups = _by_snapshot(heads)
+        self._require_quiet(names, heads, groups, now)
+        self._decisions = decide([_as_one(group) for group in groups.values()], self._request.rules)
+        removed = {one.snapshot.id for one in self._decisions if not one.keep}
+        finished = {one.name: one.header.finished_at for one in heads}
+        finished |= {
+            name: load_header(self._destination, self._layout, name).finished_at
+            for name in names
+            if name.checkpoint is not None
+        }
+        since = now - timedelta(days=self._request.grace_days)
+        young = {name for name, moment in finished.items() if moment >= since}
+        doomed = {name for name in names if name.checkpoint is None and name.snapshot_id in removed}
+        doomed |= self._old_checkpoints(names, heads) - young
+        needed = self._needed(names, doomed - young, before=set(names) - young, now=now)
+        marked = self._marked(needed.records.values())
+        self._doom_documents(doomed)
+        self._sweep(marked, until=since - WINDOW)
+        if self._request.keep_exports_days is not None:
+            self._sweep_exports(needed, now=now, since=since)
+
+    def _require_quiet(
+        self,
+        names: Sequence[DocumentName],
+        heads: Sequence[Head],
+        groups: "dict[str, list[Head]]",
+        now: datetime,
+    ) -> None:
+        latest = now + FUTURE_TOLERANCE
+        for name in names:
+            if snapshot_time(name.snapshot_id) > latest:
+                raise PruneRefused(_from_the_future(name.stem, now))
+        for head in heads:
+            if max(head.header.started_at, head.header.finished_at) > latest:
+                raise PruneRefused(_from_the_future(head.name.stem, now))
+        if not heads:
+            return
+        newest = groups[heads[-1].name.snapshot_id]
+        for head in newest:
+            if head.header.result != "success" or not head.header.complete:
+                raise PruneRefused(
+                    f"the newest run ({head.name.stem}) was {head.header.result}: "
+                    "nothing is deleted before a run that was a success",
+                )
+
+    def _old_checkpoints(
+        self, names: Sequence[DocumentName], heads: Sequence[Head]
+    ) -> set[DocumentName]:
+        """Find checkpoints that no run will look at any more."""
+        ended = {name for name in names if name.checkpoint is None}
+        newest = max((snapshot_time(head.name.snapshot_id) for head in heads), default=None)
+        return {
+            name
+            for name in names
+            if name.checkpoint is not None
+            and (
+                name.manifest in ended
+                or (newest is not None and newest - snapshot_time(name.snapshot_id) > WINDOW)
+            )
+        }
+
+    # --- Marking ---
+
+    def _needed(
+        self,
+        names: Sequence[DocumentName],
+        forgotten: set[DocumentName],
+        *,
+        before: set[DocumentName],
+        now: datetime,
+    ) -> _Needed:
+        """Collect the records that the documents which stay name, and those runs may lean on.
+
+        Args:
+            names: every document.
+            forgotten: those that need not be read.
+            before: those from before the grace time: the oldest run that may still publish began
+                with the state that they made.
+            now: the time.
+        """
+        needed = _Needed()
+        for name in names:
+            if name not in forgotten:
+                self._stop.check()
+                needed.take(load_stored(self._destination, self._layout, name))
+        for some in (names, [name for name in names if name in before]):
+            state = load_state(self._destination, self._layout, some, now=now)
+            needed.take(state.entries.values())
+            if some is names:
+                exports = (entry.export for entry in state.entries.values())
+                needed.exports.update(one.key for one in exports if one is not None)
+        return needed
+
+    def _marked(self, records: Iterable[set[str]]) -> set[str]:
+        """Follow records, those of one repository together, to all that they need."""
+        marked: set[str] = set()
+        with ThreadPoolExecutor(_READERS) as pool:
+            try:
+                for keys in pool.map(self._needed_by, records):
+                    marked |= keys
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return marked
+
+    def _needed_by(self, records: set[str]) -> set[str]:
+        """Tell what one repository's records need, they themselves included.
+
+        One whose own bundle lies in the chain of another has the beginning of that chain for its
+        own, and need not be read.
+        """
+        found: set[str] = set()
+        for key in sorted(records, key=snapshot_of, reverse=True):
+            found.add(key)
+            found.update(documents_beside(key))
+            if found.isdisjoint(bundles_beside(key)):
+                self._stop.check()
+                found |= self._chain_of(key)
+        return found
+
+    def _chain_of(self, key: str) -> set[str]:
+        try:
+            record = load_record(self._destination, self._layout, key)
+        except ObjectNotFound as error:
+            uri = self._destination.uri(self._layout.key(key))
+            raise DamagedDocument(
+                f"{uri} is missing, and a snapshot that stays needs it: nothing is deleted",
+                hint="repo-backup verify names everything that is damaged",
+            ) from error
+        found = {str(line.key) for line in record.chain}
+        found |= {str(line.lfs) for line in record.chain if line.lfs is not None}
+        if record.metadata is not None:
+            found.add(record.metadata.key)
+        return found
+
+    # --- What goes ---
+
+    def _doom_documents(self, doomed: set[DocumentName]) -> None:
+        order = sorted(doomed, key=lambda name: (name.checkpoint is not None, name.stem))
+        sizes = {
+            stored.key: stored.size_bytes
+            for folder in ("snapshots", "checkpoints")
+            for stored in self._destination.list(self._layout.folder(folder))
+        }
+        for name in order:
+            key = self._layout.document(name)
+            self.victims.append(_Victim(key, sizes.get(key, 0)))
+
+    def _sweep(self, marked: set[str], *, until: datetime) -> None:
+        """Find the objects of repositories that nothing needs, and no run can be writing.
+
+        Args:
+            marked: what must stay.
+            until: of what is younger a run may be going to publish a record. Ids may begin with a
+                time that lies up to the window before their run.
+        """
+        old: dict[str, int] = {}
+        young: dict[str, set[str]] = {}
+        start = len(self._layout.prefix)
+        for stored in self._destination.list(self._layout.folder("repositories")):
+            relative = stored.key[start:]
+            snapshot_id = snapshot_of(relative)
+            # What other programs put there is theirs.
+            if relative in marked or not snapshot_id:
+                continue
+            if snapshot_time(snapshot_id) < until:
+                old[relative] = stored.size_bytes
+            elif is_record(relative):
+                young.setdefault(folder_of(relative), set()).add(relative)
+        needed = self._marked(young.values())
+        order = sorted(old.keys() - needed, key=lambda key: (is_bundle(key), key))
+        self.victims += [_Victim(self._layout.key(key), old[key]) for key in order]
+
+    def _sweep_exports(self, needed: _Needed, *, now: datetime, since: datetime) -> None:
+        until = min(since, now - timedelta(days=self._request.keep_exports_days or 0))
+        start = len(self._layout.prefix)
+        for stored in self._destination.list(self._layout.folder("exports")):
+            relative = stored.key[start:]
+            moment = export_time(relative)
+            if moment is not None and moment < until and relative not in needed.exports:
+                self.victims.append(_Victim(stored.key, stored.size_bytes))
+
+    # --- Deleting ---
+
+    def carry_out(self) -> None:
+        """Delete what was found, in its order.
+
+        Raises:
+            DestinationError: the store refuses; what is left goes the next time.
+        """
+        remaining = iter(self.victims)
+        while some := [*islice(remaining, _DELETED_AT_ONCE)]:
+            self._stop.check()
+            size_bytes = sum(one.size_bytes for one in some)
+            if self._destination.delete([one.key for one in some]):
+                self.marked_bytes += size_bytes
+            else:
+                self.freed_bytes += size_bytes
+
+
+def _by_snapshot(heads: Iterable[Head]) -> "dict[str, list[Head]]":
+    groups: dict[str, list[Head]] = {}
+    for head in heads:
+        groups.setdefault(head.name.snapshot_id, []).append(head)
+    return groups
+
+
+def _as_one(group: Sequence[Head]) -> Snapshot:
+    shard = group[0].name.shard
+    whole = shard is None or len(group) == shard[1]
+    return Snapshot(
+        id=group[0].name.snapshot_id,
+        finished_at=max(head.header.finished_at for head in group),
+        complete=whole and all(head.header.complete for head in group),
+    )
+
+
+def _from_the_future(stem: str, now: datetime) -> str:
+    return (
+        f"{stem} is from the future: it is {now:%Y-%m-%d %H:%M} UTC here, and one of the clocks is "
+        "wrong; nothing is deleted"
+    )

@@ -1,0 +1,538 @@
+"""Prune loses nothing that a kept snapshot needs: whatever the history, the moment, the crash."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.commands.listing import list_history
+from backup.commands.prune import PruneRequest, prune
+from backup.commands.restore import RestoreRequest, restore
+from backup.commands.run import RunOptions
+from backup.destinations.memory import MemoryDestination
+from backup.errors import DestinationError, ExitCode
+from backup.model import Destination, Key, StoredObject
+from backup.results import PruneReport
+from backup.retention import Rules
+from backup.stopping import Stop
+from backup.vault.documents import encode
+from backup.vault.layout import DocumentName, Layout
+from backup.vault.manifest import list_documents, load_manifest
+from tests.support.faults import (
+    OWNER,
+    DestinationFault,
+    FaultyDestination,
+    Heard,
+    assert_nothing_false,
+    back_up,
+    bring_back,
+    states_of,
+)
+from tests.support.git import commit_chain, git, init_bare, run_git, set_head, update_refs
+from tests.support.mirrors import MirrorState
+from tests.support.vaults import Silence
+
+START = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
+LAYOUT = Layout.of(host="folder", owner=OWNER)
+MAIN = b"refs/heads/main"
+
+
+def push(path: Path, label: str, *, branch: bytes = MAIN) -> None:
+    seen = run_git("rev-parse", "--verify", "--quiet", branch, cwd=path).stdout.strip()
+    tip = commit_chain(path, 1, start=seen or None, label=label.encode())[-1]
+    update_refs(path, {branch: tip})
+    set_head(path, MAIN)
+
+
+class Estate:
+    """A folder of repositories, a vault, the nights, and what every snapshot must give back."""
+
+    def __init__(self, folder: Path, vault: Destination | None = None) -> None:
+        self.folder = folder
+        self.source = folder / "source"
+        self.vault: Destination = vault or MemoryDestination()
+        self.now = START
+        self.states: dict[str, dict[str, MirrorState]] = {}
+        self.source.mkdir(parents=True)
+
+    def repository(self, name: str) -> Path:
+        path = init_bare(self.source / f"{name}.git")
+        push(path, f"{name} begins")
+        return path
+
+    def night(self, *, days: float = 1, vault: Destination | None = None, **options: Any) -> str:
+        """Back up so many days later, and remember the state."""
+        self.now += timedelta(days=days)
+        chosen = RunOptions(concurrency=1, accept_drop=True, **options)
+        report = back_up(self.source, vault or self.vault, chosen, at=self.now)
+        assert report.exit_code == 0, report.problems
+        self.states[report.snapshot_id] = states_of(self.source)
+        return report.snapshot_id
+
+    def prune(
+        self, *, vault: Destination | None = None, at: datetime | None = None, **more: Any
+    ) -> PruneReport:
+        rules = Rules(**{key: more.pop(key) for key in list(more) if key in Rules.__slots__})
+        moment = at or self.now + timedelta(hours=1)
+        return prune(
+            vault or self.vault,
+            PruneRequest(rules, **more),
+            events=Silence(),
+            stop=Stop(),
+            clock=lambda: moment,
+        )
+
+    def snapshots(self) -> set[str]:
+        names = list_documents(self.vault, LAYOUT)
+        return {name.snapshot_id for name in names if name.checkpoint is None}
+
+    def assert_whole(self, *, every: bool = True) -> None:
+        """Restore every snapshot that is there, or the newest, and compare it."""
+        assert_nothing_false(self.vault)
+        there = sorted(self.snapshots())
+        for snapshot_id in there if every else there[-1:]:
+            target = self.folder / "back"
+            found = bring_back(self.vault, target, at=snapshot_id)
+            shutil.rmtree(target, ignore_errors=True)
+            # What is gone at its source comes back, too.
+            expected = self.states[snapshot_id]
+            assert {name: found[name] for name in expected} == expected, snapshot_id
+
+    def stored(self, ending: str = "") -> set[str]:
+        return {stored.key for stored in self.vault.list("") if stored.key.endswith(ending)}
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Estate:
+    return Estate(tmp_path)
+
+
+# --- What goes and what stays ---------------------------------------------------------------------
+
+
+def test_windows_keep_what_they_say_and_nothing_else_is_left(estate: Estate) -> None:
+    busy, quiet = estate.repository("busy"), estate.repository("quiet")
+    nights = []
+    for number in range(32):
+        push(busy, f"night {number}")
+        nights.append(estate.night(max_chain_length=5))
+    push(quiet, "once")
+    nights.append(estate.night(max_chain_length=5))
+    before = estate.stored(".bundle")
+    report = estate.prune(daily=3, weekly=2, grace_days=1)
+    assert report.exit_code == 0
+    kept = {one.snapshot_id for one in report.keep}
+    assert kept == estate.snapshots()
+    assert kept | {one.snapshot_id for one in report.remove} == set(nights)
+    assert 3 <= len(kept) <= 5
+    after = estate.stored(".bundle")
+    # The one base of the quiet repository is as old as the vault, and needed.
+    assert min(key for key in before if "/quiet/" in key) in after
+    assert len(after) < len(before) / 2
+    assert report.objects > 0
+    assert report.freed_bytes > 0
+    estate.assert_whole()
+    # A second one finds nothing left to do.
+    again = estate.prune(daily=3, weekly=2, grace_days=1)
+    assert (again.objects, len(again.remove)) == (0, 0)
+    assert estate.stored(".bundle") == after
+    # And the nights go on from what there is.
+    push(busy, "later")
+    estate.night(max_chain_length=5)
+    estate.assert_whole(every=False)
+
+
+def test_a_dry_run_tells_the_same_and_touches_nothing(estate: Estate) -> None:
+    one = estate.repository("one")
+    for number in range(30):
+        push(one, f"night {number}")
+        estate.night(max_chain_length=3)
+    before = estate.stored()
+    planned = estate.prune(daily=2, dry_run=True)
+    assert estate.stored() == before
+    done = estate.prune(daily=2)
+    assert (planned.keep, planned.remove) == (done.keep, done.remove)
+    assert planned.objects == done.objects == len(before) - len(estate.stored())
+    assert {row.reason for row in done.remove} == {"no window keeps it"}
+
+
+def test_the_grace_keeps_what_was_named_lately_whatever_the_windows(estate: Estate) -> None:
+    one = estate.repository("one")
+    for number in range(10):
+        push(one, f"night {number}")
+        estate.night(max_chain_length=2)
+    bundles = estate.stored(".bundle")
+    report = estate.prune(daily=1, grace_days=30)
+    assert len(report.remove) == 9
+    assert estate.stored(".bundle") == bundles
+    estate.assert_whole()
+    # Weeks later, without another run, they go.
+    later = estate.now + timedelta(days=60)
+    estate.prune(daily=1, grace_days=30, at=later)
+    assert len(estate.stored(".bundle")) < len(bundles)
+    estate.assert_whole()
+
+
+def test_what_a_young_snapshot_named_stays_though_the_snapshot_goes(estate: Estate) -> None:
+    one = estate.repository("one")
+    for number in range(28):
+        push(one, f"night {number}")
+        estate.night()
+    base = max(estate.stored(".full.bundle"))
+    for number in range(3):
+        push(one, f"later {number}")
+        estate.night(full_after_days=1 if number == 0 else 90)
+    # Nothing that stays needs the first chain; runs of this week may.
+    estate.prune(daily=1, grace_days=7)
+    assert base in estate.stored()
+    assert_nothing_false(estate.vault)
+    # Their records could be of a run that began this week, until they are two weeks old.
+    estate.prune(daily=1, grace_days=7, at=estate.now + timedelta(days=15))
+    assert base not in estate.stored()
+    estate.assert_whole()
+
+
+def test_what_was_pinned_stays(estate: Estate) -> None:
+    one = estate.repository("one")
+    push(one, "precious", branch=b"refs/heads/precious")
+    estate.night()
+    for name in (b"refs/heads/main", b"refs/heads/precious"):
+        git("update-ref", "-d", name.decode(), cwd=one)
+    git("gc", "--quiet", "--prune=now", cwd=one)
+    # All branches are gone: what was before is pinned.
+    estate.night()
+    pinned = load_manifest(estate.vault, LAYOUT, newest(estate)).entries[0].pins[0].record
+    for _ in range(40):
+        estate.night()
+    estate.prune(daily=1, grace_days=1)
+    assert LAYOUT.key(pinned) in estate.stored()
+    assert_nothing_false(estate.vault)
+
+
+def newest(estate: Estate) -> DocumentName:
+    names = [one for one in list_documents(estate.vault, LAYOUT) if one.checkpoint is None]
+    return names[-1]
+
+
+def test_orphans_and_old_checkpoints_go_and_other_files_stay(estate: Estate) -> None:
+    estate.repository("one")
+    first = estate.night()
+    manifest = load_manifest(estate.vault, LAYOUT, newest(estate))
+    entry = manifest.entries[0]
+    assert entry.record is not None
+    folder = entry.record.rpartition("/")[0]
+    put = estate.vault.put_if_absent
+    orphan = LAYOUT.key(f"{folder}/20260102T030000Z-0000.full.bundle")
+    foreign = LAYOUT.key(f"{folder}/notes.txt")
+    checkpoint = manifest.model_copy(update={"document": "checkpoint", "complete": False})
+    ended = LAYOUT.document(DocumentName(first, checkpoint=1))
+    put(orphan, b"# v2 git bundle\n")
+    put(foreign, b"mine")
+    put(ended, encode(checkpoint))
+    young = LAYOUT.key(f"{folder}/20260219T030000Z-0000.full.bundle")
+    put(young, b"# v2 git bundle\n")
+    for _ in range(50):
+        estate.night()
+    estate.prune(daily=1, grace_days=1)
+    keys = estate.stored()
+    assert {orphan, ended} & keys == set()
+    # Whose run may still be under way, or who is not ours.
+    assert {foreign, young} <= keys
+
+
+def test_exports_have_a_window_of_their_own(estate: Estate) -> None:
+    estate.repository("one")
+    estate.night(days=100)
+    put = estate.vault.put_if_absent
+    old, middle, named = (
+        LAYOUT.key(f"exports/team/one/{day}-00-00-00.tar.gz")
+        for day in ("2026-01-05", "2026-04-05", "2026-01-04")
+    )
+    for key in (old, middle, named):
+        put(key, b"x" * 200)
+    other = LAYOUT.key("exports/team/one/readme.txt")
+    put(other, b"mine")
+    name = newest(estate)
+    manifest = load_manifest(estate.vault, LAYOUT, name)
+    line = {"key": named.removeprefix(LAYOUT.prefix), "requested_at": START, "stored_at": START}
+    entry = manifest.entries[0].model_validate(
+        manifest.entries[0].model_dump(exclude_none=True) | {"export": line}
+    )
+    estate.vault.delete([LAYOUT.document(name)])
+    put(LAYOUT.document(name), encode(manifest.model_copy(update={"entries": (entry,)})))
+    estate.prune(daily=1)
+    assert {old, middle, named, other} <= estate.stored()
+    estate.prune(daily=1, keep_exports_days=30)
+    assert {old, middle, named, other} & estate.stored() == {middle, named, other}
+
+
+# --- When it refuses ------------------------------------------------------------------------------
+
+
+def refused(estate: Estate, **more: Any) -> str:
+    before = estate.stored()
+    report = estate.prune(daily=1, grace_days=1, **more)
+    assert estate.stored() == before
+    assert (report.objects, report.remove) == (0, ())
+    assert report.exit_code in {ExitCode.FAILED, ExitCode.DAMAGED}
+    (words,) = report.refused
+    return words
+
+
+def test_it_refuses_after_a_run_that_was_no_success(estate: Estate) -> None:
+    one = estate.repository("one")
+    for _ in range(5):
+        estate.night()
+    (one / "objects").rename(one / "gone")
+    estate.now += timedelta(days=1)
+    assert back_up(estate.source, estate.vault, at=estate.now).exit_code != 0
+    assert "the newest run" in refused(estate)
+    (one / "gone").rename(one / "objects")
+    estate.night()
+    assert estate.prune(daily=1, grace_days=1).exit_code == 0
+
+
+def test_it_refuses_after_a_fall_of_the_listing_until_it_is_accepted(estate: Estate) -> None:
+    for name in ("one", "two", "three"):
+        estate.repository(name)
+    for _ in range(4):
+        estate.night()
+    for name in ("two", "three"):
+        shutil.rmtree(estate.source / f"{name}.git")
+    estate.now += timedelta(days=1)
+    back_up(estate.source, estate.vault, at=estate.now)
+    assert "was failed" in refused(estate)
+    estate.night()
+    assert estate.prune(daily=1, grace_days=1).exit_code == 0
+    assert_nothing_false(estate.vault)
+    for name in ("one", "two", "three"):
+        assert any(f"/{name}/" in key for key in estate.stored(".bundle"))
+
+
+def test_it_refuses_when_a_clock_is_wrong(estate: Estate) -> None:
+    estate.repository("one")
+    for _ in range(3):
+        estate.night()
+    assert "from the future" in refused(estate, at=estate.now - timedelta(days=2))
+
+
+def test_it_refuses_when_what_must_be_read_is_damaged_or_missing(estate: Estate) -> None:
+    one = estate.repository("one")
+    for number in range(3):
+        push(one, str(number))
+        estate.night()
+    record = max(estate.stored(".record.json.gz"))
+    estate.vault.delete([Key(record)])
+    assert "is missing" in refused(estate)
+    estate.vault.put_if_absent(Key(record), b"garbage")
+    assert "is damaged" in refused(estate)
+
+
+# --- Any history, any moment ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_history_with_prunes_in_it_restores_at_every_kept_snapshot(
+    seed: int, estate: Estate
+) -> None:
+    chance = random.Random(seed)
+    alive = [estate.repository(name) for name in ("a", "b")]
+    for step in range(22):
+        for path in alive:
+            match chance.randrange(5):
+                case 0 | 1:
+                    push(path, f"{step}")
+                case 2:
+                    # A force-push: another history under the same name.
+                    update_refs(
+                        path, {MAIN: commit_chain(path, 2, label=f"new {step}".encode())[-1]}
+                    )
+                case 3:
+                    push(path, f"{step}", branch=f"refs/heads/b{chance.randrange(3)}".encode())
+                case _:
+                    pass
+        if chance.random() < 0.1:
+            alive.append(estate.repository(f"r{step}"))
+        days = chance.choice([0.2, 1, 1, 3, 12])
+        estate.night(
+            days=days,
+            max_chain_length=chance.choice([2, 4]),
+            full_after_days=chance.choice([5, 90]),
+        )
+        if chance.random() < 0.4:
+            estate.prune(
+                daily=chance.randrange(1, 4),
+                weekly=chance.randrange(3),
+                grace_days=chance.choice([1, 3, 7]),
+            )
+            assert_nothing_false(estate.vault)
+    estate.prune(daily=2, weekly=1, grace_days=1)
+    estate.assert_whole()
+
+
+class Interrupting(MemoryDestination):
+    """A store that lets something happen before one operation.
+
+    Attributes:
+        seen: operations so far.
+    """
+
+    def __init__(self, inner: Destination, at: int, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self._inner, self._at, self._happens = inner, at, happens
+        self.seen = 0
+
+    def _count(self) -> None:
+        now, self.seen = self.seen, self.seen + 1
+        if now == self._at:
+            self._happens()
+
+    def writer(self, key: Key) -> Any:
+        self._count()
+        return self._inner.writer(key)
+
+    def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
+        self._count()
+        return self._inner.put_if_absent(key, data)
+
+    def open(self, key: Key, *, offset: int = 0) -> Any:
+        self._count()
+        return self._inner.open(key, offset=offset)
+
+    def stat(self, key: Key) -> StoredObject:
+        self._count()
+        return self._inner.stat(key)
+
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
+        self._count()
+        return self._inner.list(prefix, versions=versions)
+
+    def children(self, prefix: str) -> tuple[str, ...]:
+        return self._inner.children(prefix)
+
+    def delete(self, keys: Any) -> bool:
+        marked = False
+        for key in [*keys]:
+            self._count()
+            marked = self._inner.delete([key]) or marked
+        return marked
+
+
+def aged(estate: Estate) -> Path:
+    """Make a vault whose newest state is older than the grace."""
+    one = estate.repository("one")
+    estate.repository("two")
+    for number in range(5):
+        push(one, f"night {number}")
+        estate.night(max_chain_length=3)
+    estate.now += timedelta(days=20)
+    return one
+
+
+def copy_of(estate: Estate, folder: Path) -> Estate:
+    """Give an estate over the same repositories whose vault is a copy."""
+    other = Estate(folder)
+    other.source = estate.source
+    for stored in estate.vault.list(""):
+        with estate.vault.open(stored.key) as reader:
+            other.vault.put_if_absent(stored.key, reader.read())
+    other.now, other.states = estate.now, dict(estate.states)
+    return other
+
+
+def test_a_prune_at_any_moment_of_a_run_takes_nothing_from_it(
+    estate: Estate, tmp_path: Path
+) -> None:
+    """Also where another run has meanwhile begun new chains, so that nothing names the old ones."""
+    aged(estate)
+    at = 0
+    while True:
+        other = copy_of(estate, tmp_path / f"moment-{at}")
+        path = other.source / "one.git"
+        label = f"tonight {at}"
+
+        def happens(other: Estate = other) -> None:
+            other.night(days=0.01, full_after_days=1)
+            other.prune(daily=1, grace_days=7)
+
+        push(path, label)
+        store = Interrupting(other.vault, at, happens)
+        other.night(vault=store, max_chain_length=50)
+        if store.seen <= at:
+            break
+        other.assert_whole(every=False)
+        at += 1
+    assert at > 10
+
+
+def test_a_run_at_any_moment_of_a_prune_loses_nothing(estate: Estate, tmp_path: Path) -> None:
+    aged(estate)
+    at = 0
+    while True:
+        other = copy_of(estate, tmp_path / f"moment-{at}")
+
+        def happens(other: Estate = other) -> None:
+            push(other.source / "one.git", f"meanwhile {other.folder.name}")
+            other.night(days=0.001, max_chain_length=4)
+
+        store = Interrupting(other.vault, at, happens)
+        other.prune(vault=store, daily=1, grace_days=1)
+        if store.seen <= at:
+            break
+        other.assert_whole(every=False)
+        at += 1
+    assert at > 20
+
+
+def test_a_prune_that_breaks_off_at_any_deletion_loses_nothing_and_the_next_finishes(
+    estate: Estate, tmp_path: Path
+) -> None:
+    aged(estate)
+    wanted = copy_of(estate, tmp_path / "wanted")
+    wanted.prune(daily=1, grace_days=1)
+    deletions = len(estate.stored()) - len(wanted.stored())
+    assert deletions > 10
+    for at in range(deletions):
+        other = copy_of(estate, tmp_path / f"crash-{at}")
+        fault = DestinationFault(at, "delete")
+        with FaultyDestination(other.vault, fault) as store, pytest.raises(DestinationError):
+            other.prune(vault=store, daily=1, grace_days=1)
+        # Nor is a record left whose bundles are gone.
+        assert_nothing_false(other.vault)
+        assert other.prune(daily=1, grace_days=1).exit_code == 0
+        assert other.stored() == wanted.stored()
+    wanted.assert_whole()
+
+
+# --- What is left is found ------------------------------------------------------------------------
+
+
+def test_the_history_and_what_was_lost_are_found_over_what_was_pruned(estate: Estate) -> None:
+    one = estate.repository("one")
+    push(one, "topic", branch=b"refs/heads/topic")
+    nights = []
+    for number in range(40):
+        push(one, f"night {number}")
+        if number == 10:
+            git("update-ref", "-d", "refs/heads/topic", cwd=one)
+        nights.append(estate.night(max_chain_length=3))
+    estate.prune(daily=1, weekly=8, grace_days=1)
+    kept = estate.snapshots()
+    history = list_history(estate.vault, f"{OWNER}/one")
+    made = [item.snapshot for item in history.items]
+    assert set(made) >= kept
+    assert made == sorted(made, reverse=made[0] > made[-1])
+    older = [one for one in nights[:10] if one in kept]
+    assert older, "a snapshot from before the loss is kept"
+    request = RestoreRequest(
+        repository=f"{OWNER}/one", all=False, at=None, target=estate.folder / "back", deleted=True
+    )
+    report = restore(estate.vault, request, events=Heard(), stop=Stop())
+    lost = [one for one in report.lost if one.ref == "refs/heads/topic"]
+    assert [one.snapshot_id for one in lost] == [max(older)]
+    tips = git("for-each-ref", "refs/lost", cwd=estate.folder / "back")
+    assert b"/heads/topic" in tips

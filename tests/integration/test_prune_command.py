@@ -1,0 +1,167 @@
+"""``prune`` as people run it: its words, its refusals, and a bucket that keeps versions."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.commands.prune import PruneRequest, prune
+from backup.commands.run import RunOptions
+from backup.destinations.s3 import S3Destination, S3Settings
+from backup.retention import Rules
+from backup.sources.plain import FolderSource
+from backup.stopping import Stop
+from tests.support.git import commit_chain, init_bare, run_git, set_head, update_refs
+from tests.support.program import repo_backup
+from tests.support.runner import Runner
+from tests.support.s3server import S3Server
+from tests.support.vaults import Silence, run_at
+
+MAIN = b"refs/heads/main"
+
+
+def push(path: Path, label: str) -> None:
+    seen = run_git("rev-parse", "--verify", "--quiet", MAIN, cwd=path).stdout.strip()
+    update_refs(path, {MAIN: commit_chain(path, 1, start=seen or None, label=label.encode())[-1]})
+    set_head(path, MAIN)
+
+
+def nights(destination: Any, source: Path, count: int, *, until: datetime) -> None:
+    """Back up so many nights that end with a moment, in chains of two."""
+    path = source / "one.git"
+    if not path.exists():
+        init_bare(path)
+    for number in range(count):
+        push(path, f"night {number}")
+        moment = until - timedelta(days=count - 1 - number)
+        options = RunOptions(max_chain_length=2, concurrency=1)
+        run_at(moment, FolderSource(source, owner="acme"), destination, options)
+
+
+@pytest.fixture
+def bucket(
+    request: pytest.FixtureRequest,
+    moto_http: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[S3Destination]:
+    for name, value in moto_http.environment().items():
+        monkeypatch.setenv(name, value)
+    name = f"prune-{abs(hash(tmp_path)) % 10**10}"
+    moto_http.make_bucket(name, versioned="with_versions" in request.node.name)
+    destination = S3Destination(
+        S3Settings(name, prefix="git", endpoint_url=moto_http.endpoint_url), stop=Stop()
+    )
+    yield destination
+    destination.close()
+
+
+def pruned(destination: S3Destination, **more: Any) -> Any:
+    request = PruneRequest(Rules(daily=2), grace_days=1, **more)
+    return prune(destination, request, events=Silence(), stop=Stop())
+
+
+def test_what_a_bucket_without_keeps_is_freed(bucket: S3Destination, tmp_path: Path) -> None:
+    nights(bucket, tmp_path / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
+    before = {one.key: one.size_bytes for one in bucket.list("")}
+    report = pruned(bucket)
+    after = {one.key for one in bucket.list("")}
+    gone = before.keys() - after
+    assert len(gone) == report.objects > 20
+    assert report.freed_bytes == sum(before[key] for key in gone)
+    assert report.marked_bytes == 0
+
+
+def test_what_a_bucket_with_versions_keeps_is_only_marked(
+    bucket: S3Destination, tmp_path: Path, moto_http: S3Server
+) -> None:
+    nights(bucket, tmp_path / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
+    report = pruned(bucket)
+    assert report.freed_bytes == 0
+    assert report.marked_bytes > 0
+    with moto_http.client() as client:
+        name = bucket.uri("").removeprefix("s3://").partition("/")[0]
+        pages = client.get_paginator("list_object_versions").paginate(Bucket=name)
+        markers = [one for page in pages for one in page.get("DeleteMarkers", [])]
+        assert len(markers) == report.objects
+    # What is left is a vault like any other.
+    assert len([*bucket.list("folder/acme/snapshots/")]) == 2
+
+
+def test_uploads_that_nobody_completed_are_given_up_when_they_are_old(
+    bucket: S3Destination, tmp_path: Path, moto_http: S3Server
+) -> None:
+    nights(bucket, tmp_path / "acme", 2, until=datetime.now(UTC))
+    name = bucket.uri("").removeprefix("s3://").partition("/")[0]
+    with moto_http.client() as client:
+        for key in ("git/x/y/a.bundle", "git/x/y/b.bundle", "elsewhere/c"):
+            client.create_multipart_upload(Bucket=name, Key=key)
+        # The emulator says of all of them that they were begun in 2010.
+        assert bucket.abort_uploads(older_than=datetime(2009, 1, 1, tzinfo=UTC)) == 0
+        assert pruned(bucket).uploads == 2
+        left = client.list_multipart_uploads(Bucket=name).get("Uploads", [])
+        assert [one["Key"] for one in left] == ["elsewhere/c"]
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Path:
+    from backup.destinations.folder import FolderDestination
+
+    destination = FolderDestination(tmp_path / "vault")
+    nights(destination, tmp_path / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
+    return tmp_path / "vault"
+
+
+def ids(rows: list[Mapping[str, str]]) -> list[str]:
+    return [row["snapshot"] for row in rows]
+
+
+def test_people_see_what_stays_and_why(vault: Path) -> None:
+    words = ("prune", "--from", vault, "--keep-daily", "3", "--keep-within", "36h")
+    assert "a span such as 30d" in repo_backup(*words, check=2).stderr
+    words = ("prune", "--from", vault, "--keep-daily", "3", "--keep-within", "2d")
+    planned = repo_backup(*words, "--dry-run", "--grace-days", "1")
+    assert "dry run: 21 of 24 snapshots and" in planned.stdout
+    assert "the newest complete one, within 2d, daily" in planned.stdout
+    assert "no window keeps it" in planned.stdout
+    assert len([*vault.glob("folder/acme/snapshots/*")]) == 24
+    done = repo_backup(*words, "--grace-days", "1", "--json").json
+    assert (len(done["keep"]), len(done["remove"])) == (3, 21)
+    assert done["deleted_objects"] > 21
+    assert done["freed_bytes"] > 0
+    assert {"owner", "snapshot", "reason", "finished_at"} <= done["keep"][0].keys()
+    there = repo_backup("list", "--from", vault, "--json").json["snapshots"]
+    assert sorted(one["id"] for one in there) == sorted(ids(done["keep"]))
+    assert repo_backup("verify", "--from", vault, "--depth", "restore").code == 0
+
+
+def test_without_a_rule_nothing_is_done(vault: Path) -> None:
+    done = repo_backup("prune", "--from", vault, check=2)
+    assert "keep-within, keep-hourly" in done.stderr
+    assert len([*vault.glob("folder/acme/snapshots/*")]) == 24
+    assert repo_backup("prune", "--from", vault, "--keep-daily", "0", check=2).code == 2
+
+
+def test_a_refusal_is_said_and_ends_with_1(vault: Path, tmp_path: Path) -> None:
+    (tmp_path / "acme" / "one.git" / "objects").rename(tmp_path / "objects")
+    repo_backup("run", "--from", tmp_path / "acme", "--to", vault, check=None)
+    done = repo_backup("prune", "--from", vault, "--keep-daily", "1", "--json", check=1)
+    assert "the newest run" in done.json["refused"][0]
+    assert done.json["deleted_objects"] == 0
+    shown = repo_backup("prune", "--from", vault, "--keep-daily", "1", check=1)
+    assert "refused: folder/acme: the newest run" in shown.stdout
+
+
+def test_the_action_prunes_and_tells_it(vault: Path, tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "runner", "https://github.example.com")
+    inputs = {"owner": "acme", "command": "prune", "token": "", "destination": str(vault)}
+    step = runner.step(**inputs, **{"keep-daily": "2", "grace-days": "1"})
+    assert (step.code, step.outputs["result"]) == (0, "success")
+    assert "22 of 24 snapshots" in step.summary
+    assert json.dumps(step.commands).count("error") == 0

@@ -1,0 +1,86 @@
+"""Retention decides the same way whatever the history: what it promises, for any of them."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup.retention import Decision, Rules, Snapshot, decide
+
+BEGIN = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Snapshot]:
+    hours = draw(st.lists(st.integers(0, 24 * 900), max_size=40))
+    return [
+        Snapshot(f"s{number:03}", BEGIN + timedelta(hours=hour), draw(st.booleans()))
+        for number, hour in enumerate(hours)
+    ]
+
+
+COUNTS = st.integers(0, 8)
+RULES = st.builds(
+    Rules,
+    since=st.one_of(st.none(), st.integers(0, 900).map(lambda day: BEGIN + timedelta(days=day))),
+    hourly=COUNTS,
+    daily=COUNTS,
+    weekly=COUNTS,
+    monthly=COUNTS,
+    yearly=COUNTS,
+)
+
+
+def kept(decisions: list[Decision]) -> list[Snapshot]:
+    return [one.snapshot for one in decisions if one.keep]
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), RULES)
+def test_every_snapshot_is_kept_or_removed_with_a_reason(
+    history: list[Snapshot], rules: Rules
+) -> None:
+    decisions = decide(history, rules)
+    assert sorted(one.snapshot.id for one in decisions) == sorted(one.id for one in history)
+    assert all(one.reason for one in decisions)
+    times = [one.snapshot.finished_at for one in decisions]
+    assert times == sorted(times)
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), RULES)
+def test_the_newest_complete_one_and_the_young_are_kept(
+    history: list[Snapshot], rules: Rules
+) -> None:
+    alive = kept(decide(history, rules))
+    complete = [one for one in history if one.complete]
+    if complete:
+        newest = max(complete, key=lambda one: (one.finished_at, one.id))
+        assert newest in alive
+    if rules.since is not None:
+        assert {one.id for one in history if one.finished_at >= rules.since} <= {
+            one.id for one in alive
+        }
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), RULES)
+def test_deciding_again_removes_nothing_more(history: list[Snapshot], rules: Rules) -> None:
+    alive = kept(decide(history, rules))
+    assert kept(decide(alive, rules)) == alive
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories(), st.integers(0, 8))
+def test_a_window_of_days_keeps_the_last_of_so_many_days(
+    history: list[Snapshot], count: int
+) -> None:
+    alive = kept(decide(history, Rules(daily=count)))
+    days = sorted({one.finished_at.date() for one in history}, reverse=True)[:count]
+    for day in days:
+        of_day = [one for one in history if one.finished_at.date() == day]
+        best = [one for one in of_day if one.complete] or of_day
+        last = max(best, key=lambda one: (one.finished_at, one.id))
+        assert [one for one in alive if one.finished_at.date() == day].count(last) == 1
+    # And beside these the newest complete one alone.
+    assert len(alive) <= len(days) + 1

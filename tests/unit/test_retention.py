@@ -1,0 +1,86 @@
+"""Retention's windows over calendars worked out by hand."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+from backup.retention import Rules, Snapshot, decide
+
+
+def snapshot(text: str, *, complete: bool = True) -> Snapshot:
+    moment = datetime.fromisoformat(text)
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return Snapshot(text, aware, complete)
+
+
+def kept(rules: Rules, *texts: str) -> dict[str, str]:
+    decisions = decide([snapshot(text) for text in texts], rules)
+    return {one.snapshot.id: one.reason for one in decisions if one.keep}
+
+
+def test_a_month_of_nights_becomes_days_weeks_and_months() -> None:
+    nights = [
+        f"{datetime(2026, 10, 1, 3, tzinfo=UTC) + timedelta(days=day):%Y-%m-%dT%H:%M}"
+        for day in range(58)
+    ]
+    assert nights[-1] == "2026-11-27T03:00"
+    assert kept(Rules(daily=3, weekly=3, monthly=2), *nights) == {
+        "2026-10-31T03:00": "monthly 2026-10",
+        "2026-11-15T03:00": "weekly 2026-W46",
+        "2026-11-22T03:00": "weekly 2026-W47",
+        "2026-11-25T03:00": "daily 2026-11-25",
+        "2026-11-26T03:00": "daily 2026-11-26",
+        "2026-11-27T03:00": (
+            "the newest complete one, daily 2026-11-27, weekly 2026-W48, monthly 2026-11"
+        ),
+    }
+
+
+def test_weeks_and_years_are_those_of_the_calendar() -> None:
+    # 31 December 2024 lies in the first week of 2025.
+    texts = ("2024-12-29T12:00", "2024-12-31T12:00", "2025-01-02T12:00")
+    assert kept(Rules(weekly=2), *texts) == {
+        "2024-12-29T12:00": "weekly 2024-W52",
+        "2025-01-02T12:00": "the newest complete one, weekly 2025-W01",
+    }
+    assert kept(Rules(yearly=2), *texts) == {
+        "2024-12-31T12:00": "yearly 2024",
+        "2025-01-02T12:00": "the newest complete one, yearly 2025",
+    }
+
+
+def test_hours_are_those_of_utc_whatever_zone_a_time_is_in() -> None:
+    east = timezone(timedelta(hours=5, minutes=45))
+    first = datetime(2026, 3, 29, 1, 10, tzinfo=UTC)
+    times = [first, first + timedelta(minutes=20), first + timedelta(minutes=60)]
+    history = [Snapshot(str(n), time.astimezone(east), True) for n, time in enumerate(times)]
+    alive = [one.snapshot.id for one in decide(history, Rules(hourly=2)) if one.keep]
+    assert alive == ["1", "2"]
+
+
+def test_gaps_do_not_use_windows_up() -> None:
+    texts = ("2026-01-01T03:00", "2026-06-01T03:00", "2026-11-01T03:00")
+    assert list(kept(Rules(daily=2), *texts)) == ["2026-06-01T03:00", "2026-11-01T03:00"]
+
+
+def test_what_was_cut_short_is_kept_only_where_nothing_better_is() -> None:
+    history = [
+        snapshot("2026-11-25T03:00", complete=False),
+        snapshot("2026-11-26T01:00"),
+        snapshot("2026-11-26T03:00", complete=False),
+        snapshot("2026-11-27T03:00", complete=False),
+    ]
+    found = {one.snapshot.id: (one.keep, one.reason) for one in decide(history, Rules(daily=2))}
+    assert found == {
+        "2026-11-25T03:00": (False, "no window keeps it"),
+        "2026-11-26T01:00": (True, "the newest complete one, daily 2026-11-26"),
+        "2026-11-26T03:00": (False, "no window keeps it"),
+        "2026-11-27T03:00": (True, "daily 2026-11-27"),
+    }
+
+
+def test_young_ones_are_kept_whatever_else() -> None:
+    rules = Rules(since=datetime(2026, 11, 20, tzinfo=UTC), within="1w")
+    texts = ("2026-11-19T23:59", "2026-11-20T00:00", "2026-11-20T12:00")
+    assert kept(rules, *texts) == {
+        "2026-11-20T00:00": "within 1w",
+        "2026-11-20T12:00": "the newest complete one, within 1w",
+    }
