@@ -262,11 +262,24 @@ class Destination(Protocol):
             WriteConflict: another content has that key; it is untouched.
         """
 
-    def open(self, key: Key, *, offset: int = 0) -> Reader:
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         """Read an object from offset on; at its very end that is nothing.
+
+        Args:
+            key: of the object.
+            offset: where to begin.
+            version: read this one, whatever has been put there since. Where the store has it not
+                (a vault that was copied), or keeps it from us, the current one is read.
 
         Raises:
             DestinationError: the object is shorter than offset.
+        """
+
+    def first_versions(self, prefix: str) -> Mapping[Key, str]:
+        """Tell the first version of every object below prefix that has several.
+
+        Keys are written once: whatever came later, somebody else has put there. Empty where the
+        store has no versions. May need a right of its own.
         """
 
     def stat(self, key: Key) -> StoredObject:

@@ -1,7 +1,7 @@
 """Finding what a person means in a vault: a repository by name, a state by time or snapshot."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,17 +9,19 @@ from fnmatch import fnmatchcase
 from itertools import groupby
 
 from backup.errors import (
+    AccessDenied,
     ConfigError,
     DamagedDocument,
     DestinationError,
     IntegrityError,
     ObjectNotFound,
 )
-from backup.model import Destination, SourceIdentity
+from backup.model import Destination, Key, SourceIdentity
 from backup.vault.documents import Drill, Entry, Header, Record
 from backup.vault.layout import (
     DocumentName,
     Layout,
+    folder_of,
     is_record,
     is_snapshot_id,
     repository_folder,
@@ -194,12 +196,14 @@ def records_back(destination: Destination, found: Found) -> Iterator[Record]:
         ObjectNotFound: the newest one is not there.
     """
     key: str | None = found.entry.record
+    version = found.entry.record_version_id
     record: Record | None = None
     seen: set[str] = set()
+    known: dict[str, Mapping[Key, str]] = {}
     while key is not None and key not in seen:
         seen.add(key)
         try:
-            record = load_record(destination, found.layout, key)
+            record = load_record(destination, found.layout, key, version=version)
         except ObjectNotFound:
             # The newest must be there.
             if record is None:
@@ -208,6 +212,22 @@ def records_back(destination: Destination, found: Found) -> Iterator[Record]:
             continue
         yield record
         key = record.previous
+        # Where the newest has a version, the others have one too, that nothing names.
+        version = None
+        if key is not None and found.entry.record_version_id is not None:
+            version = _first_version(destination, found.layout.key(key), known)
+
+
+def _first_version(
+    destination: Destination, key: Key, known: dict[str, Mapping[Key, str]]
+) -> str | None:
+    """Tell which version of an object was written first, if there are several."""
+    folder = folder_of(key)
+    if folder not in known:
+        known[folder] = {}
+        with suppress(AccessDenied):
+            known[folder] = destination.first_versions(folder)
+    return known[folder].get(key)
 
 
 def _record_before(destination: Destination, found: Found, record: Record) -> str | None:

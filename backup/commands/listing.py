@@ -12,6 +12,7 @@ from backup.commands.finding import (
     require_roots,
     snapshots,
 )
+from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
 from backup.results import (
     DrillNote,
@@ -35,6 +36,7 @@ def list_vault(destination: Destination) -> VaultListing:
         ConfigError: the destination holds no vault.
     """
     now = datetime.now(UTC)
+    destination = OriginalsDestination(destination)
     layouts = require_roots(destination)
     rows = [row for layout in layouts for row in _snapshot_rows(destination, layout)]
     repositories: list[RepositoryRow] = []
@@ -76,6 +78,7 @@ def list_history(destination: Destination, repository: str) -> History:
         ConfigError: no repository is meant, or several are.
     """
     now = datetime.now(UTC)
+    destination = OriginalsDestination(destination)
     found = find_repository(
         (
             found

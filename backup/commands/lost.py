@@ -60,6 +60,7 @@ def find_losses(destination: Destination, found: Found, kinds: Collection[Change
         destination,
         found.layout,
         found.entry.record,
+        version=found.entry.record_version_id,
         identity=found.entry.identity,
         name=found.name,
     )

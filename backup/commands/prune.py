@@ -10,7 +10,7 @@ grace. So what any document of the grace time names is marked, and what the docu
 made the state of.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from itertools import islice
 
 from backup.commands.finding import Snapshot as Head
 from backup.commands.finding import require_roots, snapshots
+from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
     DamagedDocument,
@@ -90,6 +91,8 @@ def prune(
         ConfigError: the destination holds no vault.
         Interrupted: a signal came; the next prune goes on.
     """
+    # Whoever could have a manifest read that needs nothing would have everything deleted.
+    destination = OriginalsDestination(destination)
     owners: list[_Owner] = []
     refused: list[str] = []
     damaged = False
@@ -146,20 +149,21 @@ class _Needed:
     """What must stay, by keys relative to the root.
 
     Attributes:
-        records: of each repository.
+        records: of each repository, each with the version that was written, where it is known.
         exports: the newest of each project.
     """
 
-    records: dict[Identity, set[str]] = field(default_factory=dict)
+    records: dict[Identity, dict[str, str | None]] = field(default_factory=dict)
     exports: set[str] = field(default_factory=set)
 
     def take(self, entries: Iterable[Entry | Stored]) -> None:
         for entry in entries:
             pins: tuple[PinLine, ...] = entry.pins
-            keys = [pin.record for pin in pins]
+            records = self.records.setdefault(entry.identity, {})
+            for pin in pins:
+                records.setdefault(pin.record, None)
             if entry.record is not None:
-                keys.append(entry.record)
-            self.records.setdefault(entry.identity, set()).update(keys)
+                records[entry.record] = entry.record_version_id
 
 
 class _Owner:
@@ -294,7 +298,7 @@ class _Owner:
                 needed.exports.update(one.key for one in exports if one is not None)
         return needed
 
-    def _marked(self, records: Iterable[set[str]]) -> set[str]:
+    def _marked(self, records: Iterable[Mapping[str, str | None]]) -> set[str]:
         """Follow records, those of one repository together, to all that they need."""
         marked: set[str] = set()
         with ThreadPoolExecutor(_READERS) as pool:
@@ -306,7 +310,7 @@ class _Owner:
                 raise
         return marked
 
-    def _needed_by(self, records: set[str]) -> set[str]:
+    def _needed_by(self, records: Mapping[str, str | None]) -> set[str]:
         """Tell what one repository's records need, they themselves included.
 
         One whose own bundle lies in the chain of another has the beginning of that chain for its
@@ -318,12 +322,12 @@ class _Owner:
             found.update(documents_beside(key))
             if found.isdisjoint(bundles_beside(key)):
                 self._stop.check()
-                found |= self._chain_of(key)
+                found |= self._chain_of(key, records[key])
         return found
 
-    def _chain_of(self, key: str) -> set[str]:
+    def _chain_of(self, key: str, version: str | None) -> set[str]:
         try:
-            record = load_record(self._destination, self._layout, key)
+            record = load_record(self._destination, self._layout, key, version=version)
         except ObjectNotFound as error:
             uri = self._destination.uri(self._layout.key(key))
             raise DamagedDocument(
@@ -358,7 +362,7 @@ class _Owner:
                 time that lies up to the window before their run.
         """
         old: dict[str, int] = {}
-        young: dict[str, set[str]] = {}
+        young: dict[str, dict[str, str | None]] = {}
         start = len(self._layout.prefix)
         for stored in self._destination.list(self._layout.folder("repositories")):
             relative = stored.key[start:]
@@ -369,7 +373,7 @@ class _Owner:
             if snapshot_time(snapshot_id) < until:
                 old[relative] = stored.size_bytes
             elif is_record(relative):
-                young.setdefault(folder_of(relative), set()).add(relative)
+                young.setdefault(folder_of(relative), {})[relative] = None
         needed = self._marked(young.values())
         order = sorted(old.keys() - needed, key=lambda key: (is_bundle(key), key))
         self.victims += [_Victim(self._layout.key(key), old[key]) for key in order]

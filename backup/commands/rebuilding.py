@@ -20,16 +20,30 @@ _CHUNK_BYTES = 1 << 18
 
 
 def record_of(
-    destination: Destination, layout: Layout, key: str, *, identity: Identity, name: str
+    destination: Destination,
+    layout: Layout,
+    key: str,
+    *,
+    version: str | None,
+    identity: Identity,
+    name: str,
 ) -> Record:
     """Read a repository's record, and see that it is this repository's and has its own key.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        key: of the record.
+        version: that was written, where it is known.
+        identity: of the repository.
+        name: how people name it.
 
     Raises:
         BrokenChain: it is missing.
         DamagedDocument: it cannot be read, or is another's.
     """
     try:
-        record = load_record(destination, layout, key)
+        record = load_record(destination, layout, key, version=version)
     except ObjectNotFound as error:
         raise BrokenChain(f"{name}: its record is missing: {error.message}") from error
     is_its_own = key.rpartition("/")[2].startswith(f"{record.snapshot_id}.")
@@ -113,7 +127,7 @@ def verified_pack(
     uri = destination.uri(key)
     digest, size_bytes = hashlib.sha256(), 0
     try:
-        reader = destination.open(key)
+        reader = destination.open(key, version=bundle.version_id)
     except ObjectNotFound as error:
         raise BrokenChain(f"{uri} is missing, and the chain needs it") from error
     with reader:

@@ -30,6 +30,7 @@ from backup.commands.placing import (
 )
 from backup.commands.pushing import Push, PushRequest
 from backup.commands.rebuilding import head_id, rebuild_repository, record_of
+from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError, ConfigError, ExitCode, IntegrityError, Interrupted
 from backup.git.command import require_git
 from backup.git.rebuild import holds
@@ -124,6 +125,7 @@ def restore(
         IntegrityError: stored data is damaged; nothing is left at the target.
     """
     require_git()
+    destination = OriginalsDestination(destination)
     chosen, several = _chosen(destination, request)
     if request.push is not None and several:
         raise ConfigError("--push takes one repository: name it")
@@ -359,7 +361,12 @@ class _Restoring:
             reason = entry.reason or "nothing of it was captured yet"
             raise BackupError(f"{found.name} has no backup: {reason}")
         return record_of(
-            self._destination, found.layout, entry.record, identity=entry.identity, name=found.name
+            self._destination,
+            found.layout,
+            entry.record,
+            version=entry.record_version_id,
+            identity=entry.identity,
+            name=found.name,
         )
 
     def _each(self, do: Callable[[S], T], items: Sequence[S]) -> list[T]:

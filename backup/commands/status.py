@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from backup.commands.finding import require_roots
+from backup.destinations.originals import OriginalsDestination
 from backup.errors import ExitCode
 from backup.model import Destination
 from backup.results import Finding, StatusReport
@@ -36,6 +37,7 @@ def status(
         DamagedDocument: a manifest that counts cannot be read.
     """
     limit = now - timedelta(hours=max_age_hours)
+    destination = OriginalsDestination(destination)
     states = [
         (layout, load_state(destination, layout, list_documents(destination, layout), now=now))
         for layout in require_roots(destination)

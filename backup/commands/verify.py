@@ -19,6 +19,7 @@ import backup
 from backup.commands.finding import require_roots
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
 from backup.config.names import Depth
+from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     DamagedDocument,
     DestinationError,
@@ -98,6 +99,7 @@ def verify(
     require_git()
     damaged: list[Damage] = []
     checked = 0
+    destination = OriginalsDestination(destination)
     for layout in require_roots(destination):
         began = clock()
         one = _Root(destination, layout, request, events=events, stop=stop)
@@ -160,6 +162,7 @@ class _Root:
             for one in everything
             if is_in_sample(one.identity, percent=self._request.sample_percent, day=now.toordinal())
         ]
+        self._look_for_overwritten()
         # Listed after the manifests were read: what they name was written before them.
         self._look(versions=any(any(one.versions.values()) for one in everything))
         with ThreadPoolExecutor(self._request.concurrency) as pool:
@@ -189,6 +192,21 @@ class _Root:
                 one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
                 one.versions[stored.record] = stored.record_version_id
         return sorted(found.values(), key=lambda one: one.name)
+
+    def _look_for_overwritten(self) -> None:
+        """Name manifests that somebody replaced; what their runs wrote is read all the same."""
+        try:
+            found = self._destination.first_versions(self._layout.folder("snapshots"))
+        except DestinationError as error:
+            if error.retryable:
+                raise
+            return
+        for key in sorted(found):
+            name = self._layout.parse_document(key)
+            if name is not None:
+                problem = f"it was overwritten: its version {found[key]} was written"
+                uri = self._destination.uri(key)
+                self.damaged.append(Damage(uri, problem, (), (name.snapshot_id,)))
 
     def _look(self, *, versions: bool) -> None:
         """List everything stored of repositories, by key relative to the root."""
@@ -272,7 +290,12 @@ class _Root:
             self._stop.check()
             try:
                 record = record_of(
-                    self._destination, self._layout, key, identity=one.identity, name=one.name
+                    self._destination,
+                    self._layout,
+                    key,
+                    version=one.versions[key],
+                    identity=one.identity,
+                    name=one.name,
                 )
             except IntegrityError as error:
                 damaged.append(Damage(uri, error.message, (one.name,), snapshots, one.private))

@@ -1,6 +1,6 @@
 """Counts what is asked of any destination. Stores nothing itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -90,9 +90,13 @@ class CountingDestination:
         _count_object(self._written, stored)
         return stored
 
-    def open(self, key: Key, *, offset: int = 0) -> Reader:
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         self._counts.increment("get")
-        return self._inner.open(key, offset=offset)
+        return self._inner.open(key, offset=offset, version=version)
+
+    def first_versions(self, prefix: str) -> Mapping[Key, str]:
+        self._counts.increment("list")
+        return self._inner.first_versions(prefix)
 
     def stat(self, key: Key) -> StoredObject:
         self._counts.increment("get")

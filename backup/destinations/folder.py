@@ -211,7 +211,10 @@ class FolderDestination:
             _sync_folder(self._path(key).parent)
         return StoredObject(key, len(data))
 
-    def open(self, key: Key, *, offset: int = 0) -> Reader:
+    def first_versions(self, prefix: str) -> dict[Key, str]:
+        return {}
+
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         """Read an object from offset on.
 
         Raises:

@@ -107,7 +107,10 @@ class MemoryDestination:
             raise WriteConflict(f"{_uri(key)} exists already with other content")
         return StoredObject(key, len(data))
 
-    def open(self, key: Key, *, offset: int = 0) -> Reader:
+    def first_versions(self, prefix: str) -> dict[Key, str]:
+        return {}
+
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         check_key(key)
         if offset < 0:
             raise ValueError(f"offset {offset} is negative")

@@ -101,14 +101,14 @@ def with_documents(
                 raise
 
 
-def load(destination: Destination, key: Key, kind: type[T]) -> T:
+def load(destination: Destination, key: Key, kind: type[T], *, version: str | None = None) -> T:
     """Read one document.
 
     Raises:
         ObjectNotFound: it is not there.
         DamagedDocument: it is not what was written.
     """
-    with destination.open(key) as reader:
+    with destination.open(key, version=version) as reader:
         data = reader.read()
     return decode(data, kind, where=destination.uri(key))
 
@@ -123,9 +123,11 @@ def load_header(destination: Destination, layout: Layout, name: DocumentName) ->
     return load(destination, layout.document(name), _HeaderAlone)
 
 
-def load_record(destination: Destination, layout: Layout, key: str) -> Record:
-    """Read one record."""
-    return load(destination, layout.key(key), Record)
+def load_record(
+    destination: Destination, layout: Layout, key: str, *, version: str | None = None
+) -> Record:
+    """Read one record, as the version that was written where that is known."""
+    return load(destination, layout.key(key), Record, version=version)
 
 
 class _HeaderAlone(Header, extra="ignore"):

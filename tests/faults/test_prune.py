@@ -399,9 +399,9 @@ class Interrupting(MemoryDestination):
         self._count()
         return self._inner.put_if_absent(key, data)
 
-    def open(self, key: Key, *, offset: int = 0) -> Any:
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Any:
         self._count()
-        return self._inner.open(key, offset=offset)
+        return self._inner.open(key, offset=offset, version=version)
 
     def stat(self, key: Key) -> StoredObject:
         self._count()

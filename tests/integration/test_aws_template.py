@@ -40,6 +40,7 @@ PARAMETERS = {
     "BucketName": "acme-vault",
     "AlertEmail": "oncall@example.org",
     "SnapshotsPrefix": "git/github.com/acme/snapshots/",
+    "PruneEnvironment": "prune",
 }
 
 
@@ -54,13 +55,21 @@ class Stack:
     server: S3Server
     admin: Any
     outputs: dict[str, str]
-    role: Any
+    roles: dict[str, Any]
     bucket_policy: list[Any]
+
+    @property
+    def role(self) -> Any:
+        """The role that backs up."""
+        return self.roles["BackupRole"]
 
     @property
     def statements(self) -> list[Any]:
         """What decides on the role's requests to the bucket: its own policies, and the bucket's."""
-        (policy,) = self.role["policies"].values()
+        return self.statements_of("BackupRole")
+
+    def statements_of(self, name: str) -> list[Any]:
+        (policy,) = self.roles[name]["policies"].values()
         return [*policy["Statement"], *self.bucket_policy]
 
 
@@ -101,12 +110,14 @@ def apply(server: S3Server, parameters: dict[str, str]) -> Stack:
     resources = formation.list_stack_resources(StackName="repo-backup")["StackResourceSummaries"]
     names = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources}
     outputs = {one["OutputKey"]: one["OutputValue"] for one in made["Outputs"]}
-    role = admin("iam").get_role(RoleName=names["BackupRole"])["Role"]
-    role["policies"] = {
-        name: put_as_json(admin("iam"), names["BackupRole"], name)
-        for name in admin("iam").list_role_policies(RoleName=names["BackupRole"])["PolicyNames"]
-    }
-    return Stack(server, admin, outputs, role, bucket_policy(outputs["Bucket"]))
+    roles = {}
+    for logical in ("BackupRole", "PruneRole", "RestoreRole"):
+        role = roles[logical] = admin("iam").get_role(RoleName=names[logical])["Role"]
+        listed = admin("iam").list_role_policies(RoleName=names[logical])["PolicyNames"]
+        role["policies"] = {
+            name: put_as_json(admin("iam"), names[logical], name) for name in listed
+        }
+    return Stack(server, admin, outputs, roles, bucket_policy(outputs["Bucket"]))
 
 
 def put_as_json(iam: Any, role: str, name: str) -> Any:
@@ -148,15 +159,15 @@ def allow(action: str, resource: str) -> dict[str, str]:
     return {"Effect": "Allow", "Action": action, "Resource": resource}
 
 
-def as_the_workflow(stack: Stack) -> dict[str, str]:
-    """Give the environment after aws-actions/configure-aws-credentials has assumed the role."""
+def as_the_workflow(stack: Stack, output: str = "RoleArn") -> dict[str, str]:
+    """Give the environment after aws-actions/configure-aws-credentials has assumed a role."""
     # The call has no signature, for which the emulator has no place but among the free ones.
     connection = http.client.HTTPConnection(urlsplit(stack.server.endpoint_url).netloc)
     with closing(connection):
         connection.request("POST", "/moto-api/reset-auth", body="1")
         assert connection.getresponse().status == 200
     found = stack.admin("sts").assume_role_with_web_identity(
-        RoleArn=stack.outputs["RoleArn"],
+        RoleArn=stack.outputs[output],
         RoleSessionName="nightly",
         WebIdentityToken="a token that GitHub signed",
     )["Credentials"]
@@ -197,12 +208,93 @@ def test_a_night_and_a_restore_need_no_more_than_the_role_may(stack: Stack, tmp_
     refused = [one for one in asked if not is_allowed(stack.statements, one)]
     assert refused == []
     assert {one.action for one in asked} == {
-        *("s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:ListBucketVersions"),
+        *("s3:PutObject", "s3:GetObject", "s3:GetObjectVersion"),
+        *("s3:ListBucket", "s3:ListBucketVersions"),
     }
     # Puts, and the completion of an upload in parts, say that the key must be new.
     created = [one for one in asked if one.context.get("s3:ObjectCreationOperation") == "true"]
     assert {one.context.get("s3:if-none-match") for one in created} == {"*"}
     assert any("uploadId" in one.target and one.method == "POST" for one in seen)
+
+
+def test_pruning_and_restoring_need_no_more_than_their_roles_may(
+    stack: Stack, tmp_path: Path
+) -> None:
+    source = init_bare(tmp_path / "umbrella" / "widgets.git")
+    vault = f"s3://{stack.outputs['Bucket']}/umbrella"
+    # Of a deletion of several keys the emulator asks whether the bucket may be deleted from, AWS
+    # whether each key may be.
+    stack.admin("iam").put_role_policy(
+        RoleName=stack.roles["PruneRole"]["RoleName"],
+        PolicyName="emulator",
+        PolicyDocument=json.dumps(
+            {
+                "Version": "2012-10-17",
+                "Statement": [allow("s3:DeleteObject", "arn:aws:s3:::acme-vault")],
+            }
+        ),
+    )
+    with FaultProxy(stack.server.endpoint_url) as proxy:
+        backup = as_the_workflow(stack) | {"AWS_ENDPOINT_URL": proxy.url}
+        for number in range(3):
+            label = b"night %d" % number
+            update_refs(source, {b"refs/heads/main": commit_chain(source, 2, label=label)[-1]})
+            repo_backup("run", "--from", tmp_path / "umbrella", "--to", vault, env=backup)
+        # One that nobody completed, to be given up some day.
+        stack.admin("s3").create_multipart_upload(
+            Bucket=stack.outputs["Bucket"], Key="umbrella/left"
+        )
+        used = {}
+        for output, name, words in (
+            ("PruneRoleArn", "PruneRole", ("prune", "--keep-daily", "1")),
+            ("RestoreRoleArn", "RestoreRole", ("restore", "widgets", tmp_path / "back.git")),
+        ):
+            begin = len(proxy.requests)
+            env = as_the_workflow(stack, output) | {"AWS_ENDPOINT_URL": proxy.url}
+            done = repo_backup(*words, "--from", vault, env=env)
+            assert "left alone" not in done.stderr
+            asked = [
+                asked_of_s3(one.method, one.target, one.headers)
+                for one in proxy.requests[begin:]
+                if one.target.startswith("/acme-vault")
+            ]
+            statements = stack.statements_of(name)
+            assert [one for one in asked if not is_allowed(statements, one)] == []
+            used[name] = {one.action for one in asked}
+    assert used["PruneRole"] >= {"s3:DeleteObject", "s3:ListBucketMultipartUploads"}
+    assert used["RestoreRole"] >= {"s3:GetObject", "s3:ListBucketVersions"}
+    assert_same_mirror(tmp_path / "back.git", to_be_kept(source))
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "target", "headers"),
+    [
+        ("PruneRole", "PUT", "/acme-vault/git/a", {"if-none-match": "*"}),
+        ("PruneRole", "DELETE", "/acme-vault/git/a?versionId=1", {}),
+        ("PruneRole", "DELETE", "/another-bucket/git/a", {}),
+        ("RestoreRole", "PUT", "/acme-vault/git/a", {"if-none-match": "*"}),
+        ("RestoreRole", "DELETE", "/acme-vault/git/a", {}),
+        ("RestoreRole", "GET", "/another-bucket/git/a", {}),
+    ],
+)
+def test_the_other_roles_may_no_more(
+    stack: Stack, role: str, method: str, target: str, headers: dict[str, str]
+) -> None:
+    assert not is_allowed(stack.statements_of(role), asked_of_s3(method, target, headers))
+
+
+def test_only_the_environment_may_prune(stack: Stack) -> None:
+    trust = stack.roles["PruneRole"]["AssumeRolePolicyDocument"]["Statement"]
+    issuer = "token.actions.githubusercontent.com"
+
+    def may(subject: str) -> bool:
+        context = {f"{issuer}:aud": "sts.amazonaws.com", f"{issuer}:sub": subject}
+        return is_allowed(trust, Asked("sts:AssumeRoleWithWebIdentity", "*", context))
+
+    assert may("repo:acme/backups:environment:prune")
+    assert may("repo:acme@77/backups@8899:environment:prune")
+    assert not may("repo:acme/backups:ref:refs/heads/main")
+    assert not may("repo:acme/backups:environment:production")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -520,8 +520,13 @@ class FaultyDestination:
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         return self.around("put", key, lambda: self._inner.put_if_absent(key, data))
 
-    def open(self, key: Key, *, offset: int = 0) -> Reader:
-        reader = self.around("open", key, lambda: self._inner.open(key, offset=offset))
+    def first_versions(self, prefix: str) -> Mapping[Key, str]:
+        return self.around("list", prefix, lambda: self._inner.first_versions(prefix))
+
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
+        reader = self.around(
+            "open", key, lambda: self._inner.open(key, offset=offset, version=version)
+        )
         return _FaultyReader(reader, self, key)
 
     def stat(self, key: Key) -> StoredObject:

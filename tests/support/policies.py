@@ -43,6 +43,8 @@ def asked_of_s3(method: str, target: str, headers: Mapping[str, str]) -> Asked:
         context["s3:ObjectCreationOperation"] = "true" if creates else "false"
     if "if-none-match" in headers:
         context["s3:if-none-match"] = headers["if-none-match"]
+    if action == "s3:DeleteObject" and not key:
+        key = "any"
     return Asked(
         action, f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}", context
     )
@@ -51,7 +53,12 @@ def asked_of_s3(method: str, target: str, headers: Mapping[str, str]) -> Asked:
 def _action(method: str, key: str, query: Mapping[str, object]) -> tuple[str, bool]:
     match method, bool(key):
         case (("GET" | "HEAD"), True):
-            return "s3:GetObject", False
+            return "s3:GetObjectVersion" if "versionId" in query else "s3:GetObject", False
+        case "GET", False if "uploads" in query:
+            return "s3:ListBucketMultipartUploads", False
+        case "POST", False if "delete" in query:
+            # Each of the keys in the body is asked for.
+            return "s3:DeleteObject", False
         case "GET", False if "versions" in query:
             return "s3:ListBucketVersions", False
         case (("GET" | "HEAD"), False):

@@ -414,7 +414,7 @@ def test_a_destination_that_does_not_answer_is_an_error_and_never_an_empty_vault
     vault: MemoryDestination,
 ) -> None:
     class Silent(CountingDestination):
-        def open(self, key: Key, *, offset: int = 0) -> Reader:
+        def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
             raise DestinationError("the store answers 503")
 
     put(vault, NOW - DAY, entry("a"))

@@ -62,11 +62,33 @@ class S3Destination:
         sha256 = hashlib.sha256(data).hexdigest()
         return put(self._bucket, key, data, is_bundle=False, sha256=sha256)
 
-    def open(self, key: Key, *, offset: int = 0) -> Reader:
+    def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
+        """Read an object; with a version the right is ``s3:GetObjectVersion``."""
         check_key(key)
         if offset < 0:
             raise ValueError(f"offset {offset} is negative")
+        if version is not None:
+            try:
+                return S3Reader(self._bucket, key, offset=offset, version=version)
+            except DestinationError as error:
+                if error.retryable:
+                    raise
         return S3Reader(self._bucket, key, offset=offset)
+
+    def first_versions(self, prefix: str) -> dict[Key, str]:
+        """Look for objects that were overwritten; the right is ``s3:ListBucketVersions``."""
+        check_prefix(prefix)
+        start = len(self._bucket.name(""))
+        first: dict[str, str] = {}
+        several: set[str] = set()
+        for item in self._versions(prefix):
+            # The newest comes first.
+            key, version = str(item["Key"])[start:], version_of(item)
+            if key in first:
+                several.add(key)
+            if version is not None:
+                first[key] = version
+        return {Key(key): first[key] for key in several if key in first}
 
     def stat(self, key: Key) -> StoredObject:
         check_key(key)
@@ -165,11 +187,14 @@ class S3Destination:
 
     def _current_versions(self, prefix: str) -> Iterator[Answer]:
         """Yield the versions that are read when nobody names one."""
+        return (item for item in self._versions(prefix) if item.get("IsLatest"))
+
+    def _versions(self, prefix: str) -> Iterator[Answer]:
         mark: Answer = {}
         while True:
             name = self._bucket.name(prefix)
             page = self._bucket.ask("list_object_versions", prefix, Prefix=name, **mark)
-            yield from (item for item in page.get("Versions", ()) if item.get("IsLatest"))
+            yield from page.get("Versions", ())
             if not page.get("IsTruncated"):
                 return
             if not (key := page.get("NextKeyMarker")):

@@ -24,9 +24,12 @@ class S3Reader:
         version_id: of the object that is read, where the store has versions.
     """
 
-    def __init__(self, bucket: Bucket, key: Key, *, offset: int) -> None:
+    def __init__(
+        self, bucket: Bucket, key: Key, *, offset: int, version: str | None = None
+    ) -> None:
         self._bucket = bucket
         self._key = key
+        self._version = version
         self._position = offset
         self._etag: str | None = None
         self._body: Any = None
@@ -94,6 +97,8 @@ class S3Reader:
         parameters: Answer = {"Key": self._bucket.name(self._key)}
         if self._position:
             parameters["Range"] = f"bytes={self._position}-"
+        if self._version is not None:
+            parameters["VersionId"] = self._version
         if self._etag is not None:
             parameters["IfMatch"] = self._etag
         uri = self._bucket.uri(self._key)
@@ -120,7 +125,9 @@ class S3Reader:
         self.version_id = version_of(answer)
 
     def _begin_beyond_the_end(self) -> None:
-        answer = self._bucket.ask("head_object", self._key, Key=self._bucket.name(self._key))
+        more = {} if self._version is None else {"VersionId": self._version}
+        name = self._bucket.name(self._key)
+        answer = self._bucket.ask("head_object", self._key, Key=name, **more)
         self.size_bytes = int(answer["ContentLength"])
         if self.size_bytes != self._position:
             raise DestinationError(
