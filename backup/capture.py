@@ -70,6 +70,7 @@ class Captured:
     Attributes:
         record_key: relative to the root.
         record_version_id: the store's own version of it, where it has versions.
+        retain_until: how long the record is locked, and the new bundle with it.
         bytes_written: bundle and record together.
         objects: git objects in the new pack.
     """
@@ -77,6 +78,7 @@ class Captured:
     record: Record
     record_key: str
     record_version_id: str | None
+    retain_until: datetime | None
     bytes_written: int
     objects: int
     check: Check | None
@@ -143,6 +145,7 @@ def capture(
         header_bytes=len(head),
         prerequisites=header.prerequisites,
         version_id=stored.version_id,
+        retain_until=stored.retain_until,
     )
     return _save_record(
         plan, means, folder=folder, bundle=bundle, kinds=checked.kinds, changes=checked.changes
@@ -286,11 +289,16 @@ def _save_record(
         record,
         key,
         stored.version_id,
+        _earlier(stored.retain_until, None if bundle is None else bundle.retain_until),
         bytes_written=len(data) + (0 if bundle is None else bundle.size_bytes),
         objects=0 if bundle is None else bundle.objects,
         check=None if bundle is None else bundle.check,
         changes=changes,
     )
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((time for time in (one, other) if time is not None), default=None)
 
 
 def _record(

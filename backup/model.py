@@ -153,11 +153,13 @@ class StoredObject:
 
     Attributes:
         version_id: the store's own version, where it has versions.
+        retain_until: how long nobody can remove that version, where it was just locked.
     """
 
     key: Key
     size_bytes: int
     version_id: str | None = None
+    retain_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,14 @@ class Destination(Protocol):
 
         Returns:
             Whether the store keeps them as versions that are not current, so that nothing is freed.
+        """
+
+    def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
+        """Lock an object anew, for as long as new ones are; None where nothing is locked.
+
+        Args:
+            key: of the object.
+            version: that is meant; the current one when nobody knows.
         """
 
     def abort_uploads(self, *, older_than: datetime) -> int:

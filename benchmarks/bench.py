@@ -59,6 +59,7 @@ LIST = "repo-backup list"
 LIST_ONE = "repo-backup list REPOSITORY"
 STATUS = "repo-backup status"
 VERIFY = "repo-backup verify"
+PRUNE = "repo-backup prune --dry-run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,11 +368,13 @@ class Bench(ABC):
             raise CommandFailed(f"list shows {len(items)} snapshots, not {expected}")
         return Sample(cost, 0, 0)
 
-    def look(self, command: str, vault: str) -> Sample:
+    def look(self, command: str, vault: str, *words: str) -> Sample:
         """Let a command look at a vault that is sound."""
-        cost, answer = self._ours(command, "--from", vault)
+        cost, answer = self._ours(command, "--from", vault, *words)
         if command == "verify" and (answer["damaged"] or not answer["checked"]):
             raise CommandFailed(f"verify of a sound vault says {answer}")
+        if command == "prune" and (answer["refused"] or not answer["deleted_objects"]):
+            raise CommandFailed(f"prune of a vault of many nights says {answer}")
         return Sample(cost, 0, 0)
 
     def history(self, vault: Path, subject: Subject) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from benchmarks.bench import (
     LIST,
     LIST_ONE,
     PACK,
+    PRUNE,
     STATUS,
     VERIFY,
     Bench,
@@ -141,6 +142,7 @@ class NetworkBench(Bench):
             LIST_ONE: lambda: self.show(vault, name, expected=None),
             STATUS: lambda: self.look("status", vault),
             VERIFY: lambda: self.look("verify", vault),
+            PRUNE: lambda: self.look("prune", vault, "--keep-daily", "30", "--dry-run"),
         }
         own = self.environment
         with shelf_of(OWNER, repositories=number, nights=nights) as (url, said):

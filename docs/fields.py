@@ -19,7 +19,6 @@ RESERVED: frozenset[str] = frozenset(
         "Entry.unfinished",
         "Manifest.writer",
         "BundleLine.storage_class",
-        "BundleLine.retain_until",
         "BundleLine.lfs_scanned",
         "BundleLine.lfs",
         "Record.metadata",

@@ -459,6 +459,7 @@ def _captured(
             "record_version_id": captured.record_version_id,
             "checked_at": checked_at,
             "captured_at": captured.record.captured_at,
+            "locked_until": _locked_until(captured, base),
             "chain_length": len(captured.record.chain),
             "chain_bytes": sum(bundle.size_bytes for bundle in captured.record.chain),
             "selection": selection_line(shop.selection),
@@ -476,6 +477,14 @@ def _captured(
     )
     problem = "" if shop.accept_drop else urgent
     return Result(outcome, made, problem or _newly_left_out(plan))
+
+
+def _locked_until(captured: Captured, base: Entry) -> datetime | None:
+    """Tell how long all of a chain is locked: of an increment no longer than what it builds on."""
+    if captured.retain_until is None or len(captured.record.chain) <= 1:
+        return captured.retain_until
+    before = base.locked_until
+    return None if before is None else min(before, captured.retain_until)
 
 
 def _urgent(plan: Plan, shop: Workshop) -> str:

@@ -4,17 +4,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 from queue import Empty, SimpleQueue
 from typing import Literal
 
 import backup
-from backup.capture import CheckMode, Means
+from backup.capture import Means
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
 from backup.commands.finding import newest_drills, roots_of_same_owner
 from backup.commands.ledger import Ledger
+from backup.commands.locking import Locks
 from backup.commands.one import (
     Result,
     Workshop,
@@ -27,6 +27,7 @@ from backup.commands.one import (
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes
 from backup.commands.retrying import TRIES, repeat
+from backup.commands.selecting import RunOptions, filters, is_wanted
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.errors import (
@@ -47,9 +48,7 @@ from backup.model import (
     Exporter,
     LastDrill,
     Repository,
-    Selection,
     Source,
-    Visibility,
 )
 from backup.plan import Policy, order_of_work, selection_line
 from backup.stopping import Stop
@@ -81,30 +80,6 @@ VAULT_CHECK_EVERY = timedelta(days=7)
 _ASKING_PER_CAPTURE = 4
 REQUESTS_PER_CAPTURE = 1 + _ASKING_PER_CAPTURE
 _LOOK_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a run is asked to do, apart from where from and where to."""
-
-    selection: Selection = field(default_factory=Selection)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    visibility: Visibility | Literal["all"] = "all"
-    archived: bool = True
-    forks: bool = True
-    wikis: bool = True
-    snippets: bool = False
-    concurrency: int = 4
-    check: CheckMode = "pack"
-    full_after_days: int = 90
-    max_chain_length: int = 50
-    max_drop_percent: int = 20
-    accept_drop: bool = False
-    dry_run: bool = False
-    snapshot_id: str | None = None
-    grace_days: int = 7
-    exports: ExportOptions | None = None
 
 
 class OwnerRun:
@@ -272,7 +247,7 @@ class OwnerRun:
         options = self._options
         selected = []
         for repository in listing:
-            if _is_wanted(repository, options):
+            if is_wanted(repository, options):
                 selected.append(repository)
                 continue
             identity = (repository.kind, repository.host_id)
@@ -280,7 +255,7 @@ class OwnerRun:
                 self.ledger.marks[identity] = carried(entry, not_selected=True)
         if listing and not selected:
             raise ConfigError(
-                f"{', '.join(_filters(options))}: leaves none of {len(listing)} repositories"
+                f"{', '.join(filters(options))}: leaves none of {len(listing)} repositories"
             )
         self._selected = len(selected)
         self._events.listed(self._source.identity, len(selected))
@@ -567,10 +542,22 @@ class OwnerRun:
         name = DocumentName(self._means.snapshot_id)
         before = self._state.entries
         entries = self.ledger.entries(self._newest_of_others(), before=before)
+        if self._options.lock_days:
+            entries = self._renew_locks(entries)
         manifest = self._document("manifest", entries)
         key = self._layout.document(name)
         self._destination.put_if_absent(key, encode(manifest))
         self.manifest_uri = self._destination.uri(key)
+
+    def _renew_locks(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Lock what the manifest names for longer, where the time that is left is short."""
+        locks = Locks(self._destination, self._layout, days=self._options.lock_days)
+        renewed = locks.renew(entries, now=self._clock(), stop=self._stop)
+        for problem in locks.problems:
+            self.ledger.problems.append(problem)
+        if locks.renewed:
+            self._note(f"the locks of {locks.renewed} repositories were renewed")
+        return renewed
 
     def _save_checkpoint(self) -> None:
         """Store what is finished, where anything was stored since the last checkpoint."""
@@ -655,29 +642,3 @@ def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Resul
 
 def _of_a_source(error: BackupError) -> bool:
     return isinstance(error, SourceError)
-
-
-def _is_wanted(repository: Repository, options: RunOptions) -> bool:
-    return (
-        options.visibility in {"all", repository.visibility}
-        and (options.archived or not repository.archived)
-        and (options.forks or not repository.fork)
-        and (options.wikis or repository.kind != "wiki")
-        and _matches(repository.path, options.include, options.exclude)
-    )
-
-
-def _filters(options: RunOptions) -> list[str]:
-    names = [f"--include {pattern!r}" for pattern in options.include]
-    names += [f"--exclude {pattern!r}" for pattern in options.exclude]
-    names += [] if options.visibility == "all" else [f"--visibility {options.visibility}"]
-    names += [] if options.archived else ["--no-archived"]
-    names += [] if options.forks else ["--no-forks"]
-    return names + ([] if options.wikis else ["--no-wikis"])
-
-
-def _matches(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    # A wiki goes with its repository.
-    name = path.removesuffix(".wiki")
-    wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
-    return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)

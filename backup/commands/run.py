@@ -10,8 +10,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from backup.commands.exporting import ExportOptions, Limit
-from backup.commands.owner import REQUESTS_PER_CAPTURE, OwnerRun, RunOptions
+from backup.commands.owner import REQUESTS_PER_CAPTURE, OwnerRun
 from backup.commands.remotes import Network, NetworkSettings
+from backup.commands.selecting import RunOptions
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.errors import BackupError, ExitCode

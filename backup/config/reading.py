@@ -258,6 +258,8 @@ _OF_BUCKETS = (
     "encryption",
     "kms-key-id",
     "expected-bucket-owner",
+    "object-lock-mode",
+    "object-lock-days",
 )
 
 

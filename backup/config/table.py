@@ -132,15 +132,19 @@ class Config(SourceInputs):
     )
     object_lock_mode: LockMode | None = optional(
         choice(get_args(LockMode)),
-        "Lock what is stored against deletion; with object-lock-days.",
+        "Lock what is stored against deletion; with object-lock-days. The bucket must have Object "
+        "Lock.",
         group="Destination",
         commands=WRITING_COMMANDS,
+        available=True,
     )
     object_lock_days: int | None = optional(
         whole(1, 36_500, metavar="DAYS"),
-        "How many days what is stored stays locked; with object-lock-mode.",
+        "How many days what is stored stays locked; with object-lock-mode. Each run renews the "
+        "locks of what its snapshot needs, before they end.",
         group="Destination",
         commands=WRITING_COMMANDS,
+        available=True,
     )
     role_to_assume: str | None = optional(
         ROLE,

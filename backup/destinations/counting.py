@@ -121,6 +121,10 @@ class CountingDestination:
         self._counts.increment("delete")
         return self._inner.delete(keys)
 
+    def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
+        self._counts.increment("put")
+        return self._inner.renew_lock(key, version=version)
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         self._counts.increment("list")
         return self._inner.abort_uploads(older_than=older_than)

@@ -278,6 +278,9 @@ class FolderDestination:
                 _sync_folder(folder)
         return False
 
+    def renew_lock(self, key: Key, *, version: str | None) -> None:
+        return None
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Do nothing: every writer removes what dead ones left, whatever its age."""
         return 0

@@ -146,6 +146,9 @@ class MemoryDestination:
             self._objects.remove(key)
         return False
 
+    def renew_lock(self, key: Key, *, version: str | None) -> None:
+        return None
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return 0
 

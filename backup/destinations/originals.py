@@ -89,5 +89,8 @@ class OriginalsDestination:
     def delete(self, keys: Iterable[Key]) -> bool:
         return self._inner.delete(keys)
 
+    def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
+        return self._inner.renew_lock(key, version=version)
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return self._inner.abort_uploads(older_than=older_than)

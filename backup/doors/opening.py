@@ -7,12 +7,12 @@ so that a refusal waits for none, and a missing one breaks nothing else.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from backup.config import Config, SourceSpec
@@ -65,6 +65,7 @@ def run_options(config: Config) -> "RunOptions":
         snapshot_id=config.snapshot_id,
         grace_days=config.grace_days,
         exports=exports if config.exports else None,
+        lock_days=config.object_lock_days or 0,
     )
 
 
@@ -278,7 +279,11 @@ def _existing_file(name: str | None, option: str) -> Path | None:
 
 @contextmanager
 def open_destination(config: Config, stop: Stop) -> Iterator[Destination]:
-    """Open the vault's place; makes no request yet."""
+    """Open the vault's place; makes no request yet, but to see that it can lock.
+
+    Raises:
+        ConfigError: Object Lock is asked for, and the bucket has none.
+    """
     if config.vault.folder is not None:
         from backup.destinations.folder import FolderDestination
 
@@ -287,6 +292,8 @@ def open_destination(config: Config, stop: Stop) -> Iterator[Destination]:
     from backup.destinations.s3 import S3Destination
 
     with closing(S3Destination(_s3_settings(config), stop=stop)) as destination:
+        if config.object_lock_mode is not None:
+            destination.require_lock()
         yield destination
 
 
@@ -314,8 +321,16 @@ def _s3_settings(config: Config) -> "S3Settings":
         encryption="sse-kms" if config.kms_key_id else config.encryption,
         kms_key_id=config.kms_key_id,
         expected_bucket_owner=config.expected_bucket_owner,
+        lock_mode=_LOCK_MODES.get(config.object_lock_mode or ""),
+        lock_days=config.object_lock_days or 0,
         captures=config.concurrency,
     )
+
+
+_LOCK_MODES: Mapping[str, Literal["GOVERNANCE", "COMPLIANCE"]] = {
+    "governance": "GOVERNANCE",
+    "compliance": "COMPLIANCE",
+}
 
 
 def make_stop(config: Config, *, most_seconds: float | None = None) -> Stop:

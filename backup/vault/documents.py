@@ -182,6 +182,9 @@ class Entry(Part):
     attempted_at: Time | None = Field(
         None, description="when a capture was begun that the run's time was too short for"
     )
+    locked_until: Time | None = Field(
+        None, description="until when everything that gives it back is locked, by object lock"
+    )
     chain_length: Count = Field(0, description="bundles in the record's chain")
     chain_bytes: Count = Field(0, description="their sizes together")
     selection: SelectionLine = SelectionLine()

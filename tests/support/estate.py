@@ -12,7 +12,8 @@ from tests.support.runner import TOKEN, Step
 from tests.support.shapes import LARGE, SOUND, make
 from tests.support.vaults import to_be_kept
 
-LISTED = 1234
+# More than any page, and than a thousand.
+MANY = 1234
 WIKIS = 2
 NOTICE = "https://notice.example/7"
 
@@ -28,16 +29,18 @@ class Estate:
 
     Attributes:
         repositories: the git folder of each that has something, by its path in the vault.
+        listed: how many the forge lists.
     """
 
     repositories: dict[str, Path]
+    listed: int
 
     def assert_told(self, step: Step, *, first: bool) -> None:
         """Insist on outputs, summary and report of a night, and on their agreement."""
         captured = len(self.repositories)
         expected = {
             "result": "success",
-            "repositories": str(LISTED + WIKIS),
+            "repositories": str(self.listed + WIKIS),
             "captured": str(captured if first else 0),
             "unchanged": str(0 if first else captured),
             "skipped": str(_SKIPPED),
@@ -73,7 +76,7 @@ class Estate:
                 assert_same_mirror(paths[f"acme/{name}"], to_be_kept(source))
 
 
-def furnish(forge: GitHub, acme: Owner) -> Estate:
+def furnish(forge: GitHub, acme: Owner, *, listed: int = MANY) -> Estate:
     """Make the organisation: every shape, every state that a listing knows, and many alike."""
     forge.tokens[TOKEN] = Token("jane")
     forge.owner("jane", kind="User")
@@ -111,7 +114,7 @@ def furnish(forge: GitHub, acme: Owner) -> Estate:
         add(name, disabled=name == "switched-off")
         del repositories[name]
     model = folder / "private.git"
-    for number in range(LISTED - len(forge.repositories)):
+    for number in range(listed - len(forge.repositories)):
         add(f"r{number:04}", path=model)
 
     def answer(request: Request) -> Answer | None:
@@ -120,4 +123,4 @@ def furnish(forge: GitHub, acme: Owner) -> Estate:
         return None
 
     forge.answer = answer
-    return Estate(repositories)
+    return Estate(repositories, listed)

@@ -556,6 +556,9 @@ class FaultyDestination:
             )
         return marked
 
+    def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
+        return self.around("put", key, lambda: self._inner.renew_lock(key, version=version))
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return self._inner.abort_uploads(older_than=older_than)
 

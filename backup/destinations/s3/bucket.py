@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as StillGoing
+from datetime import UTC, datetime, timedelta
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
@@ -173,7 +174,15 @@ class Bucket:
             parameters["ServerSideEncryption"] = "aws:kms"
             if settings.kms_key_id is not None:
                 parameters["SSEKMSKeyId"] = settings.kms_key_id
+        if settings.lock_mode is not None:
+            parameters["ObjectLockMode"] = settings.lock_mode
+            parameters["ObjectLockRetainUntilDate"] = self.lock_until()
         return parameters
+
+    def lock_until(self) -> datetime:
+        """Tell until when an object is locked that is locked now."""
+        until = datetime.now(UTC) + timedelta(days=self.settings.lock_days)
+        return until.replace(microsecond=0)
 
     def require_encryption(self, answer: Answer, key: str) -> None:
         """Compare what was asked for with what the store says it did.

@@ -14,7 +14,7 @@ from backup.destinations.s3.presigning import upload_url
 from backup.destinations.s3.reading import S3Reader
 from backup.destinations.s3.settings import S3Settings
 from backup.destinations.s3.upload import S3Writer, put
-from backup.errors import AccessDenied, DestinationError
+from backup.errors import AccessDenied, ConfigError, DestinationError, ObjectNotFound
 from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
 from backup.secret import Secret
 from backup.stopping import Stop
@@ -141,6 +141,45 @@ class S3Destination:
                 check_key(key)
             only_marked = self._delete_some(some) or only_marked
         return only_marked
+
+    def require_lock(self) -> None:
+        """See that the bucket can lock what it is asked to.
+
+        The right is ``s3:GetBucketObjectLockConfiguration``.
+
+        Raises:
+            ConfigError: it cannot, or does not say; nothing was written.
+        """
+        name = self._bucket.settings.bucket
+        try:
+            answer = self._bucket.ask("get_object_lock_configuration", "")
+        except (AccessDenied, ObjectNotFound, NotSupported) as error:
+            raise ConfigError(
+                f"object-lock-mode: bucket {name!r} has no Object Lock, or does not say so: "
+                f"{error.message}",
+                hint="Object Lock is switched on for a bucket with versions; to see it the role "
+                "needs s3:GetBucketObjectLockConfiguration",
+            ) from error
+        if answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") != "Enabled":
+            raise ConfigError(f"object-lock-mode: bucket {name!r} has no Object Lock")
+
+    def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
+        """Lock an object anew; the right is ``s3:PutObjectRetention``."""
+        check_key(key)
+        bucket, mode = self._bucket, self._bucket.settings.lock_mode
+        if mode is None:
+            return None
+        until = bucket.lock_until()
+        # A body of XML, which S3 takes only with what protects it on its way; boto3 adds it.
+        more = {} if version is None else {"VersionId": version}
+        bucket.ask(
+            "put_object_retention",
+            key,
+            Key=bucket.name(key),
+            Retention={"Mode": mode, "RetainUntilDate": until},
+            **more,
+        )
+        return until
 
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Abort uploads in parts that nobody completed.

@@ -35,6 +35,8 @@ class S3Settings:
         encryption: ``bucket`` leaves it to the bucket's own setting.
         kms_key_id: for ``sse-kms``; None for the account's own key.
         expected_bucket_owner: an AWS account; requests fail when the bucket is another's.
+        lock_mode: Object Lock's, for every object that is written; None asks for none.
+        lock_days: how long.
         captures: how many objects are written at once.
     """
 
@@ -46,6 +48,8 @@ class S3Settings:
     encryption: Literal["bucket", "sse-s3", "sse-kms"] = "bucket"
     kms_key_id: str | None = None
     expected_bucket_owner: str | None = None
+    lock_mode: Literal["GOVERNANCE", "COMPLIANCE"] | None = None
+    lock_days: int = 0
     captures: int = 4
 
 

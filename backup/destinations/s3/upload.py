@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -60,6 +61,7 @@ class S3Writer:
         self._begun = 0
         self._failure: BackupError | None = None
         self._finished = False
+        self._retain_until: datetime | None = None
 
     def write(self, data: bytes | bytearray | memoryview, /) -> None:
         self._require_unfinished()
@@ -153,6 +155,7 @@ class S3Writer:
 
     def _begin(self) -> None:
         parameters = self._bucket.keeping(is_bundle=True)
+        self._retain_until = parameters.get("ObjectLockRetainUntilDate")
         if self._bucket.is_aws:
             parameters["ChecksumAlgorithm"] = "CRC32"
         future = self._bucket.begin(
@@ -206,7 +209,7 @@ class S3Writer:
                 return resolve(bucket, key, known, error)
             else:
                 self._upload_id = None
-                return StoredObject(key, size_bytes, version_of(answer))
+                return StoredObject(key, size_bytes, version_of(answer), self._retain_until)
 
     def _abort(self, upload_id: str) -> None:
         futures = [future for _, future in self._in_flight]
@@ -256,14 +259,10 @@ def put(
         return present
     while True:
         conditions = {"IfNoneMatch": "*"} if bucket.takes_conditions else {}
+        kept = bucket.keeping(is_bundle=is_bundle)
         try:
             answer = bucket.ask(
-                "put_object",
-                key,
-                Key=bucket.name(key),
-                Body=data,
-                **bucket.keeping(is_bundle=is_bundle),
-                **conditions,
+                "put_object", key, Key=bucket.name(key), Body=data, **kept, **conditions
             )
         except NotSupported:
             if not conditions:
@@ -273,7 +272,8 @@ def put(
             return resolve(bucket, key, known, error)
         else:
             bucket.require_encryption(answer, key)
-            return StoredObject(key, len(data), version_of(answer))
+            until = kept.get("ObjectLockRetainUntilDate")
+            return StoredObject(key, len(data), version_of(answer), until)
 
 
 def resolve(bucket: Bucket, key: Key, known: _Known, error: DestinationError) -> StoredObject:

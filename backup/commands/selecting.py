@@ -1,0 +1,63 @@
+"""What a run is asked to do, and which repositories its filters leave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from backup.capture import CheckMode
+from backup.commands.exporting import ExportOptions
+from backup.model import Repository, Selection, Visibility
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a run is asked to do, apart from where from and where to."""
+
+    selection: Selection = field(default_factory=Selection)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    visibility: Visibility | Literal["all"] = "all"
+    archived: bool = True
+    forks: bool = True
+    wikis: bool = True
+    snippets: bool = False
+    concurrency: int = 4
+    check: CheckMode = "pack"
+    full_after_days: int = 90
+    max_chain_length: int = 50
+    max_drop_percent: int = 20
+    accept_drop: bool = False
+    dry_run: bool = False
+    snapshot_id: str | None = None
+    grace_days: int = 7
+    exports: ExportOptions | None = None
+    lock_days: int = 0
+
+
+def is_wanted(repository: Repository, options: RunOptions) -> bool:
+    """Tell whether the filters leave a repository."""
+    return (
+        options.visibility in {"all", repository.visibility}
+        and (options.archived or not repository.archived)
+        and (options.forks or not repository.fork)
+        and (options.wikis or repository.kind != "wiki")
+        and _matches(repository.path, options.include, options.exclude)
+    )
+
+
+def filters(options: RunOptions) -> list[str]:
+    """Name the filters in force, as they were given."""
+    names = [f"--include {pattern!r}" for pattern in options.include]
+    names += [f"--exclude {pattern!r}" for pattern in options.exclude]
+    names += [] if options.visibility == "all" else [f"--visibility {options.visibility}"]
+    names += [] if options.archived else ["--no-archived"]
+    names += [] if options.forks else ["--no-forks"]
+    return names + ([] if options.wikis else ["--no-wikis"])
+
+
+def _matches(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    # A wiki goes with its repository.
+    name = path.removesuffix(".wiki")
+    wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
+    return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
