@@ -49,11 +49,11 @@ from backup.vault.manifest import (
     WINDOW,
     Identity,
     Stored,
-    list_documents,
     load_header,
     load_record,
     load_state,
     load_stored,
+    with_documents,
 )
 
 _READERS = 8
@@ -197,13 +197,22 @@ class _Owner:
     # --- Deciding ---
 
     def plan(self, now: datetime) -> None:
-        """Find out what goes; delete nothing.
+        """Find out what goes; delete nothing. Begins again when another prune was quicker.
 
         Raises:
             PruneRefused: this is no time for it.
             IntegrityError: something that must be read is damaged.
         """
-        names = list_documents(self._destination, self._layout)
+        try:
+            with_documents(self._destination, self._layout, lambda names: self._plan(names, now))
+        except ObjectNotFound as error:
+            raise DamagedDocument(
+                f"{error.message}, and a snapshot that stays needs it: nothing is deleted",
+                hint="repo-backup verify names everything that is damaged",
+            ) from error
+
+    def _plan(self, names: Sequence[DocumentName], now: datetime) -> None:
+        self.victims.clear()
         heads = snapshots(self._destination, self._layout)
         groups = _by_snapshot(heads)
         self._require_quiet(names, heads, groups, now)
@@ -326,14 +335,7 @@ class _Owner:
         return found
 
     def _chain_of(self, key: str, version: str | None) -> set[str]:
-        try:
-            record = load_record(self._destination, self._layout, key, version=version)
-        except ObjectNotFound as error:
-            uri = self._destination.uri(self._layout.key(key))
-            raise DamagedDocument(
-                f"{uri} is missing, and a snapshot that stays needs it: nothing is deleted",
-                hint="repo-backup verify names everything that is damaged",
-            ) from error
+        record = load_record(self._destination, self._layout, key, version=version)
         found = {str(line.key) for line in record.chain}
         found |= {str(line.lfs) for line in record.chain if line.lfs is not None}
         if record.metadata is not None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -167,11 +167,24 @@ class _Root:
         self._look(versions=any(any(one.versions.values()) for one in everything))
         with ThreadPoolExecutor(self._request.concurrency) as pool:
             try:
-                return list(pool.map(self._look_at, chosen))
+                return self._without_pruned(list(pool.map(self._look_at, chosen)))
             except BaseException:
                 # What is true of one is true of the others: a store that fails, a signal.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    def _without_pruned(self, results: list[_Result]) -> list[_Result]:
+        """Take back what is said of snapshots that somebody has pruned meanwhile."""
+        if not self.damaged and not any(result.damaged for result in results):
+            return results
+        names = list_documents(self._destination, self._layout)
+        there = {name.snapshot_id for name in names}
+        self.damaged = _of_snapshots(self.damaged, there)
+        found = [(result, _of_snapshots(result.damaged, there)) for result in results]
+        return [
+            _Result(result.line.model_copy(update={"ok": not damaged}), damaged)
+            for result, damaged in found
+        ]
 
     def _repositories(self) -> list[_Repository]:
         """Read every manifest; one that cannot be read is damage of its own."""
@@ -394,6 +407,16 @@ class _Root:
         # Every bundle is as it was stored, and still they do not make the repository.
         uri = self._destination.uri(self._layout.key(one.newest))
         return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
+
+
+def _of_snapshots(damaged: list[Damage], there: set[str]) -> list[Damage]:
+    """Keep the damage that a snapshot which is still there depends on, and name no other."""
+    kept = []
+    for one in damaged:
+        snapshots = tuple(snapshot for snapshot in one.snapshots if snapshot in there)
+        if snapshots or not one.snapshots:
+            kept.append(replace(one, snapshots=snapshots))
+    return kept
 
 
 def is_in_sample(identity: Identity, *, percent: int, day: int) -> bool:

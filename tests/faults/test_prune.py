@@ -13,6 +13,7 @@ from backup.commands.listing import list_history
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.run import RunOptions
+from backup.commands.verify import VerifyRequest, verify
 from backup.destinations.memory import MemoryDestination
 from backup.errors import DestinationError, ExitCode
 from backup.model import Destination, Key, StoredObject
@@ -327,7 +328,7 @@ def test_it_refuses_when_what_must_be_read_is_damaged_or_missing(estate: Estate)
         estate.night()
     record = max(estate.stored(".record.json.gz"))
     estate.vault.delete([Key(record)])
-    assert "is missing" in refused(estate)
+    assert "does not exist, and a snapshot that stays needs it" in refused(estate)
     estate.vault.put_if_absent(Key(record), b"garbage")
     assert "is damaged" in refused(estate)
 
@@ -536,3 +537,23 @@ def test_the_history_and_what_was_lost_are_found_over_what_was_pruned(estate: Es
     assert [one.snapshot_id for one in lost] == [max(older)]
     tips = git("for-each-ref", "refs/lost", cwd=estate.folder / "back")
     assert b"/heads/topic" in tips
+
+
+def test_a_verification_beside_a_prune_calls_nothing_damaged(
+    estate: Estate, tmp_path: Path
+) -> None:
+    aged(estate)
+    at = 0
+    while True:
+        other = copy_of(estate, tmp_path / f"moment-{at}")
+
+        def happens(other: Estate = other) -> None:
+            other.prune(daily=1, grace_days=1)
+
+        store = Interrupting(other.vault, at, happens)
+        report = verify(store, VerifyRequest(depth="objects"), events=Silence(), stop=Stop())
+        assert report.damaged == (), at
+        if store.seen <= at:
+            break
+        at += 1
+    assert at > 8

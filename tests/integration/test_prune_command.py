@@ -15,10 +15,11 @@ from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from tests.support.git import commit_chain, init_bare, run_git, set_head, update_refs
-from tests.support.program import repo_backup
+from tests.support.mirrors import assert_same_mirror
+from tests.support.program import repo_backup, start_repo_backup
 from tests.support.runner import Runner
 from tests.support.s3server import S3Server
-from tests.support.vaults import Silence, run_at
+from tests.support.vaults import Silence, run_at, to_be_kept
 
 MAIN = b"refs/heads/main"
 
@@ -165,3 +166,31 @@ def test_the_action_prunes_and_tells_it(vault: Path, tmp_path: Path) -> None:
     assert (step.code, step.outputs["result"]) == (0, "success")
     assert "22 of 24 snapshots" in step.summary
     assert json.dumps(step.commands).count("error") == 0
+
+
+def test_real_backups_and_prunes_beside_each_other_lose_nothing(
+    vault: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "acme"
+    for number in range(3):
+        init_bare(source / f"more{number}.git")
+        push(source / f"more{number}.git", "begins")
+    run = ("run", "--from", source, "--to", vault)
+    words = ("prune", "--from", vault, "--keep-daily", "1", "--grace-days", "1")
+    for number in range(3):
+        push(source / "one.git", f"round {number}")
+        started = [
+            start_repo_backup(*run),
+            start_repo_backup(*words),
+            start_repo_backup(*run, "--full-after-days", "1"),
+            start_repo_backup(*words),
+        ]
+        for process in started:
+            output, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, output + errors
+    assert repo_backup("verify", "--from", vault, "--depth", "restore").code == 0
+    repo_backup("restore", "--all", tmp_path / "back", "--from", vault)
+    for path in source.glob("*.git"):
+        assert_same_mirror(tmp_path / "back" / path.name, to_be_kept(path))
+    # Of the nights before, what the grace does not protect has gone.
+    assert len([*vault.glob("folder/acme/snapshots/*")]) < 12
