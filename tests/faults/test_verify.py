@@ -536,6 +536,7 @@ def test_who_may_not_list_versions_is_told_and_verifies_the_rest(
         target=r"\?.*versions",
         status=403,
         body=b"<Error><Code>AccessDenied</Code></Error>",
+        times=None,
     )
     with FaultProxy(moto_http.endpoint_url, denied) as proxy:
         env = {**versioned.env, "AWS_ENDPOINT_URL": proxy.url}
