@@ -373,7 +373,7 @@ class Bench(ABC):
         cost, answer = self._ours(command, "--from", vault, *words)
         if command == "verify" and (answer["damaged"] or not answer["checked"]):
             raise CommandFailed(f"verify of a sound vault says {answer}")
-        if command == "prune" and (answer["refused"] or not answer["deleted_objects"]):
+        if command == "prune" and (answer["refused"] or not answer["keep"]):
             raise CommandFailed(f"prune of a vault of many nights says {answer}")
         return Sample(cost, 0, 0)
 

@@ -37,7 +37,10 @@ NETWORK_ROWS = {
     "restore": [MIRROR, RESTORE],
     "largest": [MIRROR, RUN, TRAILER, RESTORE],
     "many": [RUN],
-    "snapshots": [LIST, f"{LIST} REPOSITORY", "repo-backup status", "repo-backup verify"],
+    "snapshots": [
+        *(LIST, f"{LIST} REPOSITORY", "repo-backup status", "repo-backup verify"),
+        "repo-backup prune --dry-run",
+    ],
 }
 
 

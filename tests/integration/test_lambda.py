@@ -183,14 +183,14 @@ def test_a_repository_that_no_invocation_is_long_enough_for_starves_no_other(
     captured = 0
     # Five are asked at once, and the first to answer is captured first.
     for _ in range(10):
-        cut = function.invoke(event, seconds=4.0)
+        cut = function.invoke(event, seconds=3.0)
         assert (cut.is_error, cut.body["errorType"]) == (True, "Unfinished")
         captured += last(vault)["captured"]
         if captured == 7:
             break
     assert captured == 7
     # Alone it has all of the time, and is told from what was only begun too late.
-    cut = function.invoke(event, seconds=4.0)
+    cut = function.invoke(event, seconds=3.0)
     assert "a-endless" in cut.body["errorMessage"]
     assert "--deadline-minutes" in cut.body["errorMessage"]
 
