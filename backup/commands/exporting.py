@@ -204,7 +204,9 @@ class Exports:
         self._ask_at = 0.0
         # What could not be put once, though it is small enough, will not be put the next time.
         self._can_put = True
-        self._refused: AuthenticationError | None = None
+        # Why nothing more is asked for, and since when the server asks to wait.
+        self._refused: BackupError | None = None
+        self._limited_since: float | None = None
 
     def work(self, projects: Iterable[tuple[Repository, ExportLine | None]]) -> Iterator[Exported]:
         """Have every project exported, and yield what came of each as soon as it is known.
@@ -281,6 +283,7 @@ class Exports:
                 if (done := self._not_asked(one, error)) is not None:
                     yield done
             else:
+                self._limited_since = None
                 self._events.capturing(one.name, "export", "asked for")
                 self._waiting.append(one)
 
@@ -306,6 +309,13 @@ class Exports:
         """Decide what follows when a project could not be asked for; None for another try."""
         if isinstance(error, AuthenticationError) and _concerns_all(error):
             self._refused = error
+        if isinstance(error, RateLimited):
+            now = self._monotonic()
+            self._limited_since = now if self._limited_since is None else self._limited_since
+            if now - self._limited_since >= self._timeout_seconds:
+                # Somebody else uses up the limit, or it is none that time helps against.
+                self._refused = error
+                return _given_up(one, error)
         one.tries += not isinstance(error, RateLimited)
         if not error.retryable or one.tries >= TRIES:
             return _given_up(one, error)

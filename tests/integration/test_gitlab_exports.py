@@ -385,6 +385,20 @@ def test_a_429_is_waited_out(forge: GitLab, tmp_path: Path) -> None:
     assert [path for _, path, _ in forge.asked_for] == ["acme/a", "acme/b", "acme/c"]
 
 
+def test_a_429_that_never_ends_is_waited_for_as_long_as_an_export(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    time = on_fake_time(forge)
+    forge.answer = lambda one: Answer(429, {}, b"Retry later") if one.method == "POST" else None
+    destination = FolderDestination(tmp_path / "vault")
+    projects = repositories(forge, "a", "b", "c")
+    done = list(queue(forge, time, destination, timeout_minutes=20).work(projects))
+    assert [one.line for one in done] == [None] * 3
+    assert all("rate limit is used up (429)" in one.problem for one in done)
+    # Not for each of them anew.
+    assert 20 * 60 <= time.seconds < 22 * 60
+
+
 def test_an_export_that_never_arrives_is_a_failure_in_time(forge: GitLab, tmp_path: Path) -> None:
     time = on_fake_time(forge)
     forge.stuck = {"acme/stuck"}
