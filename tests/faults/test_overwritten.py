@@ -139,3 +139,18 @@ def test_a_vault_that_was_copied_has_other_versions_and_restores(
     vault = ("--from", f"s3://{other}/git")
     repo_backup("restore", "one", *vault, tmp_path / "now.git", env=case.env)
     assert_same_mirror(tmp_path / "now.git", case.states[-1])
+
+
+def test_what_was_written_before_the_bucket_had_versions_is_the_first(
+    case: Case, tmp_path: Path
+) -> None:
+    name = f"{case.bucket}-late"
+    case.server.make_bucket(name)
+    for key in case.keys("git/"):
+        case.client.put_object(Bucket=name, Key=key, Body=case.read(key))
+    case.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    for key in case.keys("/snapshots/"):
+        case.client.put_object(Bucket=name, Key=key, Body=b"x" * 100)
+    vault = ("--from", f"s3://{name}/git")
+    repo_backup("restore", "one", *vault, tmp_path / "now.git", env=case.env)
+    assert_same_mirror(tmp_path / "now.git", case.states[-1])

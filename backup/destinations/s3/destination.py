@@ -82,13 +82,12 @@ class S3Destination:
         first: dict[str, str] = {}
         several: set[str] = set()
         for item in self._versions(prefix):
-            # The newest comes first.
-            key, version = str(item["Key"])[start:], version_of(item)
+            # The newest comes first. What was written before the bucket had versions is "null".
+            key = str(item["Key"])[start:]
             if key in first:
                 several.add(key)
-            if version is not None:
-                first[key] = version
-        return {Key(key): first[key] for key in several if key in first}
+            first[key] = str(item["VersionId"])
+        return {Key(key): first[key] for key in several}
 
     def stat(self, key: Key) -> StoredObject:
         check_key(key)
