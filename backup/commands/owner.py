@@ -446,7 +446,12 @@ class OwnerRun:
         options, source = self._options.exports, self._source
         if options is None or not isinstance(source, Exporter) or self._stop.interrupted:
             return
-        due = self._due_exports(selected, options)
+        try:
+            due = self._due_exports(selected, options)
+        except DestinationError as error:
+            # Git is stored by now: its manifest must not fail for the sake of exports.
+            self.ledger.problems.append(f"nothing was exported: {error.message}")
+            return
         if self._options.dry_run:
             self._note(f"{len(due)} projects would be exported")
             return

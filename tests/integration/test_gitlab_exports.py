@@ -24,6 +24,7 @@ from backup.sources.gitlab import GitLabSource
 from backup.stopping import Stop
 from backup.vault.documents import ExportLine
 from backup.vault.layout import Layout
+from tests.support.faults import DestinationFault, FaultyDestination
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.gitlab import Export, GitLab, Project, packed
 from tests.support.gitserver import Answer, GitHttpServer, Request
@@ -212,6 +213,24 @@ def test_exports_of_others_are_refused(tmp_path: Path) -> None:
     words = ("run", "--from", "github:acme", "--to", str(tmp_path / "vault"), "--exports")
     done = repo_backup(*words, check=2)
     assert "--exports: only GitLab exports projects" in done.stderr
+
+
+def test_a_store_that_cannot_be_listed_costs_exports_and_no_backup(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    real(forge, "acme/one")
+    fault = DestinationFault(0, "list", key="/exports/")
+    source = GitLabSource(
+        "acme",
+        token=Secret(PAT),
+        authorization=basic("oauth2", Secret(PAT)),
+        server_url=forge.url,
+    )
+    with FaultyDestination(FolderDestination(tmp_path / "vault"), fault) as store:
+        options = RunOptions(exports=ExportOptions())
+        report = run([source], store, options, events=Silence(), stop=Stop())
+    assert (report.result, report.count("captured"), len(report.manifests)) == ("partial", 1, 1)
+    assert report.problems[0].startswith("nothing was exported: ")
 
 
 def test_a_plan_tells_what_would_be_exported(forge: GitLab, tmp_path: Path) -> None:
