@@ -223,6 +223,7 @@ def _verify(config: Config, runner: Runner) -> int:
 
 def _prune(config: Config, runner: Runner) -> int:
     from backup.commands.prune import prune
+    from backup.report.hiding import hide_private_refusals
     from backup.report.terminal import TerminalEvents, log_console, print_prune, prune_words
     from backup.results import Finding
 
@@ -233,10 +234,12 @@ def _prune(config: Config, runner: Runner) -> int:
         TerminalEvents(console) as events,
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
+        if _hides_names(config):
+            report = hide_private_refusals(report)
         print_prune(report, console)
     is_well = report.exit_code == ExitCode.DONE
     findings = [
-        *(Finding("error", words, "see to the newest run first") for words in report.refused),
+        *(Finding("error", words, "see to that first, and run verify") for words in report.refused),
         *(
             Finding("info", f"{word} {one.owner} {one.snapshot_id}: {one.reason}")
             for word, rows in (("kept", report.keep), ("deleted", report.remove))

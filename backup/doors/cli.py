@@ -233,6 +233,7 @@ def _prune(config: Config, arguments: tuple[str, ...]) -> int:
     _refuse_words(arguments)
     from backup.commands.prune import prune
     from backup.report.document import prune_document
+    from backup.report.hiding import hide_private_refusals
     from backup.report.terminal import TerminalEvents, print_prune
 
     stop = make_stop(config)
@@ -242,6 +243,8 @@ def _prune(config: Config, arguments: tuple[str, ...]) -> int:
         TerminalEvents(_console(stderr=True)) as events,
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
+    if config.hide_private_names == "true":
+        report = hide_private_refusals(report)
     _answer(config, prune_document(report), lambda console: print_prune(report, console))
     return report.exit_code
 

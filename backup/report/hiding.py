@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
 
+from backup.errors import ExitCode
 from backup.model import Outcome, RefChange, RefName, RunReport, SourceIdentity
-from backup.results import Finding, VerifyReport
+from backup.results import Finding, PruneReport, VerifyReport
 
 _HIDDEN_REF = RefName("(hidden)")
 _WHY = {
@@ -104,6 +105,15 @@ def hide_private_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         Finding(severity, f"{number} findings about private repositories, whose names are hidden")
         for severity, number in counts.items()
     )
+
+
+def hide_private_refusals(report: PruneReport) -> PruneReport:
+    """Leave out which object keeps an owner from being pruned: its name may be a repository's."""
+    if report.exit_code != ExitCode.DAMAGED:
+        return report
+    owners = (words.partition(":")[0] for words in report.refused)
+    hidden = tuple(f"{owner}: something is missing or damaged; verify names it" for owner in owners)
+    return replace(report, refused=hidden)
 
 
 def hide_private_damage(report: VerifyReport) -> VerifyReport:

@@ -194,3 +194,16 @@ def test_real_backups_and_prunes_beside_each_other_lose_nothing(
         assert_same_mirror(tmp_path / "back" / path.name, to_be_kept(path))
     # Of the nights before, what the grace does not protect has gone.
     assert len([*vault.glob("folder/acme/snapshots/*")]) < 12
+
+
+def test_a_refusal_in_a_public_log_names_no_repository(vault: Path, tmp_path: Path) -> None:
+    for record in vault.rglob("*.record.json.gz"):
+        record.unlink()
+    runner = Runner(tmp_path / "runner", "https://github.example.com", public=True)
+    inputs = {"owner": "acme", "command": "prune", "token": "", "destination": str(vault)}
+    step = runner.step(**inputs, **{"keep-daily": "2", "grace-days": "1"})
+    assert step.code == 4
+    assert "something is missing or damaged" in step.summary
+    assert "/repositories/one" not in step.shown
+    told = repo_backup("prune", "--from", vault, "--keep-daily", "2", check=4).stdout
+    assert "/repositories/one" in told
