@@ -92,10 +92,15 @@ class RepositoryRow:
 
 @dataclass(frozen=True, slots=True)
 class VaultListing:
-    """What a vault holds: its snapshots, the newest last, and its repositories by name."""
+    """What a vault holds: its snapshots, the newest last, and its repositories by name.
+
+    Attributes:
+        forgotten: what it was told to forget, the oldest first.
+    """
 
     snapshots: tuple[SnapshotRow, ...]
     repositories: tuple[RepositoryRow, ...]
+    forgotten: tuple["ForgottenRow", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,10 +279,48 @@ class PruneRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgottenRow:
+    """A repository that the vault forgets.
+
+    Attributes:
+        owner: host and owner, as the vault has them.
+        private: whether its name is nobody's business.
+    """
+
+    owner: str
+    path: str
+    host_id: str
+    kind: str
+    at: datetime
+    reason: str
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReport:
+    """What was forgotten by name, or would be.
+
+    Attributes:
+        is_listed: whether its source still had it, so that the next run captures it anew.
+        size_bytes: of the bundles of its newest chain.
+        folders: URIs of the folders with all that is stored of it.
+        left: names of what belongs to it and stays: a repository's wiki.
+    """
+
+    dry_run: bool
+    repository: ForgottenRow
+    is_listed: bool
+    size_bytes: int
+    folders: tuple[str, ...]
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """What a prune did, or would do.
 
     Attributes:
+        forgotten: repositories that were forgotten.
         objects: deleted, or to be deleted.
         freed_bytes: given back by the store.
         marked_bytes: of objects that a store with versions only marks as deleted: they are freed
@@ -296,3 +339,4 @@ class PruneReport:
     uploads: int
     refused: tuple[str, ...]
     exit_code: int
+    forgotten: tuple[ForgottenRow, ...] = ()

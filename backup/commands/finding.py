@@ -17,7 +17,7 @@ from backup.errors import (
     ObjectNotFound,
 )
 from backup.model import Destination, Key, SourceIdentity
-from backup.vault.documents import Drill, Entry, Header, Record
+from backup.vault.documents import Drill, Entry, ForgottenLine, Header, Record
 from backup.vault.layout import (
     DocumentName,
     Layout,
@@ -30,13 +30,16 @@ from backup.vault.layout import (
 )
 from backup.vault.manifest import (
     Identity,
+    State,
     list_documents,
     load,
+    load_forgotten,
     load_header,
     load_manifest,
     load_record,
     load_state,
     roots,
+    unknown_to,
     with_documents,
 )
 
@@ -175,15 +178,33 @@ def entries_at(
         now: the time.
     """
     if at is None or at == "latest":
-        state = with_documents(
-            destination, layout, lambda names: load_state(destination, layout, names, now=now)
-        )
-        if (source := state.source) is None:
-            return []
-        return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
-    if is_snapshot_id(at):
-        return list(_of_snapshot(destination, layout, at))
-    return list(_of_moment(destination, layout, parse_moment(at)).values())
+        return entries_of(layout, state_of_vault(destination, layout, now=now))
+    moment = None if is_snapshot_id(at) else parse_moment(at)
+    forgotten = forgotten_in_vault(destination, layout)
+    if moment is None:
+        return list(_of_snapshot(destination, layout, at, forgotten))
+    return list(_of_moment(destination, layout, moment, forgotten).values())
+
+
+def state_of_vault(destination: Destination, layout: Layout, *, now: datetime) -> State:
+    """Load what a vault knows of an owner, beside whoever prunes."""
+    return with_documents(
+        destination, layout, lambda names: load_state(destination, layout, names, now=now)
+    )
+
+
+def forgotten_in_vault(destination: Destination, layout: Layout) -> tuple[ForgottenLine, ...]:
+    """Read what a vault was told to forget."""
+    return with_documents(
+        destination, layout, lambda names: load_forgotten(destination, layout, names)
+    )
+
+
+def entries_of(layout: Layout, state: State) -> list[Found]:
+    """Return every repository that a vault knows now."""
+    if (source := state.source) is None:
+        return []
+    return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
 
 
 def records_back(destination: Destination, found: Found) -> Iterator[Record]:
@@ -287,8 +308,31 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
             f"REPOSITORY: {text!r} is not in this vault",
             hint=f"it holds {_some_names(everything)}; list --from shows all",
         )
+    raise _several(chosen, text)
+
+
+def _several(chosen: Iterable[Found], text: str) -> ConfigError:
     meant = ", ".join(sorted(f"{f.host}/{f.name} (id {f.entry.host_id})" for f in chosen))
-    raise ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint="give the id")
+    return ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint="give the id")
+
+
+def find_exactly(candidates: Iterable[Found], text: str) -> Found:
+    """Find the one repository that has a name or an id, letter for letter, gone or not.
+
+    Raises:
+        ConfigError: none has it, or several have.
+    """
+    everything = list(candidates)
+    chosen = [found for found in everything if is_name_of(found, text)]
+    if len(chosen) == 1:
+        return chosen[0]
+    if chosen:
+        raise _several(chosen, text)
+    near = find_repository(everything, text)
+    raise ConfigError(
+        f"REPOSITORY: {text!r} is not the present name of one: {near.name} is",
+        hint="give that name, or the id",
+    )
 
 
 def is_name_of(found: Found, text: str) -> bool:
@@ -325,18 +369,31 @@ def _some_names(everything: list[Found]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _of_snapshot(destination: Destination, layout: Layout, snapshot_id: str) -> Iterator[Found]:
+def _of_snapshot(
+    destination: Destination,
+    layout: Layout,
+    snapshot_id: str,
+    forgotten: Sequence[ForgottenLine],
+) -> Iterator[Found]:
     for name in list_documents(destination, layout):
         if name.checkpoint is None and name.snapshot_id == snapshot_id:
             manifest = load_manifest(destination, layout, name)
             source = manifest.source
+            dropped = unknown_to(manifest.forgotten, forgotten)
             for entry in manifest.entries:
+                if entry.identity in dropped:
+                    continue
                 maker = entry.carried_from or manifest.snapshot_id
                 stamped = entry.model_copy(update={"carried_from": maker})
                 yield Found(layout, source.host, source.owner, stamped)
 
 
-def _of_moment(destination: Destination, layout: Layout, moment: datetime) -> dict[Identity, Found]:
+def _of_moment(
+    destination: Destination,
+    layout: Layout,
+    moment: datetime,
+    forgotten: Sequence[ForgottenLine],
+) -> dict[Identity, Found]:
     """Take for each repository the newest entry that was checked at or before the moment.
 
     The newest manifest begun by then has nearly all; for what it saw later, older ones are read.
@@ -346,9 +403,12 @@ def _of_moment(destination: Destination, layout: Layout, moment: datetime) -> di
     for snapshot in reversed(_begun_by(destination, layout, moment)):
         manifest = load_manifest(destination, layout, snapshot.name)
         source = manifest.source
+        dropped = unknown_to(manifest.forgotten, forgotten)
         seen_later = set()
         for entry in manifest.entries:
-            if entry.identity in found or (too_new is not None and entry.identity not in too_new):
+            if entry.identity in found or entry.identity in dropped:
+                continue
+            if too_new is not None and entry.identity not in too_new:
                 continue
             if entry.checked_at is not None and entry.checked_at > moment:
                 seen_later.add(entry.identity)

@@ -1,6 +1,6 @@
 """What came of each repository of an owner so far, and the manifest made of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -81,6 +81,16 @@ class Ledger:
             replace(outcome_of(repository), status="skipped", reason=reason),
             mark=carried(known, reason=reason, attempted_at=now, absence=None),
         )
+
+    def drop(self, identities: Collection[Identity]) -> list[str]:
+        """Take back what was noted of some repositories; return the paths of those worked on."""
+        for identity in identities:
+            self.marks.pop(identity, None)
+        worked_on = [self.results.pop(one) for one in identities if one in self.results]
+        for result in worked_on:
+            reason = "forgotten while it was captured"
+            self.others.append(replace(result.outcome, status="failed", reason=reason))
+        return sorted(result.outcome.path for result in worked_on)
 
     def outcomes(self) -> list[Outcome]:
         """Return what came of each repository, by path."""

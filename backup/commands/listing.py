@@ -6,16 +6,20 @@ from datetime import UTC, datetime
 from backup.commands.finding import (
     Found,
     entries_at,
+    entries_of,
     find_repository,
     newest_drills,
     records_back,
     require_roots,
     snapshots,
+    state_of_vault,
 )
+from backup.commands.forget import forgotten_row
 from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
 from backup.results import (
     DrillNote,
+    ForgottenRow,
     History,
     HistoryItem,
     RepositoryRow,
@@ -40,13 +44,17 @@ def list_vault(destination: Destination) -> VaultListing:
     layouts = require_roots(destination)
     rows = [row for layout in layouts for row in _snapshot_rows(destination, layout)]
     repositories: list[RepositoryRow] = []
+    forgotten: list[ForgottenRow] = []
     for layout in layouts:
-        found = entries_at(destination, layout, None, now=now)
+        state = state_of_vault(destination, layout, now=now)
+        forgotten += [forgotten_row(layout, line) for line in state.forgotten]
+        found = entries_of(layout, state)
         drills = _last_drills(destination, layout, {one.entry.identity for one in found})
         repositories += [_repository_row(one, drills) for one in found]
     return VaultListing(
         tuple(sorted(rows, key=lambda row: (row.finished_at, row.id, row.owner))),
         tuple(sorted(repositories, key=lambda row: (row.host, row.owner, row.path, row.host_id))),
+        tuple(forgotten),
     )
 
 

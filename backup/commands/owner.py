@@ -71,6 +71,7 @@ from backup.vault.manifest import (
     load_state,
     require_findable,
     require_same_source,
+    unknown_to,
     with_documents,
 )
 
@@ -252,7 +253,8 @@ class OwnerRun:
                 continue
             identity = (repository.kind, repository.host_id)
             if (entry := self._state.entries.get(identity)) is not None:
-                self.ledger.marks[identity] = carried(entry, not_selected=True)
+                # It is listed, whatever was before.
+                self.ledger.marks[identity] = carried(entry, not_selected=True, absence=None)
         if listing and not selected:
             raise ConfigError(
                 f"{', '.join(filters(options))}: leaves none of {len(listing)} repositories"
@@ -545,14 +547,24 @@ class OwnerRun:
                 hint="run again; a longer grace or a --deadline-minutes avoids this",
             )
         name = DocumentName(self._means.snapshot_id)
-        before = self._state.entries
-        entries = self.ledger.entries(self._newest_of_others(), before=before)
+        before, known = self._state.entries, self._state.forgotten
+        others = self._newest_of_others()
+        self._drop_forgotten(unknown_to(known, self._state.forgotten))
+        entries = self.ledger.entries(others, before=before)
         if self._options.lock_days:
             entries = self._renew_locks(entries)
         manifest = self._document("manifest", entries)
         key = self._layout.document(name)
         self._destination.put_if_absent(key, encode(manifest))
         self.manifest_uri = self._destination.uri(key)
+
+    def _drop_forgotten(self, identities: frozenset[Identity]) -> None:
+        """Take back what was made on top of what somebody had the vault forget meanwhile."""
+        for path in self.ledger.drop(identities):
+            self.ledger.problems.append(
+                f"{self._source.identity.owner}/{path} was forgotten while this run was at work: "
+                "the next one captures it anew"
+            )
 
     def _renew_locks(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Lock what the manifest names for longer, where the time that is left is short."""
@@ -620,6 +632,7 @@ class OwnerRun:
             accepted=self._accepted,
             vault_checked_at=now if checked else self._state.vault_checked_at,
             merged=self._state.merged,
+            forgotten=self._state.forgotten,
             problems=tuple(self.ledger.problems),
             entries=tuple(entries),
         )

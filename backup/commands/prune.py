@@ -18,6 +18,7 @@ from itertools import islice
 
 from backup.commands.finding import Snapshot as Head
 from backup.commands.finding import require_roots, snapshots
+from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
@@ -28,19 +29,21 @@ from backup.errors import (
     PruneRefused,
 )
 from backup.model import Destination, Events, Key
-from backup.results import PruneReport, PruneRow
+from backup.results import ForgottenRow, PruneReport, PruneRow
 from backup.retention import Decision, Rules, Snapshot, decide
 from backup.stopping import Stop
-from backup.vault.documents import Entry, PinLine
+from backup.vault.documents import Entry, ForgottenLine, PinLine, SourceLine
 from backup.vault.layout import (
     DocumentName,
     Layout,
     bundles_beside,
     documents_beside,
     export_time,
+    exports_folder,
     folder_of,
     is_bundle,
     is_record,
+    new_snapshot_id,
     snapshot_of,
     snapshot_time,
 )
@@ -48,7 +51,9 @@ from backup.vault.manifest import (
     FUTURE_TOLERANCE,
     WINDOW,
     Identity,
+    State,
     Stored,
+    load_forgotten,
     load_header,
     load_record,
     load_state,
@@ -65,11 +70,13 @@ class PruneRequest:
     """What is asked for.
 
     Attributes:
+        keep_deleted_days: forget what has not been listed for so long; None forgets nothing.
         keep_exports_days: None keeps every export.
     """
 
     rules: Rules
     grace_days: int = 7
+    keep_deleted_days: int | None = None
     keep_exports_days: int | None = None
     dry_run: bool = False
 
@@ -122,6 +129,7 @@ def prune(
         uploads=uploads,
         refused=tuple(refused),
         exit_code=code,
+        forgotten=tuple(row for owner in owners for row in owner.forgotten_rows()),
     )
 
 
@@ -151,10 +159,14 @@ class _Needed:
     Attributes:
         records: of each repository, each with the version that was written, where it is known.
         exports: the newest of each project.
+        paths: that a repository has or had.
+        forgotten: repositories that were, before the grace time.
     """
 
+    forgotten: list[ForgottenLine]
     records: dict[Identity, dict[str, str | None]] = field(default_factory=dict)
     exports: set[str] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
 
     def take(self, entries: Iterable[Entry | Stored]) -> None:
         for entry in entries:
@@ -184,6 +196,9 @@ class _Owner:
         self._events = events
         self._stop = stop
         self._decisions: list[Decision] = []
+        self._source: SourceLine | None = None
+        self._forgets: list[ForgottenLine] = []
+        self._private: set[Identity] = set()
         self.victims: list[_Victim] = []
         self.freed_bytes = self.marked_bytes = 0
 
@@ -193,6 +208,12 @@ class _Owner:
         for one in self._decisions:
             if one.keep == keep:
                 yield PruneRow(owner, one.snapshot.id, one.snapshot.finished_at, one.reason)
+
+    def forgotten_rows(self) -> Iterator[ForgottenRow]:
+        """Tell which repositories were forgotten this time."""
+        for line in self._forgets:
+            is_private = line.identity in self._private
+            yield forgotten_row(self._layout, line, private=is_private)
 
     # --- Deciding ---
 
@@ -217,6 +238,9 @@ class _Owner:
         groups = _by_snapshot(heads)
         self._require_quiet(names, heads, groups, now)
         self._decisions = decide([_as_one(group) for group in groups.values()], self._request.rules)
+        state = load_state(self._destination, self._layout, names, now=now)
+        self._source = state.source
+        self._forgets = self._too_long_gone(state, now)
         removed = {one.snapshot.id for one in self._decisions if not one.keep}
         finished = {one.name: one.header.finished_at for one in heads}
         finished |= {
@@ -228,12 +252,11 @@ class _Owner:
         young = {name for name, moment in finished.items() if moment >= since}
         doomed = {name for name in names if name.checkpoint is None and name.snapshot_id in removed}
         doomed |= self._old_checkpoints(names, heads) - young
-        needed = self._needed(names, doomed - young, before=set(names) - young, now=now)
+        needed = self._needed(names, doomed - young, young=young, state=state, since=since, now=now)
         marked = self._marked(needed.records.values())
         self._doom_documents(doomed)
         self._sweep(marked, until=since - WINDOW)
-        if self._request.keep_exports_days is not None:
-            self._sweep_exports(needed, now=now, since=since)
+        self._sweep_exports(needed, now=now, since=since)
 
     def _require_quiet(
         self,
@@ -259,6 +282,30 @@ class _Owner:
                     "nothing is deleted before a run that was a success",
                 )
 
+    def _too_long_gone(self, state: State, now: datetime) -> list[ForgottenLine]:
+        """Choose what has not been listed for so long that it is to be forgotten.
+
+        By the answers of runs: what nobody has asked for is no longer gone than it was then. What
+        its forge blocks is not gone.
+        """
+        if self._request.keep_deleted_days is None:
+            return []
+        least = timedelta(days=self._request.keep_deleted_days)
+        gone = [
+            entry
+            for entry in state.entries.values()
+            if entry.absence is not None
+            and entry.absence.answer != "blocked"
+            and not entry.not_selected
+            and entry.absence.asked_at - entry.absence.since >= least
+        ]
+        self._private = {entry.identity for entry in gone if entry.private}
+        snapshot_id = new_snapshot_id(now)
+        return [
+            forgotten_line(entry, snapshot_id=snapshot_id, at=now, reason=_since(entry))
+            for entry in sorted(gone, key=lambda one: (one.path, one.kind))
+        ]
+
     def _old_checkpoints(
         self, names: Sequence[DocumentName], heads: Sequence[Head]
     ) -> set[DocumentName]:
@@ -269,6 +316,7 @@ class _Owner:
             name
             for name in names
             if name.checkpoint is not None
+            and not name.is_forgotten
             and (
                 name.manifest in ended
                 or (newest is not None and newest - snapshot_time(name.snapshot_id) > WINDOW)
@@ -280,31 +328,40 @@ class _Owner:
     def _needed(
         self,
         names: Sequence[DocumentName],
-        forgotten: set[DocumentName],
+        unread: set[DocumentName],
         *,
-        before: set[DocumentName],
+        young: set[DocumentName],
+        state: State,
+        since: datetime,
         now: datetime,
     ) -> _Needed:
         """Collect the records that the documents which stay name, and those runs may lean on.
 
         Args:
             names: every document.
-            forgotten: those that need not be read.
-            before: those from before the grace time: the oldest run that may still publish began
-                with the state that they made.
+            unread: those that need not be read.
+            young: those of the grace time. The oldest run that may still publish began with the
+                state that the others made.
+            state: what all of them made.
+            since: the begin of the grace time.
             now: the time.
         """
-        needed = _Needed()
+        # Not what manifests say of it: whoever can write those must not have everything deleted.
+        forgotten = load_forgotten(self._destination, self._layout, names)
+        # Nor what was forgotten just now: somebody may be about to regret it.
+        needed = _Needed(forgotten=[line for line in forgotten if line.at < since])
         for name in names:
-            if name not in forgotten:
+            if name not in unread:
                 self._stop.check()
-                needed.take(load_stored(self._destination, self._layout, name))
-        for some in (names, [name for name in names if name in before]):
-            state = load_state(self._destination, self._layout, some, now=now)
-            needed.take(state.entries.values())
-            if some is names:
-                exports = (entry.export for entry in state.entries.values())
-                needed.exports.update(one.key for one in exports if one is not None)
+                lines = () if name in young else needed.forgotten
+                needed.take(load_stored(self._destination, self._layout, name, forgotten=lines))
+        for entry in state.entries.values():
+            needed.take([entry])
+            needed.paths.update((entry.path, *entry.aliases))
+            if entry.export is not None:
+                needed.exports.add(entry.export.key)
+        before = [name for name in names if name not in young]
+        needed.take(load_state(self._destination, self._layout, before, now=now).entries.values())
         return needed
 
     def _marked(self, records: Iterable[Mapping[str, str | None]]) -> set[str]:
@@ -381,22 +438,39 @@ class _Owner:
         self.victims += [_Victim(self._layout.key(key), old[key]) for key in order]
 
     def _sweep_exports(self, needed: _Needed, *, now: datetime, since: datetime) -> None:
-        until = min(since, now - timedelta(days=self._request.keep_exports_days or 0))
+        """Find the exports that are too old, and those of repositories that were forgotten.
+
+        Exports have no id in their keys: where another repository has the path, they stay.
+        """
+        days = self._request.keep_exports_days
+        until = None if days is None else min(since, now - timedelta(days=days))
+        forgotten: dict[str, datetime] = {}
+        for line in needed.forgotten:
+            for path in (line.path, *line.aliases):
+                if path not in needed.paths:
+                    forgotten[exports_folder(path)] = line.at
+        if until is None and not forgotten:
+            return
         start = len(self._layout.prefix)
         for stored in self._destination.list(self._layout.folder("exports")):
             relative = stored.key[start:]
             moment = export_time(relative)
-            if moment is not None and moment < until and relative not in needed.exports:
+            if moment is None or relative in needed.exports:
+                continue
+            is_forgotten = moment < forgotten.get(folder_of(relative), moment)
+            if is_forgotten or (until is not None and moment < until):
                 self.victims.append(_Victim(stored.key, stored.size_bytes))
 
     # --- Deleting ---
 
     def carry_out(self) -> None:
-        """Delete what was found, in its order.
+        """Note what is forgotten, and delete what was found, in its order.
 
         Raises:
             DestinationError: the store refuses; what is left goes the next time.
         """
+        if self._forgets and self._source is not None:
+            note_forgotten(self._destination, self._layout, self._source, self._forgets)
         remaining = iter(self.victims)
         while some := [*islice(remaining, _DELETED_AT_ONCE)]:
             self._stop.check()
@@ -405,6 +479,11 @@ class _Owner:
                 self.marked_bytes += size_bytes
             else:
                 self.freed_bytes += size_bytes
+
+
+def _since(entry: Entry) -> str:
+    absence = entry.absence
+    return "" if absence is None else f"not listed since {absence.since:%Y-%m-%d}"
 
 
 def _by_snapshot(heads: Iterable[Head]) -> "dict[str, list[Head]]":

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import backup
-from backup.commands.finding import require_roots
+from backup.commands.finding import forgotten_in_vault, require_roots
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
@@ -32,7 +32,14 @@ from backup.git.rebuild import Rebuild
 from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
-from backup.vault.documents import DamageLine, Drill, DrillLine, Record, encode
+from backup.vault.documents import (
+    DamageLine,
+    Drill,
+    DrillLine,
+    ForgottenLine,
+    Record,
+    encode,
+)
 from backup.vault.layout import DocumentName, Layout, bundles_beside, new_snapshot_id
 from backup.vault.manifest import Identity, Stored, list_documents, load_stored
 
@@ -189,11 +196,12 @@ class _Root:
     def _repositories(self) -> list[_Repository]:
         """Read every manifest; one that cannot be read is damage of its own."""
         found: dict[Identity, _Repository] = {}
+        forgotten = forgotten_in_vault(self._destination, self._layout)
         for name in list_documents(self._destination, self._layout):
             if name.checkpoint is not None:
                 continue
             self._stop.check()
-            for stored in self._stored_by(name):
+            for stored in self._stored_by(name, forgotten):
                 if stored.record is None:
                     continue
                 one = found.get(stored.identity)
@@ -240,9 +248,11 @@ class _Root:
             if stored.version_id is not None:
                 self._versions[key] = stored.version_id
 
-    def _stored_by(self, name: DocumentName) -> tuple[Stored, ...]:
+    def _stored_by(
+        self, name: DocumentName, forgotten: tuple[ForgottenLine, ...]
+    ) -> tuple[Stored, ...]:
         try:
-            return load_stored(self._destination, self._layout, name)
+            return load_stored(self._destination, self._layout, name, forgotten=forgotten)
         except (DamagedDocument, ObjectNotFound) as error:
             uri = self._destination.uri(self._layout.document(name))
             self.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))

@@ -47,6 +47,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "prune",
     "status",
     "login",
+    "forget",
 )
 WORKING_FORGES: tuple[Forge, ...] = ("github", "gitlab", "bitbucket")
 METADATA_KINDS = (

@@ -403,9 +403,10 @@ class Config(SourceInputs):
     )
     keep_deleted_days: int | None = optional(
         whole(0, 36_500, metavar="DAYS"),
-        "Keep repositories that are no longer listed for so many days; for good when left out.",
+        "Forget repositories that have not been listed for so many days; none when left out.",
         group="Retention",
         commands=("prune",),
+        available=True,
     )
     keep_exports_days: int | None = optional(
         whole(1, 36_500, metavar="DAYS"),

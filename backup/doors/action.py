@@ -223,8 +223,14 @@ def _verify(config: Config, runner: Runner) -> int:
 
 def _prune(config: Config, runner: Runner) -> int:
     from backup.commands.prune import prune
-    from backup.report.hiding import hide_private_refusals
-    from backup.report.terminal import TerminalEvents, log_console, print_prune, prune_words
+    from backup.report.hiding import hide_private_prune
+    from backup.report.terminal import (
+        TerminalEvents,
+        forgotten_words,
+        log_console,
+        print_prune,
+        prune_words,
+    )
     from backup.results import Finding
 
     stop = make_stop(config)
@@ -235,7 +241,7 @@ def _prune(config: Config, runner: Runner) -> int:
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
         if _hides_names(config):
-            report = hide_private_refusals(report)
+            report = hide_private_prune(report)
         print_prune(report, console)
     is_well = report.exit_code == ExitCode.DONE
     findings = [
@@ -245,6 +251,7 @@ def _prune(config: Config, runner: Runner) -> int:
             for word, rows in (("kept", report.keep), ("deleted", report.remove))
             for one in rows
         ),
+        *(Finding("warning", words) for words in forgotten_words(report)),
         Finding("info", prune_words(report)),
     ]
     heading = "✅ Old snapshots deleted" if is_well else "❌ Nothing was deleted of some owners"

@@ -233,7 +233,7 @@ def _prune(config: Config, arguments: tuple[str, ...]) -> int:
     _refuse_words(arguments)
     from backup.commands.prune import prune
     from backup.report.document import prune_document
-    from backup.report.hiding import hide_private_refusals
+    from backup.report.hiding import hide_private_prune
     from backup.report.terminal import TerminalEvents, print_prune
 
     stop = make_stop(config)
@@ -244,9 +244,27 @@ def _prune(config: Config, arguments: tuple[str, ...]) -> int:
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
     if config.hide_private_names == "true":
-        report = hide_private_refusals(report)
+        report = hide_private_prune(report)
     _answer(config, prune_document(report), lambda console: print_prune(report, console))
     return report.exit_code
+
+
+def _forget(config: Config, arguments: tuple[str, ...]) -> int:
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"unexpected argument {arguments[1]!r}" if arguments else "REPOSITORY is missing",
+            hint="forget takes one REPOSITORY",
+        )
+    repository = _repository(arguments[0])
+    from backup.commands.forget import ForgetRequest, forget
+    from backup.report.document import forget_document
+    from backup.report.terminal import print_forget
+
+    request = ForgetRequest(repository, dry_run=config.dry_run)
+    with open_destination(config, Stop()) as destination:
+        report = forget(destination, request, now=datetime.now(UTC))
+    _answer(config, forget_document(report), lambda console: print_forget(report, console))
+    return ExitCode.DONE
 
 
 def _login(config: Config, arguments: tuple[str, ...]) -> int:
@@ -274,6 +292,7 @@ _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "status": _status,
     "prune": _prune,
     "login": _login,
+    "forget": _forget,
 }
 
 

@@ -98,6 +98,7 @@ def prune_request(config: Config) -> "PruneRequest":
     return PruneRequest(
         rules,
         grace_days=config.grace_days,
+        keep_deleted_days=config.keep_deleted_days,
         keep_exports_days=config.keep_exports_days,
         dry_run=config.dry_run,
     )

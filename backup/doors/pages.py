@@ -60,6 +60,15 @@ PAGES: Mapping[Command, Page] = {
         "needs is deleted, nor what was named in the last --grace-days. Refuses while the newest "
         "run was not a success.",
     ),
+    "forget": Page(
+        "Leave one repository out of a vault, with all its past.",
+        "repo-backup forget acme/widgets --from ./vault --dry-run\n"
+        "repo-backup forget acme/widgets --from s3://bucket/git",
+        arguments="REPOSITORY",
+        text="REPOSITORY is its present name, letter for letter, or its id. From then on nothing "
+        "lists or restores it; prune deletes its objects when its grace is over. While its source "
+        "lists it, the next run begins it anew: leave it out with --exclude.",
+    ),
     "login": Page(
         "Keep the OAuth consumer of a Bitbucket workspace on this machine.",
         "repo-backup login bitbucket",

@@ -11,6 +11,8 @@ from typing import Any
 from backup.model import ChangeKind, Outcome, RefChange, RunReport
 from backup.results import (
     Finding,
+    ForgetReport,
+    ForgottenRow,
     History,
     PruneReport,
     PruneRow,
@@ -85,6 +87,7 @@ def vault_document(listing: VaultListing) -> JsonObject:
             for row in listing.snapshots
         ],
         "repositories": [_repository(row) for row in listing.repositories],
+        "forgotten": [_forgotten(one) for one in listing.forgotten],
     }
 
 
@@ -213,11 +216,34 @@ def prune_document(report: PruneReport) -> JsonObject:
         "dry_run": report.dry_run,
         "keep": rows(report.keep),
         "remove": rows(report.remove),
+        "forgotten": [_forgotten(one) for one in report.forgotten],
         "deleted_objects": report.objects,
         "freed_bytes": report.freed_bytes,
         "marked_bytes": report.marked_bytes,
         "aborted_uploads": report.uploads,
         "refused": list(report.refused),
+    }
+
+
+def forget_document(report: ForgetReport) -> JsonObject:
+    """Make what was forgotten by name."""
+    return {
+        "dry_run": report.dry_run,
+        "repository": _forgotten(report.repository),
+        "is_listed": report.is_listed,
+        "folders": list(report.folders),
+        "left": list(report.left),
+    }
+
+
+def _forgotten(row: ForgottenRow) -> JsonObject:
+    return {
+        "owner": row.owner,
+        "path": row.path,
+        "host_id": row.host_id,
+        "kind": row.kind,
+        "at": _time(row.at),
+        "reason": row.reason,
     }
 
 

@@ -107,8 +107,14 @@ def hide_private_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     )
 
 
-def hide_private_refusals(report: PruneReport) -> PruneReport:
-    """Leave out which object keeps an owner from being pruned: its name may be a repository's."""
+def hide_private_prune(report: PruneReport) -> PruneReport:
+    """Leave out names of private repositories: of those forgotten, and in objects' names."""
+    hidden_name = "a private repository"
+    forgotten = tuple(
+        replace(one, path=hidden_name, host_id="") if one.private else one
+        for one in report.forgotten
+    )
+    report = replace(report, forgotten=forgotten)
     if report.exit_code != ExitCode.DAMAGED:
         return report
     owners = (words.partition(":")[0] for words in report.refused)

@@ -28,6 +28,7 @@ from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
 from backup.results import (
     DrillNote,
     Finding,
+    ForgetReport,
     History,
     HistoryItem,
     LostRef,
@@ -229,6 +230,9 @@ def print_vault(listing: VaultListing, console: Console) -> None:
             decimal(row.size_bytes),
         )
     console.print(table)
+    for one in listing.forgotten:
+        words = f"{one.owner}/{one.path} was forgotten on {one.at:%Y-%m-%d} ({one.reason})"
+        _line(console, words, style="yellow")
 
 
 def _print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
@@ -371,9 +375,34 @@ def print_prune(report: PruneReport, console: Console) -> None:
             cells = (word, one.owner, one.snapshot_id, _time(one.finished_at), one.reason)
             table.add_row(*map(Text, cells))
         console.print(table)
+    for line in forgotten_words(report):
+        _line(console, line, style="yellow")
     for words in report.refused:
         _line(console, f"refused: {words}", style="bold red")
     _line(console, prune_words(report))
+
+
+def forgotten_words(report: PruneReport) -> list[str]:
+    """Say which repositories are forgotten, a line each."""
+    verb = "would be forgotten" if report.dry_run else "forgotten"
+    return [f"{verb}: {one.owner}/{one.path} ({one.reason})" for one in report.forgotten]
+
+
+def print_forget(report: ForgetReport, console: Console) -> None:
+    """Print what was forgotten, and what follows from it."""
+    name = f"{report.repository.owner}/{report.repository.path}"
+    if report.dry_run:
+        _line(console, f"dry run: {name} would be forgotten, with all its past")
+    else:
+        _line(console, f"{name} is forgotten: nothing lists or restores it any more", style="green")
+    if report.is_listed:
+        _line(console, "note: its source lists it: the next run begins it anew, or --exclude it")
+    for left in report.left:
+        _line(console, f"note: {left} stays")
+    size = decimal(report.size_bytes)
+    _line(console, f"prune deletes its objects when its grace is over ({size} and more), from")
+    for folder in report.folders:
+        _line(console, f"  {folder}")
 
 
 def prune_words(report: PruneReport) -> str:

@@ -162,6 +162,23 @@ class ExportLine(Part):
     version_id: str | None = None
 
 
+class ForgottenLine(Part):
+    """A repository that the vault was told to forget."""
+
+    host_id: str
+    kind: Kind = "code"
+    path: Path
+    aliases: tuple[str, ...] = ()
+    snapshot_id: SnapshotId
+    at: Time
+    reason: str
+
+    @property
+    def identity(self) -> tuple[Kind, str]:
+        """Which repository."""
+        return self.kind, self.host_id
+
+
 class Entry(Part):
     """One repository in a manifest: its state, and what the run did with it."""
 
@@ -254,6 +271,9 @@ class Manifest(Header):
     accepted: Count | None = Field(None, description="repositories in the last accepted listing")
     vault_checked_at: Time | None = Field(None, description="last listing of the whole vault")
     merged: tuple[Stem, ...] = Field((), description="documents whose entries are merged here")
+    forgotten: tuple[ForgottenLine, ...] = Field(
+        (), description="what older documents say of these repositories does not count any more"
+    )
     problems: tuple[str, ...] = ()
     writer: str | None = Field(None, description="account and role that wrote it, where known")
     entries: tuple[Entry, ...]

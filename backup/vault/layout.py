@@ -5,6 +5,7 @@
     <host>/<owner>/                                       a root: one owner of one host
       snapshots/<snapshot-id>[.shard-I-of-N].json.gz
       checkpoints/<snapshot-id>[.shard-I-of-N].<n>.json.gz
+      checkpoints/<snapshot-id>.forgotten.json.gz         what somebody had the vault forget
       repositories/<path>/<host-id>/<snapshot-id>.full.bundle
       repositories/<path>/<host-id>/<snapshot-id>.incremental.bundle
       repositories/<path>/<host-id>/<snapshot-id>.record.json.gz
@@ -29,6 +30,8 @@ from backup.model import BundleKind, Key
 SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}", re.ASCII)
 _TIME = "%Y%m%dT%H%M%SZ"
 DOCUMENT_FOLDERS = frozenset({"snapshots", "checkpoints"})
+# The number of a checkpoint that is of no run; the word stands in its key.
+_FORGOTTEN = 0
 _MAX_SEGMENT_BYTES = 120
 _MAX_PATH_BYTES = 480
 _HASH_DIGITS = 16
@@ -44,7 +47,7 @@ _OF_REPOSITORY = re.compile(
 )
 _DOCUMENT = re.compile(
     r"(?P<folder>snapshots|checkpoints)/(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
-    r"(?:\.shard-(?P<index>\d+)-of-(?P<count>\d+))?(?:\.(?P<number>\d+))?\.json\.gz",
+    r"(?:\.shard-(?P<index>\d+)-of-(?P<count>\d+))?(?:\.(?P<number>\d+|forgotten))?\.json\.gz",
     re.ASCII,
 )
 
@@ -105,7 +108,8 @@ class DocumentName:
 
     Attributes:
         shard: index (from 1) and count, for a part of a run.
-        checkpoint: the checkpoint's number; None for a manifest.
+        checkpoint: the checkpoint's number, from 1; None for a manifest; 0 for one that says what
+            is forgotten.
     """
 
     snapshot_id: str
@@ -117,8 +121,18 @@ class DocumentName:
         """The key relative to the root, without its ending; how documents name each other."""
         folder = "snapshots" if self.checkpoint is None else "checkpoints"
         shard = "" if self.shard is None else f".shard-{self.shard[0]}-of-{self.shard[1]}"
-        number = "" if self.checkpoint is None else f".{self.checkpoint}"
+        number = "" if self.checkpoint is None else f".{self.checkpoint or 'forgotten'}"
         return f"{folder}/{self.snapshot_id}{shard}{number}"
+
+    @classmethod
+    def of_forgotten(cls, snapshot_id: str) -> "DocumentName":
+        """Name the document that has repositories forgotten; a bucket lets no run write it."""
+        return cls(snapshot_id, checkpoint=_FORGOTTEN)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it is such a document."""
+        return self.checkpoint == _FORGOTTEN
 
     @property
     def manifest(self) -> "DocumentName":
@@ -161,7 +175,9 @@ class Layout:
         shard = None if found["index"] is None else (int(found["index"]), int(found["count"]))
         if shard is not None and not 1 <= shard[0] <= shard[1]:
             return None
-        number = None if found["number"] is None else int(found["number"])
+        number = _FORGOTTEN if found["number"] == "forgotten" else None
+        if found["number"] is not None and number is None:
+            number = int(found["number"])
         name = DocumentName(found["id"], shard, number)
         # Only what this program would write itself: a real time, numbers without leading zeros.
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
@@ -188,10 +204,15 @@ def repository_folder(*, path: str, host_id: str) -> str:
     return f"repositories/{escape_path(path)}/{escape_segment(host_id)}/"
 
 
+def exports_folder(path: str) -> str:
+    """Return the prefix of a project's archives, relative to the root."""
+    return f"exports/{escape_path(path)}/"
+
+
 def export_key(path: str, requested_at: datetime) -> Key:
     """Return the relative key of a project's archive."""
     moment = requested_at.astimezone(UTC).strftime(_EXPORT_TIME)
-    return Key(f"exports/{escape_path(path)}/{moment}.tar.gz")
+    return Key(f"{exports_folder(path)}{moment}.tar.gz")
 
 
 def bundle_key(folder: str, snapshot_id: str, kind: BundleKind) -> Key:

@@ -14,6 +14,7 @@ from backup.errors import ConfigError, DamagedDocument, ObjectNotFound
 from backup.model import Destination, Key, Kind, SourceIdentity
 from backup.vault.documents import (
     Entry,
+    ForgottenLine,
     Header,
     Manifest,
     Part,
@@ -44,6 +45,7 @@ class State:
         merged: the documents behind them, by stem, as far back as runs can overlap.
         newest: the manifest that finished last; None in a new vault.
         source: what the root is a backup of; known from a checkpoint, too.
+        forgotten: repositories that the vault was told to forget, as often as it was.
         from_future: stems of documents whose time has not come; they decide nothing.
         damaged: checkpoints and future manifests that could not be read and were left aside.
     """
@@ -54,6 +56,7 @@ class State:
     source: SourceLine | None = None
     accepted: int | None = None
     vault_checked_at: datetime | None = None
+    forgotten: tuple[ForgottenLine, ...] = ()
     from_future: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
 
@@ -153,11 +156,57 @@ class Stored(Part, extra="ignore"):
 
 class _StoredAlone(Header, extra="ignore"):
     entries: tuple[Stored, ...]
+    forgotten: tuple[ForgottenLine, ...] = ()
 
 
-def load_stored(destination: Destination, layout: Layout, name: DocumentName) -> tuple[Stored, ...]:
-    """Read what a manifest says is stored; a fifth of the time and memory of all of it."""
-    return load(destination, layout.document(name), _StoredAlone).entries
+def load_stored(
+    destination: Destination,
+    layout: Layout,
+    name: DocumentName,
+    *,
+    forgotten: Iterable[ForgottenLine] = (),
+) -> tuple[Stored, ...]:
+    """Read what a manifest says is stored; a fifth of the time and memory of all of it.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        name: of the manifest.
+        forgotten: what it says of these does not count, unless it knew that they were.
+    """
+    document = load(destination, layout.document(name), _StoredAlone)
+    dropped = unknown_to(document.forgotten, forgotten)
+    return tuple(entry for entry in document.entries if entry.identity not in dropped)
+
+
+def load_forgotten(
+    destination: Destination, layout: Layout, names: Iterable[DocumentName]
+) -> tuple[ForgottenLine, ...]:
+    """Read what the vault was told to forget, from where no run can have written it."""
+    return tuple(
+        line
+        for name in names
+        if name.is_forgotten
+        for line in load_manifest(destination, layout, name).forgotten
+    )
+
+
+def unknown_to(
+    known: Iterable[ForgottenLine], forgotten: Iterable[ForgottenLine]
+) -> frozenset[Identity]:
+    """Tell which repositories were forgotten without a document's knowledge.
+
+    What such a document says of them does not count; what one says that knew counts again: there
+    the repository was captured anew. No clock is asked.
+
+    Args:
+        known: the lines that the document has.
+        forgotten: the lines of all documents.
+    """
+    there = {(line.identity, line.snapshot_id) for line in known}
+    return frozenset(
+        line.identity for line in forgotten if (line.identity, line.snapshot_id) not in there
+    )
 
 
 def load_state(
@@ -187,18 +236,20 @@ def load_state(
     # Of entries that were checked at one time the one written last knows more.
     loaded = sorted(counted, key=lambda pair: pair[1].finished_at, reverse=True)
     newest = max((m for _, m in manifests), key=lambda m: m.finished_at, default=None)
+    forgotten = {(line.identity, line.snapshot_id): line for _, m in loaded for line in m.forgotten}
     since = now - WINDOW
     recent = {stem for _, m in loaded for stem in m.merged if _time_of_stem(stem) >= since}
     recent.update(name.stem for name, _ in loaded)
     return State(
         # What the future says counts only for a repository that nobody else knows.
-        entries=merge(_timeless(entry) for m in dreams for entry in _stamped(m))
-        | merge(entry for _, m in loaded for entry in _stamped(m)),
+        entries=merge(_timeless(entry) for m in dreams for entry in _stamped(m, forgotten.values()))
+        | merge(entry for _, m in loaded for entry in _stamped(m, forgotten.values())),
         merged=tuple(sorted(recent)),
         newest=newest,
         source=next((m.source for m in (newest, *(m for _, m in loaded), *dreams) if m), None),
         accepted=None if newest is None else newest.accepted,
         vault_checked_at=None if newest is None else newest.vault_checked_at,
+        forgotten=tuple(sorted(forgotten.values(), key=lambda line: (line.at, line.path))),
         from_future=tuple(name.stem for name in future),
         damaged=tuple(damaged),
     )
@@ -214,8 +265,11 @@ def merge(entries: Iterable[Entry]) -> dict[Identity, Entry]:
     return found
 
 
-def _stamped(manifest: Manifest) -> Iterator[Entry]:
+def _stamped(manifest: Manifest, forgotten: Iterable[ForgottenLine]) -> Iterator[Entry]:
+    dropped = unknown_to(manifest.forgotten, forgotten)
     for entry in manifest.entries:
+        if entry.identity in dropped:
+            continue
         if entry.carried_from is None:
             yield entry.model_copy(update={"carried_from": manifest.snapshot_id})
         else:

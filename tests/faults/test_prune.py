@@ -4,12 +4,14 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backup.commands.listing import list_history
+from backup.commands.forget import ForgetRequest, forget, forgotten_line
+from backup.commands.listing import list_history, list_vault
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.run import RunOptions
@@ -17,11 +19,11 @@ from backup.commands.verify import VerifyRequest, verify
 from backup.destinations.memory import MemoryDestination
 from backup.errors import DestinationError, ExitCode
 from backup.model import Destination, Key, StoredObject
-from backup.results import PruneReport
+from backup.results import ForgetReport, PruneReport
 from backup.retention import Rules
 from backup.stopping import Stop
 from backup.vault.documents import encode
-from backup.vault.layout import DocumentName, Layout
+from backup.vault.layout import DocumentName, Layout, folder_of
 from backup.vault.manifest import list_documents, load_manifest
 from tests.support.faults import (
     OWNER,
@@ -58,6 +60,7 @@ class Estate:
         self.vault: Destination = vault or MemoryDestination()
         self.now = START
         self.states: dict[str, dict[str, MirrorState]] = {}
+        self.forgotten: set[str] = set()
         self.source.mkdir(parents=True)
 
     def repository(self, name: str) -> Path:
@@ -91,6 +94,15 @@ class Estate:
         names = list_documents(self.vault, LAYOUT)
         return {name.snapshot_id for name in names if name.checkpoint is None}
 
+    def forget(self, name: str, *, at: datetime | None = None, **more: Any) -> ForgetReport:
+        self.forgotten.add(name)
+        request = ForgetRequest(f"{OWNER}/{name}", **more)
+        return forget(self.vault, request, now=at or self.now + timedelta(hours=1))
+
+    def of(self, name: str) -> set[str]:
+        """Return the keys of one repository's objects."""
+        return {key for key in self.stored() if f"/repositories/{name}/" in key}
+
     def assert_whole(self, *, every: bool = True) -> None:
         """Restore every snapshot that is there, or the newest, and compare it."""
         assert_nothing_false(self.vault)
@@ -101,7 +113,10 @@ class Estate:
             shutil.rmtree(target, ignore_errors=True)
             # What is gone at its source comes back, too.
             expected = self.states[snapshot_id]
-            assert {name: found[name] for name in expected} == expected, snapshot_id
+            assert {name: found.get(name) for name in expected.keys() - self.forgotten} == {
+                name: expected[name] for name in expected.keys() - self.forgotten
+            }, snapshot_id
+            assert self.forgotten.isdisjoint(found), snapshot_id
 
     def stored(self, ending: str = "") -> set[str]:
         return {stored.key for stored in self.vault.list("") if stored.key.endswith(ending)}
@@ -507,6 +522,190 @@ def test_a_prune_that_breaks_off_at_any_deletion_loses_nothing_and_the_next_fini
         assert other.prune(daily=1, grace_days=1).exit_code == 0
         assert other.stored() == wanted.stored()
     wanted.assert_whole()
+
+
+# --- Forgetting -----------------------------------------------------------------------------------
+
+
+def gone(estate: Estate) -> None:
+    """Make a vault in which one of three repositories has been gone for 20 days."""
+    for name in ("one", "two", "old"):
+        estate.repository(name)
+    for number in range(4):
+        push(estate.source / "one.git", f"night {number}")
+        push(estate.source / "old.git", f"night {number}")
+        estate.night(max_chain_length=3)
+    shutil.rmtree(estate.source / "old.git")
+    estate.night()
+    for _ in range(4):
+        estate.night(days=5)
+
+
+def test_what_is_gone_for_long_is_forgotten_when_asked(estate: Estate) -> None:
+    gone(estate)
+    objects = estate.of("old")
+    # Snapshots that name it are kept, and so is it, until somebody asks for it not to be.
+    assert estate.prune(within="1y", since=START, grace_days=1).forgotten == ()
+    assert estate.prune(within="1y", since=START, keep_deleted_days=21).forgotten == ()
+    before = estate.stored()
+    planned = estate.prune(within="1y", since=START, keep_deleted_days=20, dry_run=True)
+    assert estate.stored() == before
+    (row,) = planned.forgotten
+    assert (row.path, row.reason) == ("old", "not listed since 2026-01-06")
+    done = estate.prune(within="1y", since=START, keep_deleted_days=20, grace_days=3)
+    estate.forgotten.add("old")
+    assert [one.path for one in done.forgotten] == ["old"]
+    # All of it stays until the grace is over; nothing shows it any more, at no snapshot or time.
+    estate.prune(within="1y", since=START, keep_deleted_days=20, grace_days=3)
+    assert estate.of("old") == objects
+    estate.assert_whole()
+    assert "old" not in bring_back(estate.vault, estate.folder / "then", at="2026-01-03")
+    for _ in range(4):
+        estate.night()
+    others = estate.of("one") | estate.of("two")
+    again = estate.prune(within="1y", since=START, keep_deleted_days=20, grace_days=3)
+    assert again.forgotten == ()
+    assert estate.of("old") == set()
+    assert estate.of("one") | estate.of("two") == others
+    estate.assert_whole()
+    report = verify(estate.vault, VerifyRequest("objects"), events=Silence(), stop=Stop())
+    assert report.damaged == ()
+
+
+def test_what_is_blocked_or_left_out_is_not_gone(estate: Estate) -> None:
+    gone(estate)
+    name = newest(estate)
+    manifest = load_manifest(estate.vault, LAYOUT, name)
+    for change in ({"not_selected": True}, {"absence": {"answer": "blocked"}}):
+        entries = []
+        for entry in manifest.entries:
+            fields = entry.model_dump(exclude_none=True)
+            if entry.absence is not None:
+                fields["not_selected"] = change.get("not_selected", False)
+                fields["absence"] |= change.get("absence", {})
+            entries.append(entry.model_validate(fields))
+        estate.vault.delete([LAYOUT.document(name)])
+        changed = manifest.model_copy(update={"entries": tuple(entries)})
+        estate.vault.put_if_absent(LAYOUT.document(name), encode(changed))
+        assert estate.prune(daily=9, keep_deleted_days=0, dry_run=True).forgotten == ()
+
+
+def test_one_named_repository_is_forgotten_with_its_exports(estate: Estate) -> None:
+    one, _ = estate.repository("one"), estate.repository("two")
+    for number in range(3):
+        push(one, f"night {number}")
+        estate.night(max_chain_length=2)
+    exports = [
+        LAYOUT.key(f"exports/{path}/2026-01-0{day}-00-00-00.tar.gz")
+        for path, day in (("one", 1), ("one", 9), ("two", 1))
+    ]
+    for key in exports:
+        estate.vault.put_if_absent(key, b"x" * 200)
+    before = estate.stored()
+    assert estate.forget("one", dry_run=True).is_listed
+    assert estate.stored() == before
+    report = estate.forget("one")
+    assert report.repository.path == "one"
+    folders = {estate.vault.uri(folder_of(key)) for key in estate.of("one")}
+    assert set(report.folders) == folders
+    shutil.rmtree(estate.source / "one.git")
+    for _ in range(3):
+        estate.night(days=6)
+    estate.prune(within="1y", since=START, grace_days=7)
+    assert estate.of("one") == set()
+    # What was exported since, or of another, stays.
+    assert set(exports) & estate.stored() == {exports[1], exports[2]}
+    estate.assert_whole()
+
+
+def test_what_is_forgotten_and_listed_begins_anew(estate: Estate) -> None:
+    one = estate.repository("one")
+    estate.repository("two")
+    for number in range(3):
+        push(one, f"night {number}")
+        estate.night()
+    old = estate.of("one")
+    estate.forget("one")
+    estate.assert_whole()
+    new = estate.night()
+    estate.forgotten.clear()
+    for _ in range(3):
+        estate.night(days=6)
+    estate.prune(within="1y", since=START, grace_days=1)
+    assert not old & estate.of("one")
+    assert all(new in key for key in estate.of("one"))
+    history = list_history(estate.vault, f"{OWNER}/one")
+    assert [item.snapshot for item in history.items] == [new]
+    for snapshot_id in estate.snapshots():
+        if snapshot_id < new:
+            del estate.states[snapshot_id]["one"]
+    estate.assert_whole()
+
+
+def test_forgetting_at_any_moment_of_a_run_leaves_nothing_false(
+    estate: Estate, tmp_path: Path
+) -> None:
+    aged(estate)
+    at = refused = 0
+    while True:
+        other = copy_of(estate, tmp_path / f"moment-{at}")
+        push(other.source / "one.git", f"tonight {at}")
+        happens = partial(other.forget, "one", at=other.now + timedelta(minutes=1))
+        store = Interrupting(other.vault, at, happens)
+        other.now += timedelta(minutes=1)
+        report = back_up(other.source, store, RunOptions(concurrency=1), at=other.now)
+        forgotten_within = store.seen > at
+        if not forgotten_within:
+            break
+        assert_nothing_false(other.vault)
+        names = {row.path for row in list_vault(other.vault).repositories}
+        assert "two" in names
+        if report.exit_code:
+            assert report.exit_code == ExitCode.PARTIAL
+            assert report.problems[0].startswith(f"{OWNER}/one was forgotten")
+            assert "one" not in names
+            refused += 1
+        other.forgotten.clear()
+        tonight = other.night(days=8)
+        assert {row.path for row in list_vault(other.vault).repositories} == {"one", "two"}
+        other.prune(daily=1, grace_days=1, at=other.now + timedelta(hours=1))
+        other.night(days=16)
+        other.prune(daily=1, grace_days=1, at=other.now + timedelta(hours=1))
+        assert tonight not in other.snapshots()
+        other.assert_whole()
+        at += 1
+    assert at > 10
+    assert 3 < refused < at
+
+
+def test_who_can_write_manifests_cannot_have_prune_delete_what_snapshots_need(
+    estate: Estate,
+) -> None:
+    gone(estate)
+    before = estate.stored()
+    name = newest(estate)
+    manifest = load_manifest(estate.vault, LAYOUT, name)
+    lines = tuple(
+        forgotten_line(entry, snapshot_id=manifest.snapshot_id, at=START, reason="I say so")
+        for entry in manifest.entries
+    )
+    later = (estate.now + timedelta(days=1)).strftime("%Y%m%dT%H%M%SZ-")
+    for made in (
+        manifest.model_copy(
+            update={"snapshot_id": f"{later}0001", "entries": (), "forgotten": lines}
+        ),
+    ):
+        key = LAYOUT.document(DocumentName(made.snapshot_id))
+        estate.vault.put_if_absent(key, encode(made))
+    for days in (2, 30, 60):
+        at = estate.now + timedelta(days=days)
+        estate.prune(within="1y", since=START, grace_days=1, at=at)
+    assert estate.stored() >= before
+    for snapshot_id in estate.states:
+        assert {"one", "two"} <= bring_back(
+            estate.vault, estate.folder / "b", at=snapshot_id
+        ).keys()
+        shutil.rmtree(estate.folder / "b")
 
 
 # --- What is left is found ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import ast
 import http.client
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -221,6 +222,7 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
     stack: Stack, tmp_path: Path
 ) -> None:
     source = init_bare(tmp_path / "umbrella" / "widgets.git")
+    gone = init_bare(tmp_path / "umbrella" / "gone.git")
     vault = f"s3://{stack.outputs['Bucket']}/umbrella"
     # Of a deletion of several keys the emulator asks whether the bucket may be deleted from, AWS
     # whether each key may be.
@@ -239,20 +241,27 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
         for number in range(3):
             label = b"night %d" % number
             update_refs(source, {b"refs/heads/main": commit_chain(source, 2, label=label)[-1]})
-            repo_backup("run", "--from", tmp_path / "umbrella", "--to", vault, env=backup)
+            run = ("run", "--from", tmp_path / "umbrella", "--to", vault, "--accept-drop")
+            repo_backup(*run, env=backup)
+            shutil.rmtree(gone, ignore_errors=True)
         # One that nobody completed, to be given up some day.
         stack.admin("s3").create_multipart_upload(
             Bucket=stack.outputs["Bucket"], Key="umbrella/left"
         )
         used = {}
         for output, name, words in (
-            ("PruneRoleArn", "PruneRole", ("prune", "--keep-daily", "1")),
+            (
+                "PruneRoleArn",
+                "PruneRole",
+                ("prune", "--keep-daily", "1", "--keep-deleted-days", "0"),
+            ),
             ("RestoreRoleArn", "RestoreRole", ("restore", "widgets", tmp_path / "back.git")),
         ):
             begin = len(proxy.requests)
             env = as_the_workflow(stack, output) | {"AWS_ENDPOINT_URL": proxy.url}
             done = repo_backup(*words, "--from", vault, env=env)
             assert "left alone" not in done.stderr
+            assert ("gone (not listed since" in done.stdout) == (name == "PruneRole")
             asked = [
                 asked_of_s3(one.method, one.target, one.headers)
                 for one in proxy.requests[begin:]
@@ -261,7 +270,9 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
             statements = stack.statements_of(name)
             assert [one for one in asked if not is_allowed(statements, one)] == []
             used[name] = {one.action for one in asked}
-    assert used["PruneRole"] >= {"s3:DeleteObject", "s3:ListBucketMultipartUploads"}
+    assert used["PruneRole"] >= {
+        *("s3:DeleteObject", "s3:ListBucketMultipartUploads", "s3:PutObject"),
+    }
     assert used["RestoreRole"] >= {"s3:GetObject", "s3:ListBucketVersions"}
     assert_same_mirror(tmp_path / "back.git", to_be_kept(source))
 
@@ -270,6 +281,13 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
     ("role", "method", "target", "headers"),
     [
         ("PruneRole", "PUT", "/acme-vault/git/a", {"if-none-match": "*"}),
+        ("PruneRole", "PUT", "/acme-vault/git/h/o/checkpoints/a.1.json.gz", {"if-none-match": "*"}),
+        ("PruneRole", "PUT", "/acme-vault/git/h/o/checkpoints/a.forgotten.json.gz", {}),
+        # What it is told to forget, prune deletes.
+        (
+            *("BackupRole", "PUT", "/acme-vault/git/h/o/checkpoints/a.forgotten.json.gz"),
+            {"if-none-match": "*"},
+        ),
         ("PruneRole", "DELETE", "/acme-vault/git/a?versionId=1", {}),
         ("PruneRole", "DELETE", "/another-bucket/git/a", {}),
         ("RestoreRole", "PUT", "/acme-vault/git/a", {"if-none-match": "*"}),
@@ -441,6 +459,7 @@ def function_statements() -> list[Any]:
         ("DELETE", "/acme-vault/git/a", False),
         ("DELETE", "/acme-vault/git/a?versionId=1", False),
         ("PUT", "/acme-vault/elsewhere/a", False),
+        ("PUT", "/acme-vault/git/h/o/checkpoints/a.forgotten.json.gz", False),
         ("GET", "/another-bucket/git/a", False),
     ],
 )
@@ -454,9 +473,10 @@ def test_the_function_s_role_writes_one_vault_and_removes_nothing(
 def test_both_roles_are_denied_the_same(stack: Stack) -> None:
     (policy,) = stack.role["policies"].values()
     denied = [
-        next(one for one in statements if one["Effect"] == "Deny")
+        [one for one in statements if one["Effect"] == "Deny"]
         for statements in (policy["Statement"], function_statements())
     ]
+    assert len(denied[0]) == 2
     assert denied[0] == denied[1]
 
 

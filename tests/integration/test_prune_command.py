@@ -1,6 +1,7 @@
 """``prune`` as people run it: its words, its refusals, and a bucket that keeps versions."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions
+from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings
+from backup.report.hiding import hide_private_prune
+from backup.results import ForgottenRow, PruneReport
 from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
@@ -21,6 +25,7 @@ from tests.support.runner import Runner
 from tests.support.s3server import S3Server
 from tests.support.vaults import Silence, run_at, to_be_kept
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
 MAIN = b"refs/heads/main"
 
 
@@ -110,13 +115,23 @@ def test_uploads_that_nobody_completed_are_given_up_when_they_are_old(
 # --- The command line -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def vault(tmp_path: Path) -> Path:
-    from backup.destinations.folder import FolderDestination
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Back up one repository for 24 nights; keep a copy of it and of the vault."""
+    place, kept = tmp_path_factory.mktemp("grown"), tmp_path_factory.mktemp("kept")
+    destination = FolderDestination(place / "vault")
+    nights(destination, place / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
+    shutil.copytree(place, kept, dirs_exist_ok=True)
+    return place, kept
 
-    destination = FolderDestination(tmp_path / "vault")
-    nights(destination, tmp_path / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
-    return tmp_path / "vault"
+
+@pytest.fixture
+def vault(grown: tuple[Path, Path]) -> Path:
+    """Put the copy where the vault knows its source to be: in acme, beside it."""
+    place, kept = grown
+    shutil.rmtree(place)
+    shutil.copytree(kept, place)
+    return place / "vault"
 
 
 def ids(rows: list[Mapping[str, str]]) -> list[str]:
@@ -150,8 +165,8 @@ def test_without_a_rule_nothing_is_done(vault: Path) -> None:
 
 
 def test_a_refusal_is_said_and_ends_with_1(vault: Path, tmp_path: Path) -> None:
-    (tmp_path / "acme" / "one.git" / "objects").rename(tmp_path / "objects")
-    repo_backup("run", "--from", tmp_path / "acme", "--to", vault, check=None)
+    (vault.parent / "acme" / "one.git" / "objects").rename(tmp_path / "objects")
+    repo_backup("run", "--from", vault.parent / "acme", "--to", vault, check=None)
     done = repo_backup("prune", "--from", vault, "--keep-daily", "1", "--json", check=1)
     assert "the newest run" in done.json["refused"][0]
     assert done.json["deleted_objects"] == 0
@@ -168,10 +183,74 @@ def test_the_action_prunes_and_tells_it(vault: Path, tmp_path: Path) -> None:
     assert json.dumps(step.commands).count("error") == 0
 
 
+def test_forgetting_is_said_and_asked_for_letter_for_letter(vault: Path) -> None:
+    words = ("forget", "--from", vault)
+    for given, told in (
+        ((), "REPOSITORY is missing: forget takes one REPOSITORY"),
+        (("acme/one", "acme/two"), "unexpected argument 'acme/two'"),
+        (("acme/ONE",), "'acme/ONE' is not the present name of one: acme/one is"),
+        (("acme/other",), "'acme/other' is not in this vault"),
+    ):
+        assert told in repo_backup(*words, *given, check=2).stderr.replace("\nhint", "")
+    before = {path for path in vault.rglob("*") if path.is_file()}
+    told = repo_backup(*words, "acme/one", "--dry-run").stdout
+    assert "dry run: folder/acme/one would be forgotten" in told
+    assert {path for path in vault.rglob("*") if path.is_file()} == before
+    done = repo_backup(*words, "acme/one", "--json").json
+    assert (done["repository"]["path"], done["is_listed"], done["left"]) == ("one", True, [])
+    (folder,) = done["folders"]
+    assert [*Path(folder.removeprefix("file://")).glob("*.bundle")]
+    shown = repo_backup("list", "--from", vault)
+    assert "folder/acme/one was forgotten on" in shown.stdout
+    listed = repo_backup("list", "--from", vault, "--json").json
+    assert listed["repositories"] == []
+    assert [one["reason"] for one in listed["forgotten"]] == ["asked for by name"]
+    snapshot = listed["snapshots"][0]["id"]
+    for at in ("latest", snapshot, "2030-01-01"):
+        target = vault.parent / "back"
+        restore = ("restore", "acme/one", target, "--from", vault, "--at", at)
+        assert repo_backup(*restore, check=2).stderr
+        assert not target.exists()
+    assert repo_backup("status", "--from", vault, check=None).code == 0
+
+
+def test_what_prune_forgets_is_named_but_not_for_everybody(vault: Path, tmp_path: Path) -> None:
+    (vault.parent / "acme" / "one.git").rename(tmp_path / "one.git")
+    init_bare(vault.parent / "acme" / "other.git")
+    repo_backup("run", "--from", vault.parent / "acme", "--to", vault, "--accept-drop")
+    words = ("prune", "--from", vault, "--keep-daily", "2", "--keep-deleted-days", "0")
+    planned = repo_backup(*words, "--dry-run")
+    assert "would be forgotten: folder/acme/one (not listed since" in planned.stdout
+    (row,) = repo_backup(*words, "--dry-run", "--json").json["forgotten"]
+    assert row["path"] == "one"
+    report = PruneReport(
+        dry_run=False,
+        keep=(),
+        remove=(),
+        objects=0,
+        freed_bytes=0,
+        marked_bytes=0,
+        uploads=0,
+        refused=(),
+        exit_code=0,
+        forgotten=(
+            ForgottenRow("h/o", "secret", "1", "code", START, "asked for", private=True),
+            ForgottenRow("h/o", "open", "2", "code", START, "asked for"),
+        ),
+    )
+    hidden = hide_private_prune(report)
+    assert [one.path for one in hidden.forgotten] == ["a private repository", "open"]
+    runner = Runner(tmp_path / "runner", "https://github.example.com")
+    inputs = {"owner": "acme", "command": "prune", "token": "", "destination": str(vault)}
+    step = runner.step(**inputs, **{"keep-daily": "2", "keep-deleted-days": "0"})
+    assert step.code == 0
+    assert "folder/acme/one (not listed since" in step.summary
+
+
 def test_real_backups_and_prunes_beside_each_other_lose_nothing(
     vault: Path, tmp_path: Path
 ) -> None:
-    source = tmp_path / "acme"
+    source = vault.parent / "acme"
     for number in range(3):
         init_bare(source / f"more{number}.git")
         push(source / f"more{number}.git", "begins")

@@ -44,7 +44,13 @@ from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import Manifest, Record
 from backup.vault.layout import Layout
-from backup.vault.manifest import load, load_record
+from backup.vault.manifest import (
+    list_documents,
+    load,
+    load_forgotten,
+    load_record,
+    unknown_to,
+)
 from tests.support import git as support
 from tests.support.mirrors import MirrorState, mirror_state
 
@@ -754,7 +760,7 @@ def assert_nothing_false(vault: Destination) -> list[Record]:
     """Hold every document of a vault against the objects that it names; return all records.
 
     A record's bundles must be there, byte for byte; an entry's record must be there and be of that
-    repository and of those refs.
+    repository and of those refs, unless the repository was forgotten since.
     """
     digests: dict[str, tuple[int, str]] = {}
 
@@ -775,8 +781,11 @@ def assert_nothing_false(vault: Destination) -> list[Record]:
                 found = digest_of(layout.key(bundle.key))
                 assert found == (bundle.size_bytes, bundle.sha256), bundle.key
         elif layout.parse_document(stored.key) is not None:
-            for entry in load(vault, stored.key, Manifest).entries:
-                if entry.record is None:
+            manifest = load(vault, stored.key, Manifest)
+            names = list_documents(vault, layout)
+            dropped = unknown_to(manifest.forgotten, load_forgotten(vault, layout, names))
+            for entry in manifest.entries:
+                if entry.record is None or entry.identity in dropped:
                     continue
                 record = load_record(vault, layout, entry.record)
                 assert record.repository.host_id == entry.host_id
