@@ -357,7 +357,8 @@ def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
         return None, ""
     means = shop.means
     try:
-        return load_record(means.destination, means.layout, entry.record), ""
+        version = entry.record_version_id
+        return load_record(means.destination, means.layout, entry.record, version=version), ""
     except ObjectNotFound:
         return None, f"{entry.record} is missing"
     except IntegrityError as error:

@@ -30,6 +30,7 @@ from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions, filters, is_wanted
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
+from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
     ConfigError,
@@ -186,13 +187,15 @@ class OwnerRun:
 
     def _load_state(self) -> None:
         now = self._clock()
+        # What somebody has put in their place would be tonight's state, and soon all there is.
+        documents = OriginalsDestination(self._destination)
 
         def load(names: tuple[DocumentName, ...]) -> State:
             self._seen_documents = names
             require_findable(self._means.snapshot_id, names, now=now)
-            return load_state(self._destination, self._layout, names, now=now)
+            return load_state(documents, self._layout, names, now=now)
 
-        self._state = with_documents(self._destination, self._layout, load)
+        self._state = with_documents(documents, self._layout, load)
         require_same_source(self._state, self._source.identity)
         self._accepted = self._state.accepted
         checked_at = self._state.vault_checked_at
@@ -529,9 +532,10 @@ class OwnerRun:
             others = [name for name in names if name.snapshot_id != self._means.snapshot_id]
             if set(others) == set(self._seen_documents):
                 return self._state
-            return load_state(self._destination, self._layout, others, now=self._clock())
+            return load_state(documents, self._layout, others, now=self._clock())
 
-        self._state = with_documents(self._destination, self._layout, load)
+        documents = OriginalsDestination(self._destination)
+        self._state = with_documents(documents, self._layout, load)
         # In a new vault another source may have begun beside this one.
         require_same_source(self._state, self._source.identity)
         return dict(self._state.entries)

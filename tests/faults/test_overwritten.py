@@ -4,6 +4,7 @@ The store is moto, which answers as AWS does; the overwriting is done by the rig
 role has in a bucket without our policy.
 """
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from backup.destinations.s3 import S3Destination, S3Settings
 from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
+from backup.vault.documents import Manifest, decode, encode
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.mirrors import MirrorState, assert_same_mirror, mirror_state
 from tests.support.program import repo_backup
@@ -154,3 +156,30 @@ def test_what_was_written_before_the_bucket_had_versions_is_the_first(
     vault = ("--from", f"s3://{name}/git")
     repo_backup("restore", "one", *vault, tmp_path / "now.git", env=case.env)
     assert_same_mirror(tmp_path / "now.git", case.states[-1])
+
+
+def test_a_run_goes_on_from_what_was_written(case: Case, tmp_path: Path) -> None:
+    """A manifest that gives an old record for the newest would make every later one wrong."""
+    first, *_, newest = case.keys("/snapshots/")
+    (old,) = decode(case.read(first), Manifest, where=first).entries
+    manifest = decode(case.read(newest), Manifest, where=newest)
+    (entry,) = manifest.entries
+    forged = entry.model_copy(
+        update={"record": old.record, "record_version_id": old.record_version_id}
+    )
+    case.overwrite(newest, encode(manifest.model_copy(update={"entries": (forged,)})))
+    run = ("run", "--from", tmp_path / "acme", "--to", case.vault)
+    report = repo_backup(*run, "--json", env=case.env).json
+    assert report["totals"]["unchanged"] == 1
+    case.assert_restores(tmp_path)
+    # Nor does a record in the place of another one spoil what is based on it.
+    for key in case.keys(".record.json.gz"):
+        case.overwrite(key, b"x" * 100)
+    tip = commit_chain(tmp_path / "acme" / "one.git", 1, label=b"later")[-1]
+    update_refs(tmp_path / "acme" / "one.git", {b"refs/heads/later": tip})
+    (one,) = repo_backup(*run, "--json", env=case.env).json["repositories"]
+    assert one["plan"] == "incremental"
+    case.states.append(mirror_state(tmp_path / "acme" / "one.git"))
+    shutil.rmtree(tmp_path / "now.git")
+    shutil.rmtree(tmp_path / "old.git")
+    case.assert_restores(tmp_path)
