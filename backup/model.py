@@ -332,6 +332,12 @@ class Destination(Protocol):
             version: that is meant; the current one when nobody knows.
         """
 
+    def locked_until(self, keys: Iterable[Key]) -> Mapping[Key, datetime]:
+        """Tell until when objects are locked; those that are not, or are not there, are left out.
+
+        Costs a request for each, but where nothing is ever locked.
+        """
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Give up writing what was begun before that and never committed; tell how much.
 

@@ -316,11 +316,29 @@ class ForgetReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LockedRow:
+    """What of an owner is deleted and stays locked all the same, as versions.
+
+    Attributes:
+        owner: host and owner, as the vault has them.
+        first: when the first of these objects may be removed.
+        last: when the last may.
+    """
+
+    owner: str
+    objects: int
+    size_bytes: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """What a prune did, or would do.
 
     Attributes:
         forgotten: repositories that were forgotten.
+        locked: what is locked of the objects that are deleted, and until when.
         objects: deleted, or to be deleted.
         freed_bytes: given back by the store.
         marked_bytes: of objects that a store with versions only marks as deleted: they are freed
@@ -340,3 +358,4 @@ class PruneReport:
     refused: tuple[str, ...]
     exit_code: int
     forgotten: tuple[ForgottenRow, ...] = ()
+    locked: tuple[LockedRow, ...] = ()

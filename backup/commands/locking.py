@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from backup.errors import BackupError, SessionExpired
-from backup.model import Destination
+from backup.model import Destination, Key
 from backup.stopping import Stop
 from backup.vault.documents import Entry
-from backup.vault.layout import Layout
+from backup.vault.layout import Layout, bundle_key, folder_of, snapshot_of
 from backup.vault.manifest import load_record
 
 _AT_ONCE = 8
@@ -56,6 +56,31 @@ class Locks:
         after = (entry.locked_until for entry in found)
         self.renewed = sum(old != new for old, new in zip(before, after, strict=True))
         return found
+
+    def prove(self, entries: Sequence[Entry], *, snapshot_id: str) -> None:
+        """See that the store locked what a run wrote: its largest bundle, and that one's record.
+
+        No answer to a put says it, and a store may take the words and do nothing.
+        """
+        written = [
+            entry
+            for entry in entries
+            if entry.record is not None and snapshot_of(entry.record) == snapshot_id
+        ]
+        if not written:
+            return
+        entry = max(written, key=lambda one: one.bytes)
+        keys = [Key(entry.record or "")]
+        if entry.plan is not None:
+            keys.append(bundle_key(folder_of(keys[0]), snapshot_id, entry.plan))
+        names = [self._layout.key(key) for key in keys]
+        locked = self._destination.locked_until(names)
+        for name in names:
+            if name not in locked:
+                self.problems.append(
+                    f"{self._destination.uri(name)} is not locked, though that was asked for: the "
+                    "store does not do it, or the role lacks s3:GetObjectRetention, which shows it"
+                )
 
     def _is_due(self, entry: Entry, now: datetime) -> bool:
         if entry.record is None:

@@ -574,6 +574,7 @@ class OwnerRun:
         """Lock what the manifest names for longer, where the time that is left is short."""
         locks = Locks(self._destination, self._layout, days=self._options.lock_days)
         renewed = locks.renew(entries, now=self._clock(), stop=self._stop)
+        locks.prove(renewed, snapshot_id=self._means.snapshot_id)
         for problem in locks.problems:
             self.ledger.problems.append(problem)
         if locks.renewed:

@@ -29,7 +29,7 @@ from backup.errors import (
     PruneRefused,
 )
 from backup.model import Destination, Events, Key
-from backup.results import ForgottenRow, PruneReport, PruneRow
+from backup.results import ForgottenRow, LockedRow, PruneReport, PruneRow
 from backup.retention import Decision, Rules, Snapshot, decide
 from backup.stopping import Stop
 from backup.vault.documents import Entry, ForgottenLine, PinLine, SourceLine
@@ -113,8 +113,7 @@ def prune(
             damaged = damaged or isinstance(error, IntegrityError)
             continue
         owners.append(owner)
-        if not request.dry_run:
-            owner.carry_out()
+        owner.carry_out()
     uploads = 0
     if not request.dry_run and owners:
         uploads = _abort_uploads(destination, request, events=events, now=clock())
@@ -130,6 +129,7 @@ def prune(
         refused=tuple(refused),
         exit_code=code,
         forgotten=tuple(row for owner in owners for row in owner.forgotten_rows()),
+        locked=tuple(row for owner in owners for row in owner.locked_rows()),
     )
 
 
@@ -198,6 +198,8 @@ class _Owner:
         self._decisions: list[Decision] = []
         self._source: SourceLine | None = None
         self._forgets: list[ForgottenLine] = []
+        # Sizes of victims, and until when each is locked.
+        self._locked: list[tuple[int, datetime]] = []
         self._private: set[Identity] = set()
         self.victims: list[_Victim] = []
         self.freed_bytes = self.marked_bytes = 0
@@ -214,6 +216,17 @@ class _Owner:
         for line in self._forgets:
             is_private = line.identity in self._private
             yield forgotten_row(self._layout, line, private=is_private)
+
+    def locked_rows(self) -> Iterator[LockedRow]:
+        """Tell what is locked of what goes, and until when."""
+        if self._locked:
+            yield LockedRow(
+                owner=self._layout.prefix.rstrip("/"),
+                objects=len(self._locked),
+                size_bytes=sum(size_bytes for size_bytes, _ in self._locked),
+                first=min(until for _, until in self._locked),
+                last=max(until for _, until in self._locked),
+            )
 
     # --- Deciding ---
 
@@ -464,17 +477,22 @@ class _Owner:
     # --- Deleting ---
 
     def carry_out(self) -> None:
-        """Note what is forgotten, and delete what was found, in its order.
+        """Note what is forgotten, and delete what was found, in its order; in a dry run look only.
 
         Raises:
             DestinationError: the store refuses; what is left goes the next time.
         """
-        if self._forgets and self._source is not None:
+        dry_run = self._request.dry_run
+        if self._forgets and self._source is not None and not dry_run:
             note_forgotten(self._destination, self._layout, self._source, self._forgets)
         remaining = iter(self.victims)
         while some := [*islice(remaining, _DELETED_AT_ONCE)]:
             self._stop.check()
             size_bytes = sum(one.size_bytes for one in some)
+            until = self._destination.locked_until(one.key for one in some)
+            self._locked += [(one.size_bytes, until[one.key]) for one in some if one.key in until]
+            if dry_run:
+                continue
             if self._destination.delete([one.key for one in some]):
                 self.marked_bytes += size_bytes
             else:

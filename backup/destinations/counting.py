@@ -125,6 +125,10 @@ class CountingDestination:
         self._counts.increment("put")
         return self._inner.renew_lock(key, version=version)
 
+    def locked_until(self, keys: Iterable[Key]) -> Mapping[Key, datetime]:
+        self._counts.increment("get")
+        return self._inner.locked_until(keys)
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         self._counts.increment("list")
         return self._inner.abort_uploads(older_than=older_than)

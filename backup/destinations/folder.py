@@ -281,6 +281,9 @@ class FolderDestination:
     def renew_lock(self, key: Key, *, version: str | None) -> None:
         return None
 
+    def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
+        return {}
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Do nothing: every writer removes what dead ones left, whatever its age."""
         return 0

@@ -149,6 +149,9 @@ class MemoryDestination:
     def renew_lock(self, key: Key, *, version: str | None) -> None:
         return None
 
+    def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
+        return {}
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return 0
 

@@ -92,5 +92,8 @@ class OriginalsDestination:
     def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
         return self._inner.renew_lock(key, version=version)
 
+    def locked_until(self, keys: Iterable[Key]) -> Mapping[Key, datetime]:
+        return self._inner.locked_until(keys)
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return self._inner.abort_uploads(older_than=older_than)

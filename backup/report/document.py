@@ -220,6 +220,16 @@ def prune_document(report: PruneReport) -> JsonObject:
         "deleted_objects": report.objects,
         "freed_bytes": report.freed_bytes,
         "marked_bytes": report.marked_bytes,
+        "locked": [
+            {
+                "owner": one.owner,
+                "objects": one.objects,
+                "bytes": one.size_bytes,
+                "first": _time(one.first),
+                "last": _time(one.last),
+            }
+            for one in report.locked
+        ],
         "aborted_uploads": report.uploads,
         "refused": list(report.refused),
     }

@@ -377,6 +377,8 @@ def print_prune(report: PruneReport, console: Console) -> None:
         console.print(table)
     for line in forgotten_words(report):
         _line(console, line, style="yellow")
+    for line in locked_words(report):
+        _line(console, line)
     for words in report.refused:
         _line(console, f"refused: {words}", style="bold red")
     _line(console, prune_words(report))
@@ -386,6 +388,16 @@ def forgotten_words(report: PruneReport) -> list[str]:
     """Say which repositories are forgotten, a line each."""
     verb = "would be forgotten" if report.dry_run else "forgotten"
     return [f"{verb}: {one.owner}/{one.path} ({one.reason})" for one in report.forgotten]
+
+
+def locked_words(report: PruneReport) -> list[str]:
+    """Say of each owner what object lock keeps of what is deleted."""
+    return [
+        f"{one.owner}: {one.objects} of these objects ({decimal(one.size_bytes)}) are locked, the "
+        f"first until {one.first:%Y-%m-%d}, the last until {one.last:%Y-%m-%d}: versions of them "
+        "stay until then"
+        for one in report.locked
+    ]
 
 
 def print_forget(report: ForgetReport, console: Console) -> None:

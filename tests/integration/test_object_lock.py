@@ -1,6 +1,7 @@
 """Object Lock: what is written is locked, and stays so as long as snapshots need it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions
 from backup.destinations.s3 import S3Destination, S3Settings
 from backup.errors import AccessDenied
-from backup.model import Key
+from backup.model import Key, RunReport
 from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
@@ -36,10 +37,14 @@ LAYOUT = Layout.of(host="folder", owner="acme")
 
 
 class Watched(S3Destination):
-    """Notes whose locks are renewed; refuses those that are named."""
+    """Notes whose locks are renewed; refuses those that are named, and may show none at all."""
 
     renewed: list[tuple[str, str | None]]
     refused: str = ""
+    shows_no_locks: bool = False
+
+    def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
+        return {} if self.shows_no_locks else super().locked_until(keys)
 
     def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
         if self.refused and self.refused in key:
@@ -48,10 +53,11 @@ class Watched(S3Destination):
         return super().renew_lock(key, version=version)
 
 
-class Case:
+class LockCase:
     """Two repositories, and a vault in a bucket with Object Lock."""
 
     def __init__(self, folder: Path, server: S3Server, client: "S3Client") -> None:
+        self.server = server
         self.client = client
         self.endpoint_url = server.endpoint_url
         self.bucket = f"locked-{abs(hash(folder)) % 10**10}"
@@ -68,6 +74,19 @@ class Case:
         for name in ("busy", "quiet"):
             self.push(name, "begins")
 
+    @classmethod
+    @contextmanager
+    def at(
+        cls, server: S3Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> "Iterator[LockCase]":
+        """Make one, with credentials in the environment."""
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        with server.client() as client:
+            made = cls(folder, server, client)
+            yield made
+            made.store.close()
+
     def push(self, name: str, label: str) -> None:
         path = self.source / f"{name}.git"
         tip = None
@@ -83,11 +102,19 @@ class Case:
     def night(self, *, days: float = 0, code: int = 0) -> list[tuple[str, str | None]]:
         """Back up so many days from now, and tell whose locks were renewed."""
         self.store.renewed.clear()
+        self.night_report(days=days, code=code)
+        return list(self.store.renewed)
+
+    def night_report(self, *, days: float = 0, code: int = 0) -> RunReport:
         moment = datetime.now(UTC) + timedelta(days=days)
         options = RunOptions(concurrency=1, lock_days=DAYS)
         report = run_at(moment, FolderSource(self.source, owner="acme"), self.store, options)
         assert report.exit_code == code, report.problems
-        return list(self.store.renewed)
+        return report
+
+    @property
+    def env(self) -> dict[str, str]:
+        return self.server.environment()
 
     def entry(self, path: str) -> Entry:
         names = [one for one in list_documents(self.store, LAYOUT) if one.checkpoint is None]
@@ -100,13 +127,11 @@ class Case:
 
 
 @pytest.fixture
-def case(tmp_path: Path, moto_http: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    for name, value in moto_http.environment().items():
-        monkeypatch.setenv(name, value)
-    with moto_http.client() as client:
-        made = Case(tmp_path, moto_http, client)
+def case(
+    tmp_path: Path, moto_http: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LockCase]:
+    with LockCase.at(moto_http, tmp_path, monkeypatch) as made:
         yield made
-        made.store.close()
 
 
 def in_days(moment: datetime | None) -> float:
@@ -114,7 +139,7 @@ def in_days(moment: datetime | None) -> float:
     return (moment - datetime.now(UTC)).total_seconds() / 86_400
 
 
-def test_everything_that_is_written_is_locked_and_cannot_be_removed(case: Case) -> None:
+def test_everything_that_is_written_is_locked_and_cannot_be_removed(case: LockCase) -> None:
     assert case.night() == []
     found = case.versions()
     # Two bundles, two records, a manifest.
@@ -132,25 +157,30 @@ def test_everything_that_is_written_is_locked_and_cannot_be_removed(case: Case) 
     assert record.chain[0].retain_until == entry.locked_until
 
 
-def test_what_is_uploaded_in_parts_is_locked_too(case: Case) -> None:
+def test_what_is_uploaded_in_parts_is_locked_too(case: LockCase) -> None:
+    """Also where the store forgets it when the parts are joined, as the emulator and Ceph 16 do."""
     shapes.make("big-blob", case.source / "big.git")
-    bucket = case.store._bucket
-    with FaultProxy(bucket.settings.endpoint_url or "") as proxy:
-        bucket.settings = replace(bucket.settings, endpoint_url=proxy.url)
-        case.night()
-    bucket.close()
-    bucket.settings = replace(bucket.settings, endpoint_url=case.endpoint_url)
-    # What the emulator makes of it when the upload is completed, it forgets.
-    (begun,) = [one for one in proxy.requests if one.target.endswith("?uploads")]
-    assert begun.headers["x-amz-object-lock-mode"] == "GOVERNANCE"
-    assert begun.headers["x-amz-object-lock-retain-until-date"]
+    case.night()
     record = load_record(case.store, LAYOUT, case.entry("big").record or "")
     (line,) = record.chain
-    assert line.size_bytes > 8 << 20
     assert in_days(line.retain_until) == pytest.approx(DAYS, abs=0.01)
+    key = LAYOUT.key(line.key)
+    head = case.client.head_object(Bucket=case.bucket, Key=key)
+    assert "-" in head["ETag"], "it was one part"
+    assert head["ObjectLockMode"] == "GOVERNANCE"
+    assert in_days(head["ObjectLockRetainUntilDate"]) == pytest.approx(DAYS, abs=0.01)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        case.client.delete_object(Bucket=case.bucket, Key=key, VersionId=head["VersionId"])
 
 
-def test_locks_are_renewed_in_time_by_version_and_never_needlessly(case: Case) -> None:
+def test_a_lock_that_was_asked_for_and_not_made_is_a_problem(case: LockCase) -> None:
+    case.store.shows_no_locks = True
+    problems = case.night_report(code=3).problems
+    assert len(problems) == 2
+    assert all("is not locked, though that was asked for" in one for one in problems)
+
+
+def test_locks_are_renewed_in_time_by_version_and_never_needlessly(case: LockCase) -> None:
     case.night()
     assert case.night(days=1) == []
     assert case.night(days=8) == []
@@ -169,7 +199,7 @@ def test_locks_are_renewed_in_time_by_version_and_never_needlessly(case: Case) -
     assert case.night(days=5) == []
 
 
-def test_an_increment_is_locked_no_longer_than_what_it_builds_on(case: Case) -> None:
+def test_an_increment_is_locked_no_longer_than_what_it_builds_on(case: LockCase) -> None:
     bucket = case.store._bucket
     bucket.settings = replace(bucket.settings, lock_days=DAYS - 5)
     case.night()
@@ -187,7 +217,7 @@ def test_an_increment_is_locked_no_longer_than_what_it_builds_on(case: Case) -> 
     assert len(renewed) == 5
 
 
-def test_a_vault_that_was_not_locked_becomes_it(case: Case) -> None:
+def test_a_vault_that_was_not_locked_becomes_it(case: LockCase) -> None:
     settings = case.store._bucket.settings
     plain = S3Destination(
         S3Settings(settings.bucket, endpoint_url=settings.endpoint_url), stop=Stop()
@@ -201,7 +231,7 @@ def test_a_vault_that_was_not_locked_becomes_it(case: Case) -> None:
         assert head["ObjectLockMode"] == "GOVERNANCE"
 
 
-def test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again(case: Case) -> None:
+def test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again(case: LockCase) -> None:
     case.night()
     case.store.refused = "/quiet/"
     case.night(days=35, code=3)
@@ -210,31 +240,44 @@ def test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again(case: Case) -> 
     assert {key.split("/")[3] for key, _ in case.night(days=36)} >= {"quiet"}
 
 
-def test_prune_hides_and_the_locked_versions_stay(case: Case) -> None:
+def test_prune_hides_and_the_locked_versions_stay(case: LockCase) -> None:
     for number in range(2):
         case.push("busy", f"night {number}")
         case.night(days=-90 + number)
     case.night()
     before = {(one["Key"], one["VersionId"]) for one in case.versions()}
+    words = ("prune", "--from", f"s3://{case.bucket}", "--keep-daily", "1", "--grace-days", "1")
+    with FaultProxy(case.endpoint_url, upstream_ca=case.server.ca_file) as proxy:
+        env = case.env | {"AWS_ENDPOINT_URL": proxy.url}
+        planned = repo_backup(*words, "--dry-run", env=env)
+    (line,) = [line for line in planned.stdout.splitlines() if "are locked" in line]
     request = PruneRequest(Rules(daily=1), grace_days=1)
     report = prune(case.store, request, events=Silence(), stop=Stop())
     assert report.objects > 0
+    until = (datetime.now(UTC) + timedelta(days=DAYS)).date()
+    assert line.startswith(f"folder/acme: {report.objects} of these objects")
+    assert line.endswith(f"the last until {until}: versions of them stay until then")
+    assert sum(one.method == "HEAD" for one in proxy.requests) == report.objects
     assert report.freed_bytes == 0
+    (row,) = report.locked
+    assert (row.owner, row.objects) == ("folder/acme", report.objects)
+    assert row.size_bytes == report.marked_bytes
+    assert row.first <= row.last
+    assert in_days(row.first) == pytest.approx(DAYS, abs=0.01)
     assert {(one["Key"], one["VersionId"]) for one in case.versions()} == before
 
 
-def test_a_bucket_without_is_refused_before_anything_is_written(
-    case: Case, moto_http: S3Server
-) -> None:
-    moto_http.make_bucket(f"{case.bucket}-plain", versioned=True)
-    words = ("run", "--from", case.source, "--endpoint-url", moto_http.endpoint_url)
+def test_a_bucket_without_is_refused_before_anything_is_written(case: LockCase) -> None:
+    server = case.server
+    server.make_bucket(f"{case.bucket}-plain", versioned=True)
+    words = ("run", "--from", case.source, "--endpoint-url", server.endpoint_url)
     lock = ("--object-lock-mode", "compliance", "--object-lock-days", "7")
     plain = ("--to", f"s3://{case.bucket}-plain")
-    done = repo_backup(*words, *plain, *lock, env=moto_http.environment(), check=2)
+    done = repo_backup(*words, *plain, *lock, env=server.environment(), check=2)
     assert "has no Object Lock" in done.stderr
     assert "Contents" not in case.client.list_objects_v2(Bucket=f"{case.bucket}-plain")
     locked = ("--to", f"s3://{case.bucket}")
-    repo_backup(*words, *locked, *lock, env=moto_http.environment())
+    repo_backup(*words, *locked, *lock, env=server.environment())
     modes = {
         case.client.head_object(Bucket=case.bucket, Key=one["Key"])["ObjectLockMode"]
         for one in case.versions()

@@ -70,10 +70,23 @@ def pruned(destination: S3Destination, **more: Any) -> Any:
     return prune(destination, request, events=Silence(), stop=Stop())
 
 
-def test_what_a_bucket_without_keeps_is_freed(bucket: S3Destination, tmp_path: Path) -> None:
+def test_what_a_bucket_without_keeps_is_freed(
+    bucket: S3Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nights(bucket, tmp_path / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
     before = {one.key: one.size_bytes for one in bucket.list("")}
+    asked: list[str] = []
+    begin = bucket._bucket.begin
+
+    def note(operation: str, key: str, **parameters: object) -> Any:
+        asked.append(operation)
+        return begin(operation, key, **parameters)
+
+    monkeypatch.setattr(bucket._bucket, "begin", note)
     report = pruned(bucket)
+    # Nothing is ever locked here, and no object is asked for it.
+    assert asked.count("get_object_lock_configuration") == 1
+    assert "head_object" not in asked
     after = {one.key for one in bucket.list("")}
     gone = before.keys() - after
     assert len(gone) == report.objects > 20
@@ -88,6 +101,7 @@ def test_what_a_bucket_with_versions_keeps_is_only_marked(
     report = pruned(bucket)
     assert report.freed_bytes == 0
     assert report.marked_bytes > 0
+    assert report.locked == ()
     with moto_http.client() as client:
         name = bucket.uri("").removeprefix("s3://").partition("/")[0]
         pages = client.get_paginator("list_object_versions").paginate(Bucket=name)

@@ -18,6 +18,18 @@ from tests.contract.test_destinations import (
     TestReading,
     TestWriting,
 )
+from tests.integration.test_object_lock import (
+    LockCase,
+    test_a_bucket_without_is_refused_before_anything_is_written,
+    test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again,
+    test_a_lock_that_was_asked_for_and_not_made_is_a_problem,
+    test_a_vault_that_was_not_locked_becomes_it,
+    test_an_increment_is_locked_no_longer_than_what_it_builds_on,
+    test_everything_that_is_written_is_locked_and_cannot_be_removed,
+    test_locks_are_renewed_in_time_by_version_and_never_needlessly,
+    test_prune_hides_and_the_locked_versions_stay,
+    test_what_is_uploaded_in_parts_is_locked_too,
+)
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.s3server import S3Server
@@ -26,7 +38,23 @@ from tests.support.stores import ceph_gateway, swift
 from tests.support.tls import Certificates
 from tests.support.vaults import to_be_kept
 
-__all__ = ["TestConflicts", "TestDeleting", "TestListing", "TestReading", "TestWriting"]
+__all__ = [
+    "TestConflicts",
+    "TestDeleting",
+    "TestListing",
+    "TestReading",
+    "TestWriting",
+    # Of Object Lock, where the store has it.
+    "test_a_bucket_without_is_refused_before_anything_is_written",
+    "test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again",
+    "test_a_lock_that_was_asked_for_and_not_made_is_a_problem",
+    "test_a_vault_that_was_not_locked_becomes_it",
+    "test_an_increment_is_locked_no_longer_than_what_it_builds_on",
+    "test_everything_that_is_written_is_locked_and_cannot_be_removed",
+    "test_locks_are_renewed_in_time_by_version_and_never_needlessly",
+    "test_prune_hides_and_the_locked_versions_stay",
+    "test_what_is_uploaded_in_parts_is_locked_too",
+]
 
 STORES = ["ceph", "ceph, https", "swift", "swift, https"]
 # Swift refuses conditional writes: of two writers of one key at the same moment both succeed.
@@ -64,6 +92,14 @@ def destination(request: pytest.FixtureRequest) -> Destination:
 @pytest.fixture(params=DECISIVE)
 def exact_destination(request: pytest.FixtureRequest) -> Destination:
     return bucket_destination(request, server_of(request, request.param))
+
+
+@pytest.fixture
+def case(
+    ceph: tuple[S3Server, S3Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LockCase]:
+    with LockCase.at(ceph[1], tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.mark.parametrize("store", STORES)

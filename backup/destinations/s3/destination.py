@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 
 from backup.destinations.keys import check_key, check_prefix, is_segment
@@ -23,6 +23,7 @@ from backup.stopping import Stop
 _Keys = list[Key]
 
 _DELETED_AT_ONCE = 1000
+_ASKED_AT_ONCE = 8
 _DENIED = {"AccessDenied", "AccessForbidden"}
 
 
@@ -40,6 +41,7 @@ class S3Destination:
 
     def __init__(self, settings: S3Settings, *, stop: Stop) -> None:
         self._bucket = Bucket(settings, stop=stop)
+        self._locks: bool | None = None if settings.lock_mode is None else True
 
     def close(self) -> None:
         """End the connections."""
@@ -165,20 +167,41 @@ class S3Destination:
     def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
         """Lock an object anew; the right is ``s3:PutObjectRetention``."""
         check_key(key)
-        bucket, mode = self._bucket, self._bucket.settings.lock_mode
-        if mode is None:
+        if self._bucket.settings.lock_mode is None:
             return None
-        until = bucket.lock_until()
-        # A body of XML, which S3 takes only with what protects it on its way; boto3 adds it.
-        more = {} if version is None else {"VersionId": version}
-        bucket.ask(
-            "put_object_retention",
-            key,
-            Key=bucket.name(key),
-            Retention={"Mode": mode, "RetainUntilDate": until},
-            **more,
-        )
-        return until
+        return self._bucket.lock(key, version=version)
+
+    def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
+        """Ask until when objects are locked; the right is ``s3:GetObjectRetention``.
+
+        What the role may not see counts as not locked; whether the bucket locks anything at all is
+        asked once, by ``s3:GetBucketObjectLockConfiguration``.
+        """
+        found: dict[Key, datetime] = {}
+        remaining = iter(keys)
+        while self._may_be_locked() and (some := [*islice(remaining, _ASKED_AT_ONCE)]):
+            asked = [
+                (key, self._bucket.begin("head_object", key, Key=self._bucket.name(key)))
+                for key in some
+            ]
+            for key, future in asked:
+                with suppress(ObjectNotFound):
+                    until = self._bucket.wait(future, key).get("ObjectLockRetainUntilDate")
+                    if isinstance(until, datetime) and until > datetime.now(UTC):
+                        found[key] = until.astimezone(UTC)
+        return found
+
+    def _may_be_locked(self) -> bool:
+        if self._locks is None:
+            try:
+                answer = self._bucket.ask("get_object_lock_configuration", "")
+            except DestinationError as error:
+                if error.retryable:
+                    raise
+                answer = {}
+            state = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
+            self._locks = state == "Enabled"
+        return self._locks
 
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Abort uploads in parts that nobody completed.

@@ -209,7 +209,25 @@ class S3Writer:
                 return resolve(bucket, key, known, error)
             else:
                 self._upload_id = None
-                return StoredObject(key, size_bytes, version_of(answer), self._retain_until)
+                version = version_of(answer)
+                return StoredObject(key, size_bytes, version, self._locked_until(version))
+
+    def _locked_until(self, version: str | None) -> datetime | None:
+        """See that the object has the lock that its upload began with, or lock it now.
+
+        Ceph 16 forgets it when the parts are joined.
+        """
+        if self._retain_until is None:
+            return None
+        bucket, key = self._bucket, self._key
+        more = {} if version is None else {"VersionId": version}
+        # Where neither can be had, the run finds no lock noted, and tries again for itself.
+        with suppress(DestinationError):
+            head = bucket.ask("head_object", key, Key=bucket.name(key), **more)
+            if head.get("ObjectLockRetainUntilDate") is not None:
+                return self._retain_until
+            return bucket.lock(key, version=version)
+        return None
 
     def _abort(self, upload_id: str) -> None:
         futures = [future for _, future in self._in_flight]
