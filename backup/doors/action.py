@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(words):
         return cli.main(words)
     runner = Runner(os.environ)
+    config: Config | None = None
     try:
         config = read_action(_inputs(os.environ))
         _hide_secrets(config, runner)
@@ -79,7 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 return _run(config, runner)
     except BackupError as error:
-        _tell_failure(runner, error.message, error.hint)
+        message = error.message
+        if config is not None and _hides_names(config):
+            from backup.report.hiding import hide_places
+
+            message = hide_places(message)
+        _tell_failure(runner, message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
         _tell_failure(runner, "interrupted before anything was begun", "")

@@ -4,6 +4,7 @@ A workflow in a public repository shows its log, summary and annotations to the 
 hidden there stands in the report's file, which the runner shows to nobody by itself.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,15 @@ _WHY = {
     "skipped": "it was skipped; the report's file says why",
     "gone": "it is not listed any more; the report's file says more",
 }
+
+
+# The folders whose keys hold names of repositories, see `backup.vault.layout`.
+_PLACES = re.compile(r"(?<=/)(repositories|exports)/\S+")
+
+
+def hide_places(message: str) -> str:
+    """Leave out of a message where in the vault an object lies: its key has a repository's name."""
+    return _PLACES.sub(r"\1/(hidden)", message)
 
 
 def hide_private_names(report: RunReport) -> RunReport:

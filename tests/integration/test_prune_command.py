@@ -21,6 +21,7 @@ from backup.stopping import Stop
 from tests.support.git import commit_chain, init_bare, run_git, set_head, update_refs
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup, start_repo_backup
+from tests.support.proxy import FaultProxy, ProxyFault
 from tests.support.runner import Runner
 from tests.support.s3server import S3Server
 from tests.support.vaults import Silence, run_at, to_be_kept
@@ -195,6 +196,30 @@ def test_the_action_prunes_and_tells_it(vault: Path, tmp_path: Path) -> None:
     assert (step.code, step.outputs["result"]) == (0, "success")
     assert "22 of 24 snapshots" in step.summary
     assert json.dumps(step.commands).count("error") == 0
+
+
+def test_a_refused_deletion_in_a_public_log_names_no_repository(
+    bucket: S3Destination, tmp_path: Path, moto_http: S3Server
+) -> None:
+    nights(bucket, tmp_path / "acme", 24, until=datetime.now(UTC) - timedelta(hours=2))
+    name = bucket.uri("").removeprefix("s3://").partition("/")[0]
+    body = (
+        b'<?xml version="1.0" encoding="UTF-8"?><DeleteResult><Error>'
+        b"<Key>git/folder/acme/repositories/one/1/2.full.bundle</Key>"
+        b"<Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
+    )
+    refuse = ProxyFault(action="refuse", method="POST", target="delete", status=200, body=body)
+    for public in (True, False):
+        with FaultProxy(moto_http.endpoint_url, refuse) as proxy:
+            more = moto_http.environment() | {"AWS_ENDPOINT_URL": proxy.url}
+            runner = Runner(
+                tmp_path / f"r{public}", "https://ghe.example", public=public, more=more
+            )
+            inputs = {"command": "prune", "token": "", "bucket": name, "prefix": "git"}
+            step = runner.step(**inputs, **{"keep-daily": "2", "grace-days": "1"})
+        assert step.code == 1
+        assert "could not be deleted (AccessDenied: no)" in step.shown
+        assert ("repositories/one" in step.shown) == (not public)
 
 
 def test_forgetting_is_said_and_asked_for_letter_for_letter(vault: Path) -> None:
