@@ -15,6 +15,7 @@ from backup.git.http import bearer
 from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
 from backup.report import terminal
+from backup.sources.github.credentials import Live
 from backup.vault import documents
 
 
@@ -22,14 +23,12 @@ def inputs_of_later_commands(config: Config, span: Span) -> tuple[object, ...]:
     """Parsed and checked from the first release on; read by number, by name, or later."""
     return (
         config.api_url,
-        config.app_private_key,
         config.forks,
         config.gists,
         config.heartbeat_url,
         config.hide_private_names,
         config.html,
         config.keep_daily,
-        config.keep_deleted_days,
         config.keep_hourly,
         config.keep_monthly,
         config.keep_within,
@@ -59,13 +58,11 @@ def fields_of_documents(
     head: documents.HeadLine,
 ) -> tuple[object, ...]:
     """Written for readers of the vault, or by forges' sources; format 1 has them from the start."""
-    assert entry.absence is not None
     return (
         documents.STORED,
         documents.Part.model_config,
         documents.RefLine._check_name,
         head._check_name,
-        entry.absence.asked_at,
         entry.changes.added,
         entry.changes.deleted,
         entry.changes.moved,
@@ -102,6 +99,7 @@ def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...
         terminal._Amount().render(task),
         lambda_entry._Invocations.do_POST,
         lambda_entry._Invocations.protocol_version,
+        Live.token_type,
     )
 
 

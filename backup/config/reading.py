@@ -299,10 +299,10 @@ def _check_plain_sources(config: Config, labels: Mapping[str, str]) -> None:
 
 def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
     """Let a token go to one server alone, and never in the clear."""
-    if config.token is None and config.oauth_secret is None:
+    given = ("token", "oauth-secret", "app-private-key")
+    secret = next((labels[name] for name in given if _is_set(config, name)), None)
+    if secret is None:
         return
-    # Both secrets go the same ways.
-    secret = labels["token" if config.token is not None else "oauth-secret"]
     if goes_in_the_clear(config.api_url or ""):
         raise ConfigError(
             f"{labels['api-url']}: {config.api_url!r} would send {secret} in the clear: "
@@ -314,7 +314,10 @@ def _check_where_token_goes(config: Config, labels: Mapping[str, str]) -> None:
             "give the address with https://"
         )
     servers = {}
-    for source in config.sources:
+    sources = [one for one in config.sources if config.app_id is None or one.provider == "github"]
+    if config.app_id is not None and not sources and config.sources:
+        raise ConfigError(f"{labels['app-id']}: a GitHub App opens nothing here: give github:OWNER")
+    for source in sources:
         parts = urlsplit(config.server_of(source))
         if parts.scheme in {"http", "https"}:
             servers[parts.scheme, parts.netloc.lower()] = source

@@ -91,16 +91,18 @@ class SourceInputs:
     )
     app_id: str | None = optional(
         APP_ID,
-        "The id of a GitHub App installed at the owner, used with app-private-key in place of "
-        "a token.",
+        "The id or client id of a GitHub App that is installed at the owner, used with "
+        "app-private-key in place of a token.",
         group="Source",
         commands=SOURCE_COMMANDS,
+        available=True,
     )
     app_private_key: Secret | None = optional(
         PRIVATE_KEY,
         "The private key of the GitHub App, the PEM text itself.",
         group="Source",
         commands=SOURCE_COMMANDS,
+        available=True,
     )
     oauth_key: str | None = optional(
         OAUTH_KEY,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backup.commands.run import RunOptions
     from backup.commands.verify import VerifyRequest
     from backup.destinations.s3 import S3Settings
+    from backup.sources import github
     from backup.sources.bitbucket import Credentials
 
 _MOST_MARGIN_SECONDS = 120.0
@@ -166,11 +167,24 @@ def _github(config: Config, spec: SourceSpec) -> Source:
 
     return GitHubSource(
         spec.value,
-        token=config.token,
-        authorization=_authorization(config),
+        credentials=_github_credentials(config, spec.value),
+        username=config.username or _ANY_USERNAME,
         server_url=config.forge_url("github"),
         api_url=config.api_url,
     )
+
+
+def _github_credentials(config: Config, owner: str) -> "github.Credentials | None":
+    from backup.sources.github import AccessToken, App, api_of
+
+    if config.app_id is not None and config.app_private_key is not None:
+        return App(
+            config.app_id,
+            config.app_private_key,
+            owner=owner,
+            api_url=config.api_url or api_of(config.forge_url("github")),
+        )
+    return None if config.token is None else AccessToken(config.token)
 
 
 def _gitlab(config: Config, spec: SourceSpec) -> Source:

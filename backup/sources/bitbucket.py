@@ -8,7 +8,6 @@ Source: Bitbucket Cloud REST API, "Repositories", "Workspaces", "Pagination"; "O
 "Authentication methods".
 """
 
-import base64
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,7 @@ from backup.errors import (
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.secret import Secret
-from backup.sources.one_server import OneServerSession
+from backup.sources.one_server import OneServerSession, basic, bearer
 
 PUBLIC_SERVER = "https://bitbucket.org"
 PUBLIC_API = "https://api.bitbucket.org"
@@ -69,10 +68,10 @@ class AccessToken:
     token: Secret
 
     def for_api(self) -> Secret:
-        return _bearer(self.token)
+        return bearer(self.token)
 
     def for_git(self) -> Secret:
-        return _basic(_ANY_TOKEN, self.token)
+        return basic(_ANY_TOKEN, self.token)
 
     def renew(self) -> bool:
         return False
@@ -86,10 +85,10 @@ class ApiToken:
     token: Secret
 
     def for_api(self) -> Secret:
-        return _basic(self.email, self.token)
+        return basic(self.email, self.token)
 
     def for_git(self) -> Secret:
-        return _basic(_API_TOKEN, self.token)
+        return basic(_API_TOKEN, self.token)
 
     def renew(self) -> bool:
         return False
@@ -126,10 +125,10 @@ class Consumer:
         self._ends_at = self._renewed_at = float("-inf")
 
     def for_api(self) -> Secret:
-        return _bearer(self._current())
+        return bearer(self._current())
 
     def for_git(self) -> Secret:
-        return _basic(_ANY_TOKEN, self._current())
+        return basic(_ANY_TOKEN, self._current())
 
     def renew(self) -> bool:
         with self._lock:
@@ -152,7 +151,7 @@ class Consumer:
                 self._url,
                 data={"grant_type": "client_credentials"},
                 headers={"User-Agent": _agent()},
-                auth=_Header(_basic(self._key, self._secret)),
+                auth=_Header(basic(self._key, self._secret)),
                 timeout=_TIMEOUT_SECONDS,
                 allow_redirects=False,
             )
@@ -418,15 +417,6 @@ class _Header(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = self._value.reveal()
         return request
-
-
-def _bearer(token: Secret) -> Secret:
-    return Secret(f"Bearer {token.reveal()}")
-
-
-def _basic(username: str, password: Secret) -> Secret:
-    pair = f"{username}:{password.reveal()}".encode()
-    return Secret(f"Basic {base64.b64encode(pair).decode()}")
 
 
 def _agent() -> str:

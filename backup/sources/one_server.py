@@ -1,5 +1,6 @@
 """HTTP requests that keep credentials at the server they are for."""
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -7,8 +8,20 @@ from urllib.parse import urlsplit
 import requests
 
 from backup.errors import SourceError
+from backup.secret import Secret
 
 _CREDENTIALS = ("Authorization", "Private-Token", "Job-Token")
+
+
+def bearer(token: Secret) -> Secret:
+    """Make the Authorization header's value for a token alone."""
+    return Secret(f"Bearer {token.reveal()}")
+
+
+def basic(username: str, password: Secret) -> Secret:
+    """Make the Authorization header's value for a name and a password."""
+    pair = f"{username}:{password.reveal()}".encode()
+    return Secret(f"Basic {base64.b64encode(pair).decode()}")
 
 
 class OneServerSession(requests.Session):

@@ -20,7 +20,9 @@ from backup.errors import (
 )
 from backup.model import Absence, Repository
 from backup.secret import Secret
-from backup.sources.github import GitHubSource, api_of
+from backup.sources.github import GitHubSource
+from backup.sources.github.api import api_of
+from backup.sources.github.credentials import AccessToken
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import PREFIX, GitHub, Listed, Owner, Token
 from tests.support.gitserver import Answer, Request
@@ -48,7 +50,8 @@ def acme(forge: GitHub) -> Owner:
 
 def source(forge: GitHub, owner: str, token: str | None = PAT) -> GitHubSource:
     secret = None if token is None else Secret(token)
-    return GitHubSource(owner, token=secret, server_url=forge.url)
+    credentials = None if secret is None else AccessToken(secret)
+    return GitHubSource(owner, credentials=credentials, server_url=forge.url)
 
 
 def listed(forge: GitHub, owner: str, token: str | None = PAT) -> dict[str, Repository]:
@@ -296,7 +299,7 @@ def test_a_rate_limit_says_how_long(
 def test_trouble_at_github_may_pass(forge: GitHub, acme: Owner) -> None:
     assert isinstance(refusal(forge, 502), HostUnreachable)
     with pytest.raises(HostUnreachable, match="cannot be reached"):
-        list(GitHubSource("acme", token=None, server_url="http://127.0.0.1:9").repositories())
+        list(GitHubSource("acme", credentials=None, server_url="http://127.0.0.1:9").repositories())
 
 
 def test_a_page_that_fails_is_never_a_shorter_list(forge: GitHub, acme: Owner) -> None:

@@ -110,7 +110,8 @@ def test_the_reusable_workflow_hands_on_all_that_it_takes() -> None:
     reusable = load(CHECKOUT / ".github" / "workflows" / "backup.yml")
     inputs = reusable["on"]["workflow_call"]["inputs"].keys()
     (step,) = steps_of(reusable)
-    assert step["with"].keys() == inputs | {"token"}
+    secrets = reusable["on"]["workflow_call"]["secrets"].keys()
+    assert step["with"].keys() == inputs | secrets
     assert step["with"].keys() == load(COMPOSITE)["inputs"].keys()
 
 

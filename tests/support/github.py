@@ -8,12 +8,17 @@ data, to be changed between two nights.
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
+
+import jwt
 
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.openapi import description
@@ -60,11 +65,35 @@ class Token:
         login: the user's; empty for an installation.
         sees: the names of private repositories; None for all.
         scopes: what GitHub says that it may do; None for kinds of which it says nothing.
+        of: for an installation's, its owner's login; empty for all owners.
     """
 
     login: str = ""
     sees: frozenset[str] | None = None
     scopes: str | None = None
+    of: str = ""
+
+
+@dataclass(slots=True)
+class App:
+    """A GitHub App: who signs with its key has tokens made for its installations.
+
+    Attributes:
+        public_key: PEM text.
+        installed: logins of owners, and what it was given there: names of repositories, or all.
+        permissions: that it was granted.
+        suspended_at: since when its owners have suspended it; None as a rule.
+        refuses: status and words with which every token is refused that is asked for.
+        made: for each token that was made, whose it is and when it ends, by the fake's clock.
+    """
+
+    app_id: str
+    public_key: str
+    installed: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    permissions: frozenset[str] = frozenset({"contents", "metadata"})
+    suspended_at: str | None = None
+    refuses: tuple[int, str] | None = None
+    made: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -74,6 +103,8 @@ class GitHub:
     Attributes:
         answer: gives an answer in place of the API's or git's, or None.
         page: how many items a page has at most, whatever is asked for.
+        clock: tells the time by which an App's tokens end.
+        lives: of each request with an App's token the seconds that this had left.
     """
 
     root: Path
@@ -82,6 +113,9 @@ class GitHub:
     tokens: dict[str, Token] = field(default_factory=dict)
     answer: Callable[[Request], Answer | None] = lambda _: None
     page: int = 100
+    apps: list[App] = field(default_factory=list)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    lives: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     server: GitHttpServer = field(init=False)
 
@@ -135,9 +169,13 @@ class GitHub:
         described = re.sub(r"^/repositories/\d+$", "/repos/owner/name", place.path)
         # Any path may be refused for want of a valid token; the description does not repeat it.
         if status != 401:
-            found = description(_PRODUCT).problems("GET", described, status, body)
+            found = description(_PRODUCT).problems(request.method, described, status, body)
             self.problems += [f"{place.path} {status}: {one}" for one in found]
-        fields = {"Content-Type": "application/json; charset=utf-8", **headers}
+        fields = {
+            "Content-Type": "application/json; charset=utf-8",
+            "Date": format_datetime(self.clock(), usegmt=True),
+            **headers,
+        }
         return Answer(status, fields, json.dumps(body).encode())
 
     def _guard_git(self, request: Request) -> Answer | None:
@@ -155,15 +193,76 @@ class GitHub:
         kind, _, value = said.partition(" ")
         if kind.lower() == "basic":
             value = base64.b64decode(value).decode().partition(":")[2]
+        for app in self.apps:
+            if value in app.made:
+                login, ends_at = app.made[value]
+                left = (ends_at - self.clock()).total_seconds()
+                self.lives.append(left)
+                return Token(sees=app.installed.get(login), of=login) if left > 0 else None
         return self.tokens.get(value)
+
+    def _as_app(
+        self, path: list[str], query: Mapping[str, str], request: Request
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Answer what is asked with a signed statement in place of a token."""
+        said = request.headers.get("authorization", "").partition(" ")[2]
+        try:
+            claims = jwt.decode(said, options={"verify_signature": False})
+            app = next(one for one in self.apps if one.app_id == claims["iss"])
+            # PyJWT compares with the machine's clock, which is ours too.
+            jwt.decode(said, app.public_key, algorithms=["RS256"])
+            assert claims["exp"] - claims["iat"] <= 600
+        except (jwt.PyJWTError, StopIteration, KeyError, AssertionError):
+            message = "A JSON web token could not be decoded"
+            return 401, {"message": message, "documentation_url": "https://x"}, {}
+        match path:
+            case ["app", "installations"]:
+                example = description(_PRODUCT).example("/app/installations")[0]
+                # This description wants the fields of a user and those of an enterprise at once.
+                account = description(_PRODUCT).example("/orgs/{org}/repos")[0]["owner"] | {
+                    "name": "Acme",
+                    "slug": "acme",
+                    "created_at": None,
+                    "updated_at": None,
+                }
+                found = [
+                    example
+                    | {
+                        "id": owner.owner_id,
+                        "account": account | {"login": owner.login, "type": owner.kind},
+                        "suspended_at": app.suspended_at,
+                    }
+                    for owner in self.owners
+                    if owner.login in app.installed
+                ]
+                return self._page(urlsplit(request.target).path.removeprefix(PREFIX), query, found)
+            case ["app", "installations", number, "access_tokens"]:
+                owner = next(one for one in self.owners if str(one.owner_id) == number)
+                wanted = json.loads(request.form or b"{}").get("permissions", {})
+                if app.refuses is not None:
+                    status, message = app.refuses
+                    return status, {"message": message, "documentation_url": "https://x"}, {}
+                if owner.login not in app.installed:
+                    return _missing()
+                if not app.permissions >= wanted.keys():
+                    message = "The permissions requested are not granted to this installation."
+                    return 422, {"message": message, "documentation_url": "https://x"}, {}
+                token = f"ghs_{secrets.token_hex(18)}"
+                app.made[token] = owner.login, self.clock() + timedelta(hours=1)
+                ends_at = f"{app.made[token][1]:%Y-%m-%dT%H:%M:%SZ}"
+                return 201, {"token": token, "expires_at": ends_at, "permissions": wanted}, {}
+        return _missing()
 
     def _respond(
         self, path: str, query: Mapping[str, str], request: Request
     ) -> tuple[int, Any, dict[str, str]]:
+        parts = path.strip("/").split("/")
+        if parts[0] == "app":
+            return self._as_app(parts, query, request)
         token = self._token(request)
         if token is None and "authorization" in request.headers:
             return 401, {"message": "Bad credentials", "documentation_url": "https://x"}, {}
-        match path.strip("/").split("/"):
+        match parts:
             case ["rate_limit"] if token is not None:
                 fields = {} if token.scopes is None else {"X-OAuth-Scopes": token.scopes}
                 return 200, description(_PRODUCT).example("/rate_limit"), fields
@@ -229,15 +328,7 @@ class GitHub:
             for one in self.repositories
             if one.listed and belongs(one) and (not one.private or (token and _sees(token, one)))
         ]
-        size = min(int(query.get("per_page", "30")), self.page)
-        number = int(query.get("page", "1"))
-        some = seen[(number - 1) * size : number * size]
-        headers = {}
-        if number * size < len(seen):
-            kept = {name: value for name, value in query.items() if name != "page"}
-            words = "&".join(f"{name}={value}" for name, value in kept.items())
-            url = f"{self.url}{PREFIX}{path}?{words}&page={number + 1}"
-            headers["Link"] = f'<{url}>; rel="next", <{url}>; rel="last"'
+        _, some, headers = self._page(path, query, seen)
         # Listings of an owner have the shorter kind of item.
         short = path.startswith(("/orgs/", "/users/"))
         base = (
@@ -247,6 +338,20 @@ class GitHub:
         if path == "/installation/repositories":
             return 200, {"total_count": len(seen), "repositories": items}, headers
         return 200, items, headers
+
+    def _page(
+        self, path: str, query: Mapping[str, str], everything: Sequence[Any]
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Give one page of a listing, and the way to the next."""
+        size = min(int(query.get("per_page", "30")), self.page)
+        number = int(query.get("page", "1"))
+        some = everything[(number - 1) * size : number * size]
+        if number * size >= len(everything):
+            return 200, some, {}
+        kept = {name: value for name, value in query.items() if name != "page"}
+        words = "&".join(f"{name}={value}" for name, value in kept.items())
+        url = f"{self.url}{PREFIX}{path}?{words}&page={number + 1}"
+        return 200, some, {"Link": f'<{url}>; rel="next", <{url}>; rel="last"'}
 
     def _user(self, owner: Owner) -> Any:
         template = description(_PRODUCT).example("/users/{username}")
@@ -286,4 +391,6 @@ def _missing() -> tuple[int, Any, dict[str, str]]:
 
 
 def _sees(token: Token, one: Listed) -> bool:
+    if token.of and token.of != one.owner.login:
+        return False
     return token.sees is None or one.name in token.sees

@@ -164,7 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
         # All of it: who is still sending gets a broken pipe in place of the answer.
         for _ in self._body(fields):
             pass
-        self.send_response(answer.status)
+        # With a date of its own it is another server's clock.
+        dated = "Date" in answer.headers
+        (self.send_response_only if dated else self.send_response)(answer.status)
         for name, value in ({"Content-Type": "text/plain"} | answer.headers).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer.body)))

@@ -1,53 +1,34 @@
 """The repositories of a GitHub organisation or user, and what GitHub answers about one of them.
 
 Repositories and wikis are known by GitHub's numeric id, so that a rename continues the backup.
-PyGithub makes the requests, one after another from one thread; it repeats nothing, since
-`backup.commands.retrying` does.
-Source: GitHub's REST API, "Repositories", "Apps", "Rate limits" and "Best practices".
+Requests are made one after another from one thread, but for an App's new tokens, which any thread
+may ask for.
+Source: GitHub's REST API, "Repositories" and "Apps".
 """
 
 import re
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import github
-from github import Auth, GithubException
-
-import backup
 from backup.errors import (
     AuthenticationError,
-    BackupError,
-    ConfigError,
-    HostUnreachable,
-    RateLimited,
     RepositoryBlocked,
     RepositoryMissing,
     SourceError,
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity, Visibility
 from backup.secret import Secret
+from backup.sources.github.api import PUBLIC_SERVER, Api, api_of
+from backup.sources.github.credentials import AccessToken, Credentials, Live
+from backup.sources.one_server import basic
 
-PUBLIC_SERVER = "https://github.com"
-PUBLIC_API = "https://api.github.com"
-_PAGE = 100
-_TIMEOUT_SECONDS = 30
+# Source: "Authenticating as a GitHub App installation"; GitHub takes it with any token.
+ANY_USERNAME = "x-access-token"
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 _OWN_REPOSITORIES = "/user/repos?affiliation=owner"
-
-
-def api_of(server_url: str) -> str:
-    """Tell where a server's REST API is: GitHub Enterprise Server has it below its own name."""
-    if server_url == PUBLIC_SERVER:
-        return PUBLIC_API
-    place = urlsplit(server_url)
-    if (place.hostname or "").endswith(".ghe.com"):
-        return f"{place.scheme}://api.{place.netloc}"
-    return f"{server_url}/api/v3"
 
 
 def token_scopes(
@@ -58,13 +39,9 @@ def token_scopes(
     Raises:
         SourceError: GitHub does not accept it, or does not answer.
     """
-    api = _connect(token, api_url or api_of(server_url))
-    path = "/rate_limit"
-    with _our_errors(path, signed_in=True):
-        headers, _ = api.requester.requestJsonAndCheck("GET", path)
-    scopes = {str(name).lower(): str(value) for name, value in headers.items()}.get(
-        "x-oauth-scopes"
-    )
+    api = Api(Live(AccessToken(token)), api_url or api_of(server_url))
+    headers, _ = api.request("GET", "/rate_limit")
+    scopes = headers.get("x-oauth-scopes")
     if scopes is None:
         return None
     return frozenset(scope for word in scopes.split(",") if (scope := word.strip()))
@@ -82,7 +59,8 @@ class GitHubSource:
 
     Args:
         owner: a login, in any letter case.
-        token: of any kind; None sees what is public.
+        credentials: None sees what is public.
+        username: goes with the token for git.
         server_url: without a slash at the end.
         api_url: the REST API's; where `api_of` has it by default.
     """
@@ -93,16 +71,17 @@ class GitHubSource:
         self,
         owner: str,
         *,
-        token: Secret | None,
-        authorization: Secret | None = None,
+        credentials: Credentials | None,
+        username: str = ANY_USERNAME,
         server_url: str = PUBLIC_SERVER,
         api_url: str | None = None,
     ) -> None:
         self._name = owner
-        self._token = token
-        self._authorization = authorization
+        self._credentials = credentials
+        self._username = username
         self._server_url = server_url
-        self._api = _connect(token, api_url or api_of(server_url))
+        auth = None if credentials is None else Live(credentials)
+        self._api = Api(auth, api_url or api_of(server_url))
         self._owner: _Owner | None = None
         self._notes: dict[str, None] = {}
 
@@ -134,16 +113,16 @@ class GitHubSource:
         Source: GitHub Docs, "Managing your personal access tokens" and "Authorizing a personal
         access token for use with single sign-on".
         """
-        if self._token is None:
+        if self._credentials is None:
             return "without a token only what is public is seen"
-        match self._token.reveal().partition("_")[0]:
+        if self._credentials.is_installation:
+            return "the GitHub App must be installed for all repositories"
+        match self._credentials.token().reveal().partition("_")[0]:
             case "github":
                 return (
                     f"the token's resource owner must be {self._name}, with access to all of its "
                     "repositories, and the organisation may have to approve the token"
                 )
-            case "ghs":
-                return "the GitHub App must be installed for all repositories"
             case _:
                 return (
                     "the token needs the scope repo, and where the organisation has single sign-on "
@@ -152,10 +131,12 @@ class GitHubSource:
 
     def authorization(self) -> Secret | None:
         """Give the header for git: the same token."""
-        return self._authorization
+        if self._credentials is None:
+            return None
+        return basic(self._username, self._credentials.token())
 
     def renew_authorization(self) -> bool:
-        return False
+        return self._credentials is not None and self._credentials.renew()
 
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()
@@ -206,11 +187,10 @@ class GitHubSource:
             if owner.is_organization
             else f"/users/{owner.login}/repos?type=owner"
         )
-        if self._token is None:
+        if self._credentials is None:
             self._notes[f"{owner.login}: without a token only what is public is seen"] = None
             return public
-        # Source: "Authenticating as a GitHub App installation": such tokens begin so.
-        if self._token.reveal().startswith("ghs_"):
+        if self._credentials.is_installation:
             return "/installation/repositories"
         if owner.is_organization:
             return public
@@ -224,16 +204,7 @@ class GitHubSource:
     # --- Requests ---
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
-        """Yield the items of a listing to its end, following GitHub's own links."""
-        url: str | None = f"{path}{'&' if '?' in path else '?'}per_page={_PAGE}"
-        while url is not None:
-            headers, data = self._request(url)
-            items = data.get("repositories") if isinstance(data, dict) else data
-            if not isinstance(items, list):
-                raise SourceError(f"GitHub answers {url} with something that is no list")
-            yield from items
-            found = _NEXT.search(headers.get("link", ""))
-            url = None if found is None else found[1]
+        return self._api.pages(path)
 
     def _ask(self, path: str) -> dict[str, Any]:
         _, data = self._request(path)
@@ -242,9 +213,12 @@ class GitHubSource:
         return data
 
     def _request(self, url: str) -> tuple[Mapping[str, str], Any]:
-        with _our_errors(url, signed_in=self._token is not None):
-            headers, data = self._api.requester.requestJsonAndCheck("GET", url)
-        return {str(name).lower(): str(value) for name, value in headers.items()}, data
+        try:
+            return self._api.request("GET", url)
+        except AuthenticationError:
+            if not self.renew_authorization():
+                raise
+            return self._api.request("GET", url)
 
     # --- What an item means ---
 
@@ -275,18 +249,6 @@ class GitHubSource:
         )
 
 
-def _connect(token: Secret | None, api_url: str) -> github.Github:
-    return github.Github(
-        auth=None if token is None else Auth.Token(token.reveal()),
-        base_url=api_url,
-        timeout=_TIMEOUT_SECONDS,
-        user_agent=f"repo-backup/{backup.__version__}",
-        per_page=_PAGE,
-        retry=None,
-        seconds_between_requests=None,
-    )
-
-
 def _visibility(item: Mapping[str, Any]) -> Visibility:
     match item.get("visibility"):
         case "internal":
@@ -295,98 +257,3 @@ def _visibility(item: Mapping[str, Any]) -> Visibility:
             return "public" if known == "public" else "private"
         case _:
             return "private" if item["private"] else "public"
-
-
-@contextmanager
-def _our_errors(url: str, *, signed_in: bool) -> Iterator[None]:
-    """Turn what PyGithub raises into what it asks of people."""
-    try:
-        yield
-    except GithubException as error:
-        raise _refusal(error, url, signed_in=signed_in) from error
-    except (OSError, ValueError) as error:
-        # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
-        words = str(error).strip() or type(error).__name__
-        if "CERTIFICATE_VERIFY_FAILED" in words:
-            raise SourceError(
-                "GitHub's certificate is not trusted",
-                hint="name your authority's certificates in REQUESTS_CA_BUNDLE",
-            ) from error
-        raise HostUnreachable(f"GitHub cannot be reached: {words[:300]}") from error
-    except AssertionError as error:
-        raise ConfigError(
-            f"GitHub's answer leads to another server than its API: {error}",
-            hint="check --server-url and --api-url",
-        ) from error
-
-
-def _refusal(error: GithubException, url: str, *, signed_in: bool) -> BackupError:
-    headers = {str(name).lower(): str(value) for name, value in (error.headers or {}).items()}
-    said = _said(error)
-    wait = _seconds_to_wait(headers, said)
-    place = urlsplit(url).path
-    if error.status == 401:
-        return AuthenticationError(
-            f"GitHub does not accept the token (401){said}",
-            hint="it is wrong, expired or revoked (REPO_BACKUP_TOKEN, or the input token)",
-        )
-    if error.status == 429 or (error.status == 403 and wait is not None):
-        hint = "" if signed_in else "with a token (REPO_BACKUP_TOKEN) the limit is 5,000 an hour"
-        return RateLimited(
-            f"GitHub's rate limit is used up ({error.status}){said}",
-            hint=hint,
-            retry_after_seconds=wait,
-        )
-    if error.status == 403:
-        return _forbidden(headers, place, said)
-    if error.status == 404:
-        return RepositoryMissing(f"GitHub knows no {place}, or hides it from us (404)")
-    if error.status == 451:
-        return RepositoryBlocked(f"blocked for legal reasons{said}{_notice(error)}")
-    if error.status >= 500:
-        return HostUnreachable(f"GitHub is in trouble ({error.status})", retry_after_seconds=wait)
-    return SourceError(f"GitHub refuses {place} ({error.status}){said}")
-
-
-def _forbidden(headers: Mapping[str, str], place: str, said: str) -> BackupError:
-    """Say which step or permission is missing, as far as GitHub tells."""
-    sso = re.search(r"url=(\S+)", headers.get("x-github-sso", ""))
-    if "required" in headers.get("x-github-sso", ""):
-        where = f": {sso[1]}" if sso else ""
-        return AuthenticationError(
-            f"the organisation wants the token authorised for single sign-on (403){said}",
-            hint=f"authorise it{where}",
-        )
-    wanted = headers.get("x-accepted-github-permissions")
-    scopes, has = headers.get("x-accepted-oauth-scopes"), headers.get("x-oauth-scopes")
-    hint = "the organisation may have to approve the token, or forbid this kind of token"
-    if wanted:
-        hint = f"the token lacks a permission: GitHub asks for {wanted}"
-    elif scopes and has is not None and scopes != has:
-        hint = f"the token has the scopes {has or '(none)'}; GitHub accepts any of {scopes}"
-    return AuthenticationError(f"GitHub forbids {place} (403){said}", hint=hint)
-
-
-def _said(error: GithubException) -> str:
-    data = error.data
-    words = data.get("message") if isinstance(data, dict) else None
-    line = " ".join(str(words or "").split())[:300]
-    return f": {line}" if line else ""
-
-
-def _notice(error: GithubException) -> str:
-    block = error.data.get("block") if isinstance(error.data, dict) else None
-    url = block.get("html_url") if isinstance(block, dict) else None
-    return f" ({url})" if url else ""
-
-
-def _seconds_to_wait(headers: Mapping[str, str], said: str) -> float | None:
-    """Read how long GitHub asks us to wait; None where it is no matter of a rate limit."""
-    asked = headers.get("retry-after", "")
-    if asked.isdigit():
-        return float(asked)
-    reset = headers.get("x-ratelimit-reset", "")
-    if headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
-        return max(0.0, float(reset) - time.time()) + 1
-    # "If neither is there, wait for at least one minute."
-    return 60.0 if "secondary rate limit" in said.lower() else None
