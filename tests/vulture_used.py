@@ -39,7 +39,6 @@ def inputs_of_later_commands(config: Config, span: Span) -> tuple[object, ...]:
         config.object_lock_days,
         config.object_lock_mode,
         config.push,
-        config.role_to_assume,
         config.sample_percent,
         config.server_url,
         config.snippets,

@@ -148,9 +148,11 @@ class Config(SourceInputs):
     )
     role_to_assume: str | None = optional(
         ROLE,
-        "The AWS role to work as, assumed by the job's own identity and renewed in time.",
+        "The AWS role to work as, assumed by the identity of the GitHub Actions job itself and "
+        "renewed in time; the job needs the permission id-token: write.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
     )
 
     # Behaviour

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backup.commands.remotes import NetworkSettings
     from backup.commands.run import RunOptions
     from backup.commands.verify import VerifyRequest
-    from backup.destinations.s3 import S3Settings
+    from backup.destinations.s3 import JobRole, S3Settings
     from backup.sources import github
     from backup.sources.bitbucket import Credentials
 
@@ -35,6 +35,7 @@ _MOST_MARGIN_SECONDS = 120.0
 _MARGIN_SHARE = 0.1
 # Servers that take tokens mostly look at no name; GitHub documents this one.
 _ANY_USERNAME = "x-access-token"
+_CA_BUNDLES = ("GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def run_options(config: Config) -> "RunOptions":
@@ -270,17 +271,22 @@ def network_settings(config: Config) -> "NetworkSettings":
         for scheme in ("http", "https", "all")
         if (url := environment.get(f"{scheme}_proxy") or environment.get(f"{scheme}_proxy".upper()))
     }
-    bundles = ("GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
     return NetworkSettings(
         http=HttpSettings(
             proxies=proxies,
             no_proxy=environment.get("no_proxy") or environment.get("NO_PROXY") or "",
-            ca_bundle=next((environment[name] for name in bundles if environment.get(name)), None),
+            ca_bundle=next(
+                (environment[name] for name in _CA_BUNDLES if environment.get(name)), None
+            ),
         ),
         ssh_key_file=_existing_file(config.ssh_key_file, "--ssh-key-file"),
         ssh_known_hosts_file=_existing_file(config.ssh_known_hosts_file, "--ssh-known-hosts-file"),
         ssh_agent=environment.get("SSH_AUTH_SOCK", ""),
     )
+
+
+def _ca_bundle() -> str | None:
+    return next((os.environ[name] for name in _CA_BUNDLES if os.environ.get(name)), None)
 
 
 def _existing_file(name: str | None, option: str) -> Path | None:
@@ -339,6 +345,34 @@ def _s3_settings(config: Config) -> "S3Settings":
         lock_mode=_LOCK_MODES.get(config.object_lock_mode or ""),
         lock_days=config.object_lock_days or 0,
         captures=config.concurrency,
+        role=_job_role(config),
+    )
+
+
+def _job_role(config: Config) -> "JobRole | None":
+    """Take where the job has its identity from.
+
+    Source: GitHub Docs, "OpenID Connect reference"; the runner gives both to steps in containers.
+    """
+    if config.role_to_assume is None:
+        return None
+    url = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL")
+    bearer = os.environ.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    if not url or not bearer:
+        raise ConfigError(
+            "role-to-assume: this is no job of GitHub Actions that may ask for its identity",
+            hint="give the job the permission id-token: write; anywhere else leave role-to-assume "
+            "out, and have AWS's own configuration assume the role (role_arn in a profile)",
+        )
+    from backup.destinations.s3 import JobRole
+
+    run = os.environ.get("GITHUB_RUN_ID", "")
+    return JobRole(
+        config.role_to_assume,
+        token_url=url,
+        bearer=Secret(bearer),
+        session_name=f"repo-backup-{run}" if run.isalnum() else "repo-backup",
+        ca_bundle=_ca_bundle(),
     )
 
 

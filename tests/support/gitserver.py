@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         fields = {name.lower(): value for name, value in self.headers.items()}
-        is_form = fields.get("content-type") in _FORMS
+        is_form = fields.get("content-type", "").partition(";")[0] in _FORMS
         form = b"".join(self._body(fields)) if is_form else b""
         if is_form:
             fields["content-length"] = "0"

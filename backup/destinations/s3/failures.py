@@ -114,8 +114,8 @@ class _Meaning:
 _EXPIRED = _Meaning(
     SessionExpired,
     "the credentials' time is over ({words})",
-    "give the session a longer duration: role-duration-seconds of configure-aws-credentials, up "
-    "to the role's own maximum session duration",
+    "give role-to-assume, which renews them in time; or a longer session: role-duration-seconds of "
+    "configure-aws-credentials, up to the role's own maximum session duration",
 )
 _UNKNOWN_KEY = _Meaning(
     ConfigError,

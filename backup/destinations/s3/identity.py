@@ -1,16 +1,17 @@
 """Whose credentials are in use, as AWS's security token service knows them."""
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from backup.destinations.s3.settings import DEFAULT_REGION, S3Settings, is_aws
+from backup.destinations.s3.settings import DEFAULT_REGION, S3Settings, is_aws, session_of
 
 _SECONDS = 10
 
 
 def caller_identity(settings: S3Settings) -> str:
     """Name the role or user, which holds the account's number; empty where nobody can tell.
+
+    A role that cannot be assumed is an error all the same.
 
     Whoever has credentials may ask (AWS STS, GetCallerIdentity). Other stores have no such
     service, so that for them AWS is not asked either.
@@ -21,7 +22,7 @@ def caller_identity(settings: S3Settings) -> str:
         retries={"mode": "standard", "total_max_attempts": 2},
     )
     try:
-        session = boto3.session.Session()
+        session = session_of(settings)
         region = settings.region or session.region_name or DEFAULT_REGION
         client = session.client("sts", region_name=region, config=config)
         elsewhere = settings.endpoint_url is not None and not is_aws(settings.endpoint_url)

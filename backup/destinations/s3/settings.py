@@ -6,12 +6,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 import backup
+from backup.destinations.s3.role import JobRole, assume
 
 # Where nothing names a region; any bucket of the partition can be asked for its own from there.
 DEFAULT_REGION = "us-east-1"
@@ -38,6 +40,7 @@ class S3Settings:
         lock_mode: Object Lock's, for every object that is written; None asks for none.
         lock_days: how long.
         captures: how many objects are written at once.
+        role: to work as; None for what boto3 finds in the environment.
     """
 
     bucket: str
@@ -51,6 +54,7 @@ class S3Settings:
     lock_mode: Literal["GOVERNANCE", "COMPLIANCE"] | None = None
     lock_days: int = 0
     captures: int = 4
+    role: JobRole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +78,22 @@ def is_aws(endpoint_url: str) -> bool:
     return f".{urlsplit(endpoint_url).hostname}".endswith(_AWS_HOSTS)
 
 
+def session_of(settings: S3Settings) -> boto3.session.Session:
+    """Make a session: of the role, or with the credentials of boto3's standard chain."""
+    if settings.role is None:
+        return boto3.session.Session()
+    core = botocore.session.get_session()
+    region = settings.region or core.get_config_variable("region") or DEFAULT_REGION
+    assume(core, settings.role, region=region)
+    return boto3.session.Session(botocore_session=core)
+
+
 def connect(settings: S3Settings) -> Connection:
     """Make a client for a bucket; asks the bucket for its region where nothing names one.
 
-    The credentials are those of boto3's standard chain. Raises as boto3 does.
+    Raises as boto3 does.
     """
-    session = boto3.session.Session()
+    session = session_of(settings)
     # None where nothing names one, whatever the stubs say.
     configured: str | None = session.region_name
     region = settings.region or configured

@@ -1,0 +1,131 @@
+"""A role that a job of GitHub Actions assumes by its own identity, again before the session ends.
+
+The job asks GitHub for a statement of who it is, and AWS for a session in exchange. Both can be
+done again for as long as the job lives, so that no session's end stops a run.
+Source: GitHub Docs, "OpenID Connect reference"; AWS STS, "AssumeRoleWithWebIdentity".
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import botocore.session
+from botocore import UNSIGNED
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import DeferredRefreshableCredentials
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.httpsession import URLLib3Session
+
+from backup.errors import AccessDenied, DestinationError, DestinationUnreachable
+from backup.secret import Secret
+
+_AUDIENCE = "sts.amazonaws.com"
+_SECONDS = 20
+_MOST_BYTES = 1 << 20
+# What every role allows; it is renewed in time.
+_SESSION_SECONDS = 3600
+_METHOD = "assume-role-with-web-identity"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRole:
+    """Which role, and where the job has its identity from.
+
+    Attributes:
+        arn: the role's.
+        token_url: where the statement of the job's identity is asked for.
+        bearer: what opens that, for as long as the job lives.
+        session_name: by which AWS's own log knows the session.
+        ca_bundle: certificates of the host that gives the statement; None for those of the machine.
+    """
+
+    arn: str
+    token_url: str
+    bearer: Secret
+    session_name: str
+    ca_bundle: str | None = None
+
+
+def assume(session: botocore.session.Session, role: JobRole, *, region: str) -> None:
+    """Have a session sign with a role's credentials, fetched when first needed and renewed.
+
+    What fails in fetching them fails the request that needed them, as AccessDenied or
+    DestinationUnreachable.
+    """
+
+    def fetch() -> dict[str, str]:
+        return _fetch(session, role, region)
+
+    credentials = DeferredRefreshableCredentials(refresh_using=fetch, method=_METHOD)
+    # botocore has no other way in.
+    session._credentials = credentials  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _fetch(session: botocore.session.Session, role: JobRole, region: str) -> dict[str, str]:
+    statement = _identity(role)
+    config = Config(
+        signature_version=UNSIGNED,
+        connect_timeout=_SECONDS,
+        read_timeout=_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 3},
+    )
+    client: Any = session.create_client("sts", region_name=region, config=config)
+    try:
+        answer = client.assume_role_with_web_identity(
+            RoleArn=role.arn,
+            RoleSessionName=role.session_name,
+            WebIdentityToken=statement.reveal(),
+            DurationSeconds=_SESSION_SECONDS,
+        )
+    except ClientError as error:
+        said = error.response.get("Error", {})
+        raise AccessDenied(
+            f"AWS lets this job not work as {role.arn}: {said.get('Code')}: {said.get('Message')}",
+            hint="the role's trust policy must name GitHub's provider, the audience "
+            f"{_AUDIENCE}, and this repository with its branch or environment",
+        ) from error
+    except BotoCoreError as error:
+        raise DestinationUnreachable(f"AWS STS cannot be reached: {error}") from error
+    finally:
+        client.close()
+    found = answer["Credentials"]
+    return {
+        "access_key": found["AccessKeyId"],
+        "secret_key": Secret(found["SecretAccessKey"]).reveal(),
+        "token": Secret(found["SessionToken"]).reveal(),
+        "expiry_time": found["Expiration"].isoformat(),
+    }
+
+
+def _identity(role: JobRole) -> Secret:
+    """Ask GitHub who the job is; the statement lives for some minutes."""
+    joint = "&" if "?" in role.token_url else "?"
+    request = AWSRequest(
+        method="GET",
+        url=f"{role.token_url}{joint}audience={quote(_AUDIENCE)}",
+        headers={"Authorization": f"Bearer {role.bearer.reveal()}", "Accept": "application/json"},
+    )
+    verify: Any = role.ca_bundle or True
+    http = URLLib3Session(verify=verify, timeout=_SECONDS)
+    try:
+        answer = http.send(request.prepare())
+        status, body = answer.status_code, answer.content
+    except BotoCoreError as error:
+        raise DestinationUnreachable(
+            f"the identity of this job cannot be asked for: {error}"
+        ) from error
+    finally:
+        http.close()
+    if status >= 500:
+        raise DestinationUnreachable(f"GitHub does not say who this job is ({status})")
+    if status != 200 or len(body) > _MOST_BYTES:
+        raise AccessDenied(
+            f"GitHub does not say who this job is ({status})",
+            hint="the job needs the permission id-token: write",
+        )
+    try:
+        return Secret(str(json.loads(body)["value"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DestinationError("GitHub's answer to who this job is cannot be understood") from error
