@@ -61,6 +61,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
     "git": ("backup.git.command",),
     "dulwich": (),
     "requests": (
+        "backup.doors.alerts",
         "backup.sources.one_server",
         "backup.sources.gitlab",
         "backup.sources.bitbucket",

@@ -540,7 +540,11 @@ PRIVATE_KEY = secret(
     r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.{10,20000}-----END [A-Z ]*PRIVATE KEY-----",
     accepts="the whole PEM text, from -----BEGIN to -----END, with its line breaks",
 )
-HTTPS_URL = url(("https",), accepts="a URL that begins with https://")
+HEARTBEAT_URL = Syntax(
+    "SECRET",
+    "a URL that begins with https://",
+    lambda text: Secret(_read_url(text, ("https",)).geturl()),
+)
 WEB_URL = url(("https", "http"), accepts="a URL that begins with https:// or http://")
 BUCKET = Syntax(
     "BUCKET",

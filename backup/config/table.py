@@ -30,7 +30,7 @@ from backup.config.syntax import (
     BUCKET,
     DESTINATION,
     FILE,
-    HTTPS_URL,
+    HEARTBEAT_URL,
     KMS_KEY,
     MINUTES,
     PREFIX,
@@ -50,6 +50,7 @@ from backup.config.syntax import (
     whole,
 )
 from backup.errors import ConfigError
+from backup.secret import Secret
 
 PUBLIC_SERVERS: Mapping[Provider, str] = {
     "github": "https://github.com",
@@ -429,17 +430,20 @@ class Config(SourceInputs):
     )
 
     # Alerts and report
-    heartbeat_url: str | None = optional(
-        HTTPS_URL,
-        "Call this address after a success, so that a monitor notices a night without one.",
+    heartbeat_url: Secret | None = optional(
+        HEARTBEAT_URL,
+        "Call this address after a success, so that a monitor notices a night without one; with "
+        "/start at its end when it begins, and with /fail when it is no success.",
         group="Alerts and report",
         commands=("run", "verify", "prune"),
+        available=True,
     )
     sns_topic_arn: str | None = optional(
         TOPIC,
         "Send a message to this SNS topic when something is not a success.",
         group="Alerts and report",
         commands=("run", "verify", "prune", "status"),
+        available=True,
     )
     hide_private_names: HideNames = declare(
         choice(get_args(HideNames)),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from backup import __version__
 from backup.config import INPUTS, Config, Given, read_action
 from backup.doors import cli
+from backup.doors.alerts import Tell, alerts
 from backup.doors.environment import fallbacks
 from backup.doors.opening import (
     caller_of,
@@ -34,6 +35,12 @@ from backup.doors.opening import (
 from backup.doors.runner import MOST_ANNOTATIONS, Runner
 from backup.errors import BackupError, ExitCode
 from backup.model import Destination
+from backup.report.alert import (
+    alert_of_prune,
+    alert_of_run,
+    alert_of_status,
+    alert_of_verify,
+)
 from backup.stopping import Stop
 
 if TYPE_CHECKING:
@@ -123,18 +130,39 @@ def _inputs(environment: Mapping[str, str]) -> dict[str, Given]:
 def _hide_secrets(config: Config, runner: Runner) -> None:
     for secret in (config.token, config.app_private_key, config.oauth_secret, config.heartbeat_url):
         if secret is not None:
-            runner.hide(secret if isinstance(secret, str) else secret.reveal())
+            runner.hide(secret.reveal())
 
 
 @contextmanager
-def _at_work(config: Config, runner: Runner, stop: Stop) -> Iterator[Destination]:
-    """Open the vault's place; what is printed meanwhile is no command, and signals end the work."""
+def _at_work(
+    config: Config, runner: Runner, stop: Stop, *, about: str
+) -> Iterator[tuple[Destination, Tell]]:
+    """Open the vault's place; what is printed meanwhile is no command, and signals end the work.
+
+    Gives also what tells monitors and people how it went.
+    """
+    from backup.report.hiding import hide_places
+
+    hides = _hides_names(config)
     with (
         runner.foreign_text(),
+        alerts(
+            config,
+            about=about,
+            place=_log_page(),
+            shown=hide_places if hides else str,
+        ) as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
     ):
-        yield destination
+        yield destination, tell
+
+
+def _log_page() -> str:
+    """Tell where the log of this run is; the runner gives the parts."""
+    names = ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID")
+    server, repository, run = (os.environ.get(name, "") for name in names)
+    return f"{server}/{repository}/actions/runs/{run}" if repository and run else ""
 
 
 def _run(config: Config, runner: Runner) -> int:
@@ -143,13 +171,13 @@ def _run(config: Config, runner: Runner) -> int:
     from backup.report.terminal import TerminalEvents, log_console, print_run
 
     stop = make_stop(config)
-    identity = caller_of(config)
     hides = _hides_names(config)
     console = log_console()
     with (
-        _at_work(config, runner, stop) as destination,
+        _at_work(config, runner, stop, about="Backup") as (destination, tell),
         TerminalEvents(console) as events,
     ):
+        identity = caller_of(config)
         if identity:
             events.note(f"AWS identity: {identity}")
         report = run(
@@ -162,6 +190,7 @@ def _run(config: Config, runner: Runner) -> int:
         )
         shown = hide_private_names(report) if hides else report
         print_run(shown, console)
+        tell(alert_of_run(shown))
     _tell(report, shown, runner, identity=identity)
     return report.exit_code
 
@@ -172,7 +201,7 @@ def _status(config: Config, runner: Runner) -> int:
     from backup.report.terminal import log_console, print_findings
 
     stop = make_stop(config)
-    with _at_work(config, runner, stop) as destination:
+    with _at_work(config, runner, stop, about="Backup status") as (destination, tell):
         report = status(
             destination,
             owners=config.owner,
@@ -182,7 +211,8 @@ def _status(config: Config, runner: Runner) -> int:
         hides = _hides_names(config)
         findings = hide_private_findings(report.findings) if hides else report.findings
         print_findings(findings, log_console())
-    is_well = report.exit_code == ExitCode.DONE
+        is_well = report.exit_code == ExitCode.DONE
+        tell(alert_of_status(findings, is_well=is_well))
     heading = "✅ Backup fresh and whole" if is_well else "⚠️ Backup not fresh, or not whole"
     _tell_findings(findings, runner, heading=heading, result="success" if is_well else "partial")
     return report.exit_code
@@ -198,7 +228,7 @@ def _verify(config: Config, runner: Runner) -> int:
     hides = _hides_names(config)
     console = log_console()
     with (
-        _at_work(config, runner, stop) as destination,
+        _at_work(config, runner, stop, about="Backup verification") as (destination, tell),
         TerminalEvents(console) as events,
     ):
         report = verify(
@@ -209,6 +239,7 @@ def _verify(config: Config, runner: Runner) -> int:
         )
         shown = hide_private_damage(report) if hides else report
         print_verify(shown, console)
+        tell(alert_of_verify(shown))
     is_well = report.exit_code == ExitCode.DONE
     words = f"{report.checked} repositories verified ({report.depth})"
     findings = [
@@ -243,13 +274,14 @@ def _prune(config: Config, runner: Runner) -> int:
     stop = make_stop(config)
     console = log_console()
     with (
-        _at_work(config, runner, stop) as destination,
+        _at_work(config, runner, stop, about="Prune") as (destination, tell),
         TerminalEvents(console) as events,
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
         if _hides_names(config):
             report = hide_private_prune(report)
         print_prune(report, console)
+        tell(alert_of_prune(report))
     is_well = report.exit_code == ExitCode.DONE
     findings = [
         *(Finding("error", words, "see to that first, and run verify") for words in report.refused),

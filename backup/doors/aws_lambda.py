@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from backup import __version__
 from backup.config import Command, Config, Given, read_command_line, taken_by
+from backup.doors.alerts import alerts
 from backup.doors.environment import with_environment
 from backup.doors.opening import (
     caller_of,
@@ -29,6 +30,12 @@ from backup.doors.opening import (
 )
 from backup.errors import BackupError, ConfigError, ExitCode
 from backup.model import RunReport
+from backup.report.alert import (
+    alert_of_prune,
+    alert_of_run,
+    alert_of_status,
+    alert_of_verify,
+)
 from backup.secret import mask
 from backup.stopping import Stop
 
@@ -171,6 +178,7 @@ def _run(config: Config, stop: Stop) -> dict[str, Any]:
 
     console = log_console()
     with (
+        alerts(config, about="Backup") as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(console) as events,
@@ -186,17 +194,21 @@ def _run(config: Config, stop: Stop) -> dict[str, Any]:
             network=network_settings(config),
         )
         print_run(report, console)
-    failures = [
-        f"{one.owner}/{one.path}: {one.reason}" for one in report.outcomes if one.status == "failed"
-    ]
-    if report.exit_code != ExitCode.DONE:
-        raise _not_done(report, failures, stop)
+        unfinished = report.exit_code != ExitCode.DONE and _not_done(report, stop)
+        # What the next invocation goes on with is no failure yet, nor a success.
+        if not isinstance(unfinished, Unfinished):
+            tell(alert_of_run(report))
+    if unfinished:
+        raise unfinished
     document = run_document(report)
     del document["repositories"]
     return document
 
 
-def _not_done(report: RunReport, failures: list[str], stop: Stop) -> Exception:
+def _not_done(report: RunReport, stop: Stop) -> Exception:
+    failures = [
+        f"{one.owner}/{one.path}: {one.reason}" for one in report.outcomes if one.status == "failed"
+    ]
     # The time of a container that is thrown away is up, too.
     kind = Failed if failures or stop.may_begin else Unfinished
     return kind(_lines(f"the backup is {report.result}", [*failures, *report.problems]))
@@ -209,12 +221,14 @@ def _verify(config: Config, stop: Stop) -> dict[str, Any]:
 
     console = log_console()
     with (
+        alerts(config, about="Backup verification") as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(console) as events,
     ):
         report = verify(destination, verify_request(config), events=events, stop=stop)
         print_verify(report, console)
+        tell(alert_of_verify(report))
     if report.damaged:
         problems = [f"{one.uri}: {one.problem}" for one in report.damaged]
         raise Failed(_lines("stored data is damaged", problems))
@@ -228,12 +242,14 @@ def _prune(config: Config, stop: Stop) -> dict[str, Any]:
 
     console = log_console()
     with (
+        alerts(config, about="Prune") as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(console) as events,
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
         print_prune(report, console)
+        tell(alert_of_prune(report))
     if report.refused:
         raise Failed(_lines("nothing is deleted", list(report.refused)))
     document = prune_document(report)
@@ -243,13 +259,18 @@ def _prune(config: Config, stop: Stop) -> dict[str, Any]:
 def _status(config: Config) -> dict[str, Any]:
     from backup.commands.status import status
 
-    with open_destination(config, Stop()) as destination:
+    with (
+        alerts(config, about="Backup status") as tell,
+        open_destination(config, Stop()) as destination,
+    ):
         report = status(
             destination,
             owners=config.owner,
             max_age_hours=config.max_age_hours,
             now=datetime.now(UTC),
         )
+        is_well = report.exit_code == ExitCode.DONE
+        tell(alert_of_status(report.findings, is_well=is_well))
     messages = [one.message for one in report.findings if one.severity != "info"]
     if report.exit_code != ExitCode.DONE:
         raise Failed(_lines("the backup is not fresh, or not whole", messages))

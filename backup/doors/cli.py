@@ -35,6 +35,7 @@ from backup.config import (
     read_command_line,
     taken_by,
 )
+from backup.doors.alerts import alerts
 from backup.doors.consumer import log_in, with_consumer
 from backup.doors.environment import with_environment
 from backup.doors.opening import (
@@ -50,6 +51,12 @@ from backup.doors.opening import (
 )
 from backup.doors.pages import EXIT_CODES, PAGES, Page
 from backup.errors import BackupError, ConfigError, ExitCode
+from backup.report.alert import (
+    alert_of_prune,
+    alert_of_run,
+    alert_of_status,
+    alert_of_verify,
+)
 from backup.secret import mask
 from backup.stopping import Stop
 
@@ -125,6 +132,7 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
     config = with_consumer(config)
     stop = make_stop(config)
     with (
+        alerts(config, about="Backup") as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(_console(stderr=True)) as events,
@@ -137,7 +145,8 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
             stop=stop,
             network=network_settings(config),
         )
-    shown = hide_private_names(report) if hides else report
+        shown = hide_private_names(report) if hides else report
+        tell(alert_of_run(shown))
     _answer(config, run_document(shown), lambda console: print_run(shown, console))
     return report.exit_code
 
@@ -197,15 +206,19 @@ def _status(config: Config, arguments: tuple[str, ...]) -> int:
     from backup.report.hiding import hide_private_findings
     from backup.report.terminal import print_findings
 
-    with open_destination(config, Stop()) as destination:
+    with (
+        alerts(config, about="Backup status") as tell,
+        open_destination(config, Stop()) as destination,
+    ):
         report = status(
             destination,
             owners=config.owner,
             max_age_hours=config.max_age_hours,
             now=datetime.now(UTC),
         )
-    hides = config.hide_private_names == "true"
-    findings = hide_private_findings(report.findings) if hides else report.findings
+        hides = config.hide_private_names == "true"
+        findings = hide_private_findings(report.findings) if hides else report.findings
+        tell(alert_of_status(findings, is_well=report.exit_code == ExitCode.DONE))
     _answer(config, findings_document(findings), lambda console: print_findings(findings, console))
     return report.exit_code
 
@@ -219,12 +232,14 @@ def _verify(config: Config, arguments: tuple[str, ...]) -> int:
 
     stop = make_stop(config)
     with (
+        alerts(config, about="Backup verification") as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(_console(stderr=True)) as events,
     ):
         report = verify(destination, verify_request(config), events=events, stop=stop)
-    shown = hide_private_damage(report) if config.hide_private_names == "true" else report
+        shown = hide_private_damage(report) if config.hide_private_names == "true" else report
+        tell(alert_of_verify(shown))
     _answer(config, verify_document(shown), lambda console: print_verify(shown, console))
     return report.exit_code
 
@@ -238,13 +253,15 @@ def _prune(config: Config, arguments: tuple[str, ...]) -> int:
 
     stop = make_stop(config)
     with (
+        alerts(config, about="Prune") as tell,
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
         TerminalEvents(_console(stderr=True)) as events,
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
-    if config.hide_private_names == "true":
-        report = hide_private_prune(report)
+        if config.hide_private_names == "true":
+            report = hide_private_prune(report)
+        tell(alert_of_prune(report))
     _answer(config, prune_document(report), lambda console: print_prune(report, console))
     return report.exit_code
 

@@ -345,12 +345,12 @@ def _s3_settings(config: Config) -> "S3Settings":
         lock_mode=_LOCK_MODES.get(config.object_lock_mode or ""),
         lock_days=config.object_lock_days or 0,
         captures=config.concurrency,
-        role=_job_role(config),
+        role=job_role(config),
     )
 
 
-def _job_role(config: Config) -> "JobRole | None":
-    """Take where the job has its identity from.
+def job_role(config: Config) -> "JobRole | None":
+    """Take where the job has its identity from; None where no role is asked for.
 
     Source: GitHub Docs, "OpenID Connect reference"; the runner gives both to steps in containers.
     """

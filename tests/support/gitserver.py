@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from tests.support.git import environment
 
 _PIECE_BYTES = 1 << 16
-_FORMS = {"application/x-www-form-urlencoded", "application/json"}
+_FORMS = {"application/x-www-form-urlencoded", "application/json", "text/plain"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Request:
         target: path and query.
         headers: names in lower case.
         connection: tells connections apart: the client's port.
-        form: the body of a form, or of JSON; nothing of other requests.
+        form: the body of a form, of JSON, or a plain text; nothing of other requests.
     """
 
     method: str

@@ -412,6 +412,7 @@ def test_secrets_are_those_that_must_not_be_typed() -> None:
         "token",
         "app-private-key",
         "oauth-secret",
+        "heartbeat-url",
     ]
 
 

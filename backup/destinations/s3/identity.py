@@ -3,7 +3,8 @@
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from backup.destinations.s3.settings import DEFAULT_REGION, S3Settings, is_aws, session_of
+from backup.destinations.s3.role import DEFAULT_REGION, session_of
+from backup.destinations.s3.settings import S3Settings, is_aws
 
 _SECONDS = 10
 
@@ -22,7 +23,7 @@ def caller_identity(settings: S3Settings) -> str:
         retries={"mode": "standard", "total_max_attempts": 2},
     )
     try:
-        session = session_of(settings)
+        session = session_of(settings.role, region=settings.region)
         region = settings.region or session.region_name or DEFAULT_REGION
         client = session.client("sts", region_name=region, config=config)
         elsewhere = settings.endpoint_url is not None and not is_aws(settings.endpoint_url)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSRequest
@@ -21,6 +22,8 @@ from botocore.httpsession import URLLib3Session
 from backup.errors import AccessDenied, DestinationError, DestinationUnreachable
 from backup.secret import Secret
 
+# Where nothing names a region; any bucket of the partition can be asked for its own from there.
+DEFAULT_REGION = "us-east-1"
 _AUDIENCE = "sts.amazonaws.com"
 _SECONDS = 20
 _MOST_BYTES = 1 << 20
@@ -48,7 +51,21 @@ class JobRole:
     ca_bundle: str | None = None
 
 
-def assume(session: botocore.session.Session, role: JobRole, *, region: str) -> None:
+def session_of(role: JobRole | None, *, region: str | None) -> boto3.session.Session:
+    """Make a session: of a role, or with the credentials of boto3's standard chain.
+
+    Args:
+        role: None for that chain.
+        region: whose STS is asked; None for the configured one.
+    """
+    if role is None:
+        return boto3.session.Session()
+    core = botocore.session.get_session()
+    _assume(core, role, region=region or core.get_config_variable("region") or DEFAULT_REGION)
+    return boto3.session.Session(botocore_session=core)
+
+
+def _assume(session: botocore.session.Session, role: JobRole, *, region: str) -> None:
     """Have a session sign with a role's credentials, fetched when first needed and renewed.
 
     What fails in fetching them fails the request that needed them, as AccessDenied or

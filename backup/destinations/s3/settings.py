@@ -6,17 +6,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import boto3
-import botocore.session
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 import backup
-from backup.destinations.s3.role import JobRole, assume
+from backup.destinations.s3.role import DEFAULT_REGION, JobRole, session_of
 
-# Where nothing names a region; any bucket of the partition can be asked for its own from there.
-DEFAULT_REGION = "us-east-1"
 PARTS_IN_FLIGHT = 3
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".api.amazonwebservices.com.cn")
 _CONNECT_SECONDS = 20
@@ -78,22 +75,12 @@ def is_aws(endpoint_url: str) -> bool:
     return f".{urlsplit(endpoint_url).hostname}".endswith(_AWS_HOSTS)
 
 
-def session_of(settings: S3Settings) -> boto3.session.Session:
-    """Make a session: of the role, or with the credentials of boto3's standard chain."""
-    if settings.role is None:
-        return boto3.session.Session()
-    core = botocore.session.get_session()
-    region = settings.region or core.get_config_variable("region") or DEFAULT_REGION
-    assume(core, settings.role, region=region)
-    return boto3.session.Session(botocore_session=core)
-
-
 def connect(settings: S3Settings) -> Connection:
     """Make a client for a bucket; asks the bucket for its region where nothing names one.
 
     Raises as boto3 does.
     """
-    session = session_of(settings)
+    session = session_of(settings.role, region=settings.region)
     # None where nothing names one, whatever the stubs say.
     configured: str | None = session.region_name
     region = settings.region or configured
