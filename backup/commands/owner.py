@@ -237,8 +237,8 @@ class OwnerRun:
         for note in self._source.notes:
             self._note(note)
         self.listed = sum(not repository.problem for repository in listing)
-        # Whether snippets are listed is a choice, and no sign of what a token sees.
-        self._counted = self.listed - sum(one.kind == "snippet" for one in listing)
+        # Whether these are listed is a choice, and no sign of what a token sees.
+        self._counted = self.listed - sum(one.kind in {"gist", "snippet"} for one in listing)
         if not listing and not self._state.entries:
             identity = self._source.identity
             raise SourceError(
@@ -294,7 +294,7 @@ class OwnerRun:
         for identity, entry in self._state.entries.items():
             if identity in listed:
                 continue
-            if entry.kind == "snippet" and not self._options.snippets:
+            if not self._options.lists(entry.kind):
                 # They were not asked for, and so not listed.
                 self.ledger.marks[identity] = carried(entry, not_selected=True)
                 continue

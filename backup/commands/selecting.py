@@ -7,7 +7,7 @@ from typing import Literal
 
 from backup.capture import CheckMode
 from backup.commands.exporting import ExportOptions
-from backup.model import Repository, Selection, Visibility
+from backup.model import Kind, Repository, Selection, Visibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class RunOptions:
     archived: bool = True
     forks: bool = True
     wikis: bool = True
+    gists: bool = False
     snippets: bool = False
     concurrency: int = 4
     check: CheckMode = "pack"
@@ -33,6 +34,10 @@ class RunOptions:
     grace_days: int = 7
     exports: ExportOptions | None = None
     lock_days: int = 0
+
+    def lists(self, kind: Kind) -> bool:
+        """Tell whether a source was asked to list what is of a kind."""
+        return {"gist": self.gists, "snippet": self.snippets}.get(kind, True)
 
 
 def is_wanted(repository: Repository, options: RunOptions) -> bool:

@@ -217,10 +217,12 @@ class SourceInputs:
     )
     gists: bool = declare(
         BOOLEAN,
-        "Take the owner's gists too (GitHub users).",
+        "Take the owner's gists too (GitHub users): the secret ones of the token's own user, of "
+        "others those that are public.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="false",
+        available=True,
     )
     snippets: bool = declare(
         BOOLEAN,

@@ -56,6 +56,7 @@ def run_options(config: Config) -> "RunOptions":
         archived=config.archived,
         forks=config.forks,
         wikis=config.wikis,
+        gists=config.gists,
         snippets=config.snippets,
         concurrency=config.concurrency,
         check=config.check,
@@ -172,6 +173,7 @@ def _github(config: Config, spec: SourceSpec) -> Source:
         username=config.username or _ANY_USERNAME,
         server_url=config.forge_url("github"),
         api_url=config.api_url,
+        gists=config.gists,
     )
 
 

@@ -24,7 +24,7 @@ from backup.sources.github import GitHubSource
 from backup.sources.github.api import api_of
 from backup.sources.github.credentials import AccessToken
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
-from tests.support.github import PREFIX, GitHub, Listed, Owner, Token
+from tests.support.github import PREFIX, Gist, GitHub, Listed, Owner, Token
 from tests.support.gitserver import Answer, Request
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import Completed, repo_backup
@@ -210,6 +210,76 @@ def test_a_repository_that_is_blocked_says_by_which_notice(forge: GitHub, acme: 
     # The description of this product does not have it; that of github.com does.
     assert [problem for problem in forge.problems if "never answers 451" not in problem] == []
     forge.problems.clear()
+
+
+# --- Gists ----------------------------------------------------------------------------------------
+
+
+def gist(forge: GitHub, owner: Owner, gist_id: str, **more: Any) -> None:
+    path = init_bare(forge.root / "gist" / f"{gist_id}.git")
+    update_refs(path, {b"refs/heads/main": commit_chain(path, 1, label=gist_id.encode())[-1]})
+    set_head(path, b"refs/heads/main")
+    forge.gists.append(Gist(owner, gist_id, **more))
+
+
+def with_gists(forge: GitHub, owner: str, token: str | None = PAT) -> GitHubSource:
+    credentials = None if token is None else AccessToken(Secret(token))
+    return GitHubSource(owner, credentials=credentials, server_url=forge.url, gists=True)
+
+
+def test_one_s_own_gists_are_repositories_by_their_id(forge: GitHub, tmp_path: Path) -> None:
+    jane = forge.owners[0]
+    for number in range(5):
+        gist(forge, jane, f"{number:020x}", public=number % 2 == 0)
+    forge.page = 2
+    found = {one.path: one for one in with_gists(forge, "jane").repositories()}
+    assert list(found) == [f"gists/{number:020x}" for number in range(5)]
+    secret = found[f"gists/{1:020x}"]
+    assert (secret.kind, secret.host_id, secret.private) == ("gist", f"{1:020x}", True)
+    forge.page = 100
+    run = ("run", "--from", "github:jane", "--to", tmp_path / "vault", "--json")
+    env = {"REPO_BACKUP_SERVER_URL": forge.url, "REPO_BACKUP_TOKEN": PAT}
+    done = repo_backup(*run, "--gists", env=env)
+    assert done.json["totals"]["captured"] == 5
+    # One that is deleted is asked for by its id; where they are not asked for, they stay.
+    forge.gists.pop(0)
+    again = repo_backup(*run, "--gists", env=env).json["repositories"]
+    assert {one["status"] for one in again} == {"unchanged", "gone"}
+    (gone,) = [one for one in again if one["status"] == "gone"]
+    assert "GitHub knows no such gist" in gone["reason"]
+    forge.repository(jane, "code")
+    init_bare(forge.root / "jane" / "code.git")
+    forge.gists.clear()
+    assert told(repo_backup(*run, env=env)) == {"code": "empty"}
+    back = tmp_path / "back.git"
+    repo_backup("restore", f"gists/{1:020x}", back, "--from", tmp_path / "vault")
+    assert_same_mirror(back, to_be_kept(forge.root / "gist" / f"{1:020x}.git"))
+
+
+@pytest.mark.parametrize("token", [None, INSTALLATION, PAT])
+def test_of_others_only_public_gists_are_seen_and_that_is_said(
+    token: str | None, forge: GitHub
+) -> None:
+    forge.tokens[INSTALLATION] = Token()
+    joe = forge.owner("joe", kind="User")
+    gist(forge, joe, "aa")
+    gist(forge, joe, "bb", public=False)
+    source = with_gists(forge, "joe", token)
+    assert [one.path for one in source.repositories()] == ["gists/aa"]
+    assert any("of the gists only those that are public" in note for note in source.notes)
+
+
+def test_an_organisation_has_no_gists(forge: GitHub, acme: Owner) -> None:
+    source = with_gists(forge, "acme")
+    assert [*source.repositories()] == []
+    assert "Acme: an organisation has no gists" in source.notes
+
+
+def test_a_gist_on_another_server_gets_no_credentials(forge: GitHub) -> None:
+    forge.gists.append(Gist(forge.owners[0], "cc", url="https://evil.example/cc.git"))
+    (one,) = with_gists(forge, "jane").repositories()
+    assert one.clone_url == ""
+    assert one.problem == "GitHub names another server for it: evil.example"
 
 
 # --- What refusals mean ---------------------------------------------------------------------------

@@ -58,6 +58,16 @@ class Listed:
 
 
 @dataclass(slots=True)
+class Gist:
+    """A gist as the API has it; the git side is the folder ``gist/id.git``."""
+
+    owner: Owner
+    gist_id: str
+    public: bool = True
+    url: str = ""
+
+
+@dataclass(slots=True)
 class Token:
     """Who a token is, and what it sees.
 
@@ -110,6 +120,7 @@ class GitHub:
     root: Path
     owners: list[Owner] = field(default_factory=list)
     repositories: list[Listed] = field(default_factory=list)
+    gists: list[Gist] = field(default_factory=list)
     tokens: dict[str, Token] = field(default_factory=dict)
     answer: Callable[[Request], Answer | None] = lambda _: None
     page: int = 100
@@ -257,8 +268,8 @@ class GitHub:
         self, path: str, query: Mapping[str, str], request: Request
     ) -> tuple[int, Any, dict[str, str]]:
         parts = path.strip("/").split("/")
-        if parts[0] == "app":
-            return self._as_app(parts, query, request)
+        if parts[0] == "app" or "gists" in parts[::2]:
+            return self._respond_on_others(parts, query, request)
         token = self._token(request)
         if token is None and "authorization" in request.headers:
             return 401, {"message": "Bad credentials", "documentation_url": "https://x"}, {}
@@ -292,6 +303,27 @@ class GitHub:
                 return self._single(lambda one: one.repository_id == int(number), token)
             case ["repos", login, name]:
                 return self._single(lambda one: (one.owner.login, one.name) == (login, name), token)
+        return _missing()
+
+    def _respond_on_others(
+        self, parts: list[str], query: Mapping[str, str], request: Request
+    ) -> tuple[int, Any, dict[str, str]]:
+        if parts[0] == "app":
+            return self._as_app(parts, query, request)
+        path, token = "/" + "/".join(parts), self._token(request)
+        match parts:
+            case ["gists"] if token is not None and token.login:
+                mine = [one for one in self.gists if one.owner.login == token.login]
+                return self._page(path, query, [self._gist(one) for one in mine])
+            case ["users", login, "gists"]:
+                theirs = [one for one in self.gists if one.owner.login == login and one.public]
+                return self._page(path, query, [self._gist(one) for one in theirs])
+            case ["gists", gist_id]:
+                found = [one for one in self.gists if one.gist_id == gist_id]
+                if not found:
+                    return _missing()
+                whole = description(_PRODUCT).example("/gists/{gist_id}")
+                return 200, whole | self._gist(found[0]), {}
         return _missing()
 
     def _owner(self, login: str) -> Owner | None:
@@ -352,6 +384,13 @@ class GitHub:
         words = "&".join(f"{name}={value}" for name, value in kept.items())
         url = f"{self.url}{PREFIX}{path}?{words}&page={number + 1}"
         return 200, some, {"Link": f'<{url}>; rel="next", <{url}>; rel="last"'}
+
+    def _gist(self, one: Gist) -> dict[str, Any]:
+        example: dict[str, Any] = description(_PRODUCT).example("/gists")[0]
+        url = one.url or f"{self.url}/gist/{one.gist_id}.git"
+        owner = example["owner"] | {"login": one.owner.login, "id": one.owner.owner_id}
+        said = {"id": one.gist_id, "git_pull_url": url, "public": one.public, "owner": owner}
+        return example | said
 
     def _user(self, owner: Owner) -> Any:
         template = description(_PRODUCT).example("/users/{username}")

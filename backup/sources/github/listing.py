@@ -63,6 +63,7 @@ class GitHubSource:
         username: goes with the token for git.
         server_url: without a slash at the end.
         api_url: the REST API's; where `api_of` has it by default.
+        gists: list a user's gists, too.
     """
 
     lists_everything = True
@@ -75,7 +76,9 @@ class GitHubSource:
         username: str = ANY_USERNAME,
         server_url: str = PUBLIC_SERVER,
         api_url: str | None = None,
+        gists: bool = False,
     ) -> None:
+        self._gists = gists
         self._name = owner
         self._credentials = credentials
         self._username = username
@@ -147,14 +150,21 @@ class GitHubSource:
             yield repository
             if item.get("has_wiki"):
                 yield self._wiki(repository)
+        if self._gists:
+            for item in self._pages_of_gists(owner):
+                yield self._gist(item)
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
+        place = "gists" if kind == "gist" else "repositories"
         try:
-            item = self._ask(f"/repositories/{quote(host_id, safe='')}")
+            item = self._ask(f"/{place}/{quote(host_id, safe='')}")
         except RepositoryMissing:
-            return Absence("not-visible", "GitHub knows no such repository, or hides it from us")
+            name = "gist" if kind == "gist" else "repository"
+            return Absence("not-visible", f"GitHub knows no such {name}, or hides it from us")
         except RepositoryBlocked as error:
             return Absence("blocked", error.message)
+        if kind == "gist":
+            return self._gist(item)
         owner = self._find_owner()
         if str(item["owner"]["login"]).casefold() != owner.login.casefold():
             return Absence("transferred", f"it is now {item['full_name']}")
@@ -194,12 +204,28 @@ class GitHubSource:
             return "/installation/repositories"
         if owner.is_organization:
             return public
-        if str(self._ask("/user")["login"]).casefold() == owner.login.casefold():
+        if self._is_own(owner):
             return _OWN_REPOSITORIES
         self._notes[
             f"{owner.login}: of another user's repositories only those that are public are seen"
         ] = None
         return public
+
+    def _pages_of_gists(self, owner: _Owner) -> Iterator[dict[str, Any]]:
+        """Choose the listing that sees the most of somebody's gists."""
+        if owner.is_organization:
+            self._notes[f"{owner.login}: an organisation has no gists"] = None
+            return iter(())
+        # Source: "Gists": installations see none but the public ones.
+        credentials = self._credentials
+        if credentials is not None and not credentials.is_installation and self._is_own(owner):
+            return self._pages("/gists")
+        self._notes[f"{owner.login}: of the gists only those that are public are seen"] = None
+        return self._pages(f"/users/{owner.login}/gists")
+
+    def _is_own(self, owner: _Owner) -> bool:
+        """Tell whether the token is the owner's own."""
+        return str(self._ask("/user")["login"]).casefold() == owner.login.casefold()
 
     # --- Requests ---
 
@@ -236,6 +262,29 @@ class GitHubSource:
             fork=bool(item["fork"]),
             pushed_at=datetime.fromisoformat(pushed_at) if pushed_at else None,
             blocked="GitHub has disabled it" if item.get("disabled") else "",
+        )
+
+    def _gist(self, item: Mapping[str, Any]) -> Repository:
+        gist_id, url = str(item["id"]), str(item["git_pull_url"])
+        host = urlsplit(self._server_url).netloc.lower()
+        place = urlsplit(url)
+        # Gists have a host of their own, or a folder; credentials go nowhere else.
+        hosts = {host, f"gist.{host}"}
+        is_ours = (
+            place.netloc.lower() in hosts and place.scheme == urlsplit(self._server_url).scheme
+        )
+        is_public = bool(item["public"])
+        return Repository(
+            host=host,
+            owner=self._find_owner().login,
+            path=f"gists/{gist_id}",
+            host_id=gist_id,
+            clone_url=url if is_ours else "",
+            kind="gist",
+            private=not is_public,
+            visibility="public" if is_public else "private",
+            pushed_at=None,
+            problem="" if is_ours else f"GitHub names another server for it: {place.netloc}",
         )
 
     def _wiki(self, repository: Repository) -> Repository:
