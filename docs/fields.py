@@ -8,15 +8,9 @@ from collections.abc import Mapping
 
 RESERVED: frozenset[str] = frozenset(
     {
-        "SourceLine.owner_id",
         "Header.shard",
         "SelectionLine.lfs",
         "SelectionLine.metadata",
-        "Entry.private",
-        "Entry.archived",
-        "Entry.fork",
-        "Entry.pushed_at",
-        "Entry.unfinished",
         "Manifest.writer",
         "BundleLine.storage_class",
         "BundleLine.lfs_scanned",

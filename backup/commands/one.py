@@ -2,10 +2,11 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from backup.capture import Captured, Means, capture
 from backup.commands.pace import Pace
@@ -49,6 +50,17 @@ _LOOKS = 3
 _LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
 # Where a throttling server does not say how long to wait.
 _THROTTLED_SECONDS = 60.0
+# What ends so with or without the heads of pull requests.
+_NOT_FOR_PULL_REFS = (
+    AuthenticationError,
+    DeadlineReached,
+    DestinationError,
+    Interrupted,
+    NotBegun,
+    RateLimited,
+    RepositoryBlocked,
+    RepositoryMissing,
+)
 # After this share of a run's time a capture that does not end in time was only begun too late.
 _LATE_SHARE = 0.5
 # What an entry says of the run that made it; everything else is the repository's state.
@@ -123,14 +135,23 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
         name = f"{repository.owner}/{repository.path}"
         shop.events.note(f"{name}: {error.message}; again in {seconds:.0f} s")
 
-    try:
-        result = repeat(
+    def attempt(shop: Workshop, entry: Entry | None, *, tries: int = TRIES) -> Result:
+        return repeat(
             lambda: _at_its_pace(repository, entry, shop),
-            tries=TRIES,
+            tries=tries,
             stop=shop.means.stop,
             again=again,
             may_pass=lambda error: _is_far_away(error, repository, shop),
         )
+
+    try:
+        try:
+            result = attempt(shop, entry)
+        except BackupError as error:
+            if not shop.selection.pull_refs or isinstance(error, _NOT_FOR_PULL_REFS):
+                raise
+            once = partial(attempt, tries=1)
+            result = _without_pull_refs(once, entry, shop, reason=sound(error.message))
     except (Interrupted, DeadlineReached):
         raise
     except SessionExpired as error:
@@ -155,6 +176,28 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
         result = replace(result, entry=entry)
     shop.events.finished(result.outcome)
     return result
+
+
+def _without_pull_refs(
+    attempt: Callable[[Workshop, Entry | None], Result],
+    entry: Entry | None,
+    shop: Workshop,
+    *,
+    reason: str,
+) -> Result:
+    """Capture all but the heads of pull requests, since one of these may be what fails.
+
+    They can be many and large, and no branch needs them; a server may even lack their objects. What
+    is left out stays unfinished, and is tried again by the next run.
+    """
+    selection = replace(shop.selection, pull_refs=False)
+    remotes = replace(shop.remotes, selection=selection)
+    # An unfinished entry would never be unchanged.
+    known = None if entry is None else entry.model_copy(update={"unfinished": ()})
+    result = attempt(replace(shop, selection=selection, remotes=remotes), known)
+    problem = f"without the heads of its pull requests: {reason}"
+    made = result.entry.model_copy(update={"unfinished": (f"pull requests: {reason}",)})
+    return replace(result, entry=made, problem=result.problem or problem)
 
 
 def _is_far_away(error: BackupError, repository: Repository, shop: Workshop) -> bool:

@@ -545,6 +545,41 @@ def test_pull_refs_is_an_option_of_the_program(tmp_path: Path) -> None:
     ]
 
 
+def test_a_pull_request_that_cannot_be_had_costs_no_branch(lab: Lab) -> None:
+    path = lab.repository("widgets")
+    push(path, branch=b"refs/pull/7/head", label=b"pull")
+    push(path, branch=b"refs/pull/8/head", label=b"gone")
+    # The commit is there, what it holds is not: servers have such refs.
+    tree = git("rev-parse", "refs/pull/8/head^{tree}", cwd=path).decode().strip()
+    lost = path / "objects" / tree[:2] / tree[2:]
+    assert lost.exists()
+    lost.rename(path / "lost")
+    with_pulls = Selection(pull_refs=True)
+    report = lab.run(selection=with_pulls)
+    assert report.result == "partial"
+    assert done(report, "widgets") == ("captured", "full", "first capture")
+    (problem,) = report.problems
+    assert problem.startswith("src/widgets: without the heads of its pull requests: ")
+    entry = lab.entry("widgets")
+    assert entry.unfinished[0].startswith("pull requests: ")
+    assert not entry.selection.pull_refs
+    assert [line.name for line in lab.record("widgets").refs] == ["refs/heads/main"]
+    # It is tried again each time, and costs nothing while it does not work.
+    report = lab.run(selection=with_pulls)
+    assert (report.result, report.objects_written) == ("partial", 1)
+    assert done(report, "widgets")[0] == "unchanged"
+    assert lab.entry("widgets").unfinished == entry.unfinished
+    # A night that does not ask for them is done with it.
+    assert lab.run().result == "success"
+    assert lab.entry("widgets").unfinished == ()
+    (path / "lost").rename(lost)
+    report = lab.run(selection=with_pulls)
+    assert report.result == "success"
+    names = [line.name for line in lab.record("widgets").refs]
+    assert names == ["refs/heads/main", "refs/pull/7/head", "refs/pull/8/head"]
+    assert lab.entry("widgets").unfinished == ()
+
+
 # --- When a full is due ------------------------------------------------------------------------
 
 
