@@ -1,7 +1,7 @@
 """What the reading commands answer: made by commands, shown by reports."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -218,6 +218,32 @@ class Finding:
     message: str
     fix: str = ""
     private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was found out about one side of a set-up.
+
+    Attributes:
+        server_time: what the other side's clock says; None where it did not.
+        session: how long the credentials live on; None for ever, or where nobody knows.
+    """
+
+    findings: tuple[Finding, ...]
+    server_time: datetime | None = None
+    session: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """What is wrong with a set-up, and what is right.
+
+    Attributes:
+        exit_code: 0 without an error among the findings.
+    """
+
+    findings: tuple[Finding, ...]
+    exit_code: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Where a library may be imported; everywhere else it may not.
 HOME_OF: dict[str, tuple[str, ...]] = {
     "rich": ("backup.report.terminal", "backup.doors.cli"),
-    "click": ("backup.doors.cli",),
+    "click": ("backup.doors.words",),
     "pydantic": ("backup.config", "backup.vault.documents"),
     "pydantic_core": ("backup.config", "backup.vault.documents"),
     "boto3": ("backup.destinations.s3",),

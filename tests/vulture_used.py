@@ -9,7 +9,7 @@ from rich.progress import Task
 from backup.config import Config
 from backup.config.syntax import Span
 from backup.destinations.memory import MemoryDestination
-from backup.doors import cli, lambda_entry
+from backup.doors import lambda_entry, words
 from backup.errors import PartialFailure
 from backup.git.http import bearer
 from backup.git.pktline import Special
@@ -89,7 +89,7 @@ def protocol() -> tuple[object, ...]:
 
 
 def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...]:
-    program = cli._program()
+    program = words.make_program()
     return (
         program.list_commands(context),
         program.format_options,

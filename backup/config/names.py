@@ -46,6 +46,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "verify",
     "prune",
     "status",
+    "doctor",
     "login",
     "forget",
 )

@@ -75,7 +75,7 @@ class SourceInputs:
         choice(get_args(ActionCommand)),
         "What to do: back up (run), prove backups (verify), delete old ones (prune), tell their "
         "age (status), look for mistakes in the set-up (doctor), or a step of a sharded run. Only "
-        "run, verify, prune and status are available yet.",
+        "run, verify, prune, status and doctor are available yet.",
         group="Behaviour",
         commands=(),
         default="run",

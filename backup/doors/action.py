@@ -23,6 +23,7 @@ from backup.doors.alerts import Tell, alerts
 from backup.doors.environment import fallbacks
 from backup.doors.opening import (
     caller_of,
+    look_at_destination,
     make_stop,
     network_settings,
     open_destination,
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _verify(config, runner)
             case "prune":
                 return _prune(config, runner)
+            case "doctor":
+                return _doctor(config, runner)
             case _:
                 return _run(config, runner)
     except BackupError as error:
@@ -295,6 +298,30 @@ def _prune(config: Config, runner: Runner) -> int:
         Finding("info", prune_words(report)),
     ]
     heading = "✅ Old snapshots deleted" if is_well else "❌ Nothing was deleted of some owners"
+    _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
+    return report.exit_code
+
+
+def _doctor(config: Config, runner: Runner) -> int:
+    from backup.commands.doctor import doctor
+    from backup.report.hiding import hide_private_findings
+    from backup.report.terminal import log_console, print_findings
+
+    stop = make_stop(config)
+    with _at_work(config, runner, stop, about="Doctor") as (destination, _):
+        report = doctor(
+            open_sources(config),
+            destination,
+            look_at_destination=lambda: look_at_destination(config, stop),
+            network=network_settings(config),
+            stop=stop,
+            clock=lambda: datetime.now(UTC),
+        )
+        hides = _hides_names(config)
+        findings = hide_private_findings(report.findings) if hides else report.findings
+        print_findings(findings, log_console())
+    is_well = report.exit_code == ExitCode.DONE
+    heading = "✅ The set-up is in order" if is_well else "❌ The set-up has mistakes"
     _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
     return report.exit_code
 

@@ -6,6 +6,7 @@ so that a refusal waits for none, and a missing one breaks nothing else.
 # ruff: noqa: PLC0415 - see above
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from backup.config import Config, SourceSpec
 from backup.errors import ConfigError, ExitCode
 from backup.model import Destination, Selection, Source
+from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.stopping import Stop
 
@@ -318,6 +320,22 @@ def open_destination(config: Config, stop: Stop) -> Iterator[Destination]:
         if config.object_lock_mode is not None:
             destination.require_lock()
         yield destination
+
+
+def look_at_destination(config: Config, stop: Stop) -> Diagnosis:
+    """Tell what there is to know of the vault's place; writes nothing."""
+    folder = config.vault.folder
+    if folder is None:
+        from backup.destinations.s3 import diagnose
+
+        return diagnose(_s3_settings(config), stop=stop)
+    existing = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not os.access(existing, os.W_OK):
+        return Diagnosis(
+            (Finding("error", f"{existing} cannot be written", "give another folder, or rights"),)
+        )
+    free = shutil.disk_usage(existing).free
+    return Diagnosis((Finding("info", f"{folder}: {free >> 30} GiB are free"),))
 
 
 def caller_of(config: Config) -> str:

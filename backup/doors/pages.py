@@ -69,6 +69,14 @@ PAGES: Mapping[Command, Page] = {
         "lists or restores it; prune deletes its objects when its grace is over. While its source "
         "lists it, the next run begins it anew: leave it out with --exclude.",
     ),
+    "doctor": Page(
+        "Look for mistakes in a set-up before they cost a night.",
+        "repo-backup doctor --from github:acme --to s3://bucket/git",
+        text="Looks at this machine, at each source and its credentials, and at the bucket and its "
+        "settings; writes nothing. Each finding comes with what to do. Some settings of a bucket "
+        "are seen only by who may look at them, which the role that backs up need not. Ends with 1 "
+        "when there is an error among them.",
+    ),
     "login": Page(
         "Keep the OAuth consumer of a Bitbucket workspace on this machine.",
         "repo-backup login bitbucket",

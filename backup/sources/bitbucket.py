@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -29,6 +31,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity
+from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession, basic, bearer
 
@@ -238,6 +241,34 @@ class BitbucketSource:
 
     def renew_authorization(self) -> bool:
         return self._credentials is not None and self._credentials.renew()
+
+    def diagnose(self) -> Diagnosis:
+        """Tell what Bitbucket says of the credentials."""
+        if self._credentials is None:
+            words = "without credentials only what is public is seen"
+            return Diagnosis((Finding("warning", words),))
+        path = f"/workspaces/{quote(self.identity.owner, safe='')}"
+        answer = self._send(f"{self._api_url}/2.0{path}", path)
+        said = answer.headers.get("x-oauth-scopes")
+        findings = []
+        if said is not None:
+            scopes = {scope.strip() for scope in said.split(",")}
+            shown = ", ".join(sorted(scopes - {""})) or "none"
+            reads = any(scope.split(":")[0] in {"repository", "read"} for scope in scopes)
+            findings.append(
+                Finding("info", f"the credentials have the scopes {shown}")
+                if reads
+                else Finding(
+                    "error",
+                    f"the credentials have the scopes {shown}: they cannot read repositories",
+                    "give them the scope to read repositories",
+                )
+            )
+        date = answer.headers.get("date")
+        return Diagnosis(
+            tuple(findings),
+            server_time=None if date is None else parsedate_to_datetime(date).astimezone(UTC),
+        )
 
     def repositories(self) -> Iterator[Repository]:
         workspace = self.identity.owner

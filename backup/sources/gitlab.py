@@ -9,7 +9,8 @@ Source: GitLab's REST API, "Groups", "Projects", "Project snippets", "Pagination
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -27,6 +28,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity, Visibility
+from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession
 
@@ -147,6 +149,37 @@ class GitLabSource:
 
     def renew_authorization(self) -> bool:
         return False
+
+    def diagnose(self) -> Diagnosis:
+        """Tell what GitLab says of the token: scopes and end."""
+        if self._token is None:
+            return Diagnosis((Finding("warning", "without a token only what is public is seen"),))
+        if self._is_job:
+            return Diagnosis(
+                (Finding("info", "the token is a CI job's: it ends with the job"),),
+            )
+        try:
+            found = self._ask("/personal_access_tokens/self")
+        except (AuthenticationError, RepositoryMissing) as error:
+            return Diagnosis((Finding("warning", f"the token says nothing of itself: {error}"),))
+        scopes = {str(scope) for scope in found.get("scopes") or ()}
+        shown = ", ".join(sorted(scopes)) or "none"
+        findings = [Finding("info", f"the token has the scopes {shown}")]
+        if "api" not in scopes and not scopes >= {"read_api", "read_repository"}:
+            findings = [
+                Finding(
+                    "error",
+                    f"the token has the scopes {shown}: it cannot list and read projects",
+                    f"it needs {_FOR_READING}",
+                )
+            ]
+        if ends_on := found.get("expires_at"):
+            findings.append(Finding("info", f"the token ends on {ends_on}"))
+        said = self._headers.get("date")
+        return Diagnosis(
+            tuple(findings),
+            server_time=None if said is None else parsedate_to_datetime(said).astimezone(UTC),
+        )
 
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()

@@ -104,8 +104,8 @@ def act(inputs: dict[str, str], here: Path, *words: str) -> "subprocess.Complete
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "GISTS": "true"}, "gists is not"),
-        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "doctor"}, "command: "),
+        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "METADATA": "all"}, "metadata is"),
+        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "plan"}, "command: "),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "LFS": "true"}, "lfs is not"),
     ],
 )

@@ -114,6 +114,7 @@ class GitHub:
         answer: gives an answer in place of the API's or git's, or None.
         page: how many items a page has at most, whatever is asked for.
         clock: tells the time by which an App's tokens end.
+        ends_at: what it says of every token's end; empty where it says nothing.
         lives: of each request with an App's token the seconds that this had left.
     """
 
@@ -126,6 +127,7 @@ class GitHub:
     page: int = 100
     apps: list[App] = field(default_factory=list)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ends_at: str = ""
     lives: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     server: GitHttpServer = field(init=False)
@@ -185,6 +187,7 @@ class GitHub:
         fields = {
             "Content-Type": "application/json; charset=utf-8",
             "Date": format_datetime(self.clock(), usegmt=True),
+            **({"GitHub-Authentication-Token-Expiration": self.ends_at} if self.ends_at else {}),
             **headers,
         }
         return Answer(status, fields, json.dumps(body).encode())

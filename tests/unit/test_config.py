@@ -797,7 +797,7 @@ def action(**texts: str) -> Config:
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
         ({"provider": "git"}, "provider: 'git' is for the command line: give github, gitlab or"),
         ({"command": "prune"}, "prune keeps nothing as it is: give one of keep-within"),
-        ({"command": "doctor"}, "command: 'doctor' is not available yet"),
+        ({"command": "plan"}, "command: 'plan' is not available yet"),
         ({"region": "eu-west-1"}, "region needs a bucket"),
         ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
         (

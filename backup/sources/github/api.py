@@ -8,6 +8,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +31,8 @@ from backup.errors import (
 PUBLIC_SERVER = "https://github.com"
 PUBLIC_API = "https://api.github.com"
 PAGE = 100
+# As GitHub writes it: 2026-12-31 23:59:59 UTC, or with an offset.
+_END = re.compile(r"(?P<moment>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<zone>UTC|[+-]\d{4}))?")
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 _TIMEOUT_SECONDS = 30
 
@@ -92,6 +96,28 @@ class Api:
             yield from items
             found = _NEXT.search(headers.get("link", ""))
             url = None if found is None else found[1]
+
+
+def time_of(headers: Mapping[str, str]) -> datetime | None:
+    """Tell GitHub's own time."""
+    try:
+        return parsedate_to_datetime(headers["date"]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return None
+
+
+def end_of(headers: Mapping[str, str]) -> datetime | None:
+    """Tell when the token ends; None for those that do not, or of which GitHub does not say it."""
+    said = headers.get("github-authentication-token-expiration", "")
+    found = _END.fullmatch(said.strip())
+    if found is None:
+        return None
+    moment = datetime.strptime(found["moment"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+    zone = found["zone"]
+    if zone in {"UTC", None}:
+        return moment
+    offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:5]))
+    return moment - offset if zone[0] == "+" else moment + offset
 
 
 @contextmanager

@@ -10,10 +10,9 @@ installation access token for a GitHub App".
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 from github import Auth
@@ -26,7 +25,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.secret import Secret
-from backup.sources.github.api import Api
+from backup.sources.github.api import Api, time_of
 
 # No request begins with a token that has less than this to live.
 LEAST_LIFE_SECONDS = 300.0
@@ -138,7 +137,7 @@ class App:
             raise refused from error
         token = Secret(str(answer["token"]))
         ends_at = datetime.fromisoformat(answer["expires_at"])
-        self._ends_at = began + (ends_at - _time_of(headers)).total_seconds()
+        self._ends_at = began + (ends_at - (time_of(headers) or datetime.now(UTC))).total_seconds()
         return token
 
     def _installation(self, api: Api) -> int:
@@ -216,11 +215,3 @@ class Live(Auth.Auth):
     @property
     def token(self) -> str:
         return self._credentials.token().reveal()
-
-
-def _time_of(headers: Mapping[str, str]) -> datetime:
-    """Tell GitHub's time: our clock may be wrong by minutes."""
-    try:
-        return parsedate_to_datetime(headers["date"]).astimezone(UTC)
-    except (KeyError, ValueError):
-        return datetime.now(UTC)

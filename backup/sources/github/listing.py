@@ -9,7 +9,7 @@ Source: GitHub's REST API, "Repositories" and "Apps".
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -20,14 +20,17 @@ from backup.errors import (
     SourceError,
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity, Visibility
+from backup.results import Diagnosis, Finding
 from backup.secret import Secret
-from backup.sources.github.api import PUBLIC_SERVER, Api, api_of
+from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of, time_of
 from backup.sources.github.credentials import AccessToken, Credentials, Live
 from backup.sources.one_server import basic
 
 # Source: "Authenticating as a GitHub App installation"; GitHub takes it with any token.
 ANY_USERNAME = "x-access-token"
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
+_SOON_DAYS = 14
+_FEW_REQUESTS = 100
 _OWN_REPOSITORIES = "/user/repos?affiliation=owner"
 
 
@@ -52,6 +55,14 @@ class _Owner:
     login: str
     owner_id: str
     is_organization: bool
+
+
+def _ending(ends_at: datetime) -> Finding:
+    """Say when a token ends."""
+    days = (ends_at - datetime.now(UTC)).days
+    if days < _SOON_DAYS:
+        return Finding("warning", f"the token ends in {days} days", "make another one in time")
+    return Finding("info", f"the token ends on {ends_at:%Y-%m-%d}")
 
 
 class GitHubSource:
@@ -140,6 +151,55 @@ class GitHubSource:
 
     def renew_authorization(self) -> bool:
         return self._credentials is not None and self._credentials.renew()
+
+    def diagnose(self) -> Diagnosis:
+        """Tell what GitHub says of the token: kind, scopes, end, and what is left of the limit."""
+        if self._credentials is None:
+            return Diagnosis((Finding("warning", "without a token only what is public is seen"),))
+        headers, data = self._request("/rate_limit")
+        findings = [*self._of_token(headers)]
+        if (ends_at := end_of(headers)) is not None:
+            findings.append(_ending(ends_at))
+        core = data.get("resources", {}).get("core", {}) if isinstance(data, dict) else {}
+        remaining, limit = core.get("remaining"), core.get("limit")
+        if isinstance(remaining, int) and remaining < _FEW_REQUESTS:
+            findings.append(
+                Finding(
+                    "warning",
+                    f"{remaining} of {limit} requests are left in this hour",
+                    "others use the same token; a GitHub App has a limit of its own",
+                )
+            )
+        return Diagnosis(tuple(findings), server_time=time_of(headers))
+
+    def _of_token(self, headers: Mapping[str, str]) -> Iterator[Finding]:
+        if self._credentials is None:
+            return
+        if self._credentials.is_installation:
+            yield Finding("info", "the token is an installation's of a GitHub App")
+            return
+        said = headers.get("x-oauth-scopes")
+        if said is None:
+            yield Finding(
+                "info",
+                "the token is fine-grained: GitHub does not say what it may not see",
+                self.if_too_short,
+            )
+            return
+        scopes = {scope.strip() for scope in said.split(",")}
+        shown = ", ".join(sorted(scopes - {""})) or "none"
+        if "repo" not in scopes:
+            yield Finding(
+                "error",
+                f"the token has the scopes {shown}: it cannot read private repositories",
+                "give it the scope repo, or a fine-grained token Contents: read",
+            )
+        else:
+            yield Finding("info", f"the token is a classic one, with the scopes {shown}")
+        if self._gists and "gist" not in scopes:
+            yield Finding(
+                "warning", "without the scope gist secret gists are not seen", "add it to the token"
+            )
 
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()
