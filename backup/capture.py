@@ -15,6 +15,7 @@ from backup.errors import IncompleteRepository, IncompleteWrite
 from backup.git.bundle import BundleHeader
 from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck
 from backup.git.pack import PackMeter, PackSummary, empty_pack
+from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote, fit_haves
 from backup.model import (
     Check,
@@ -31,6 +32,8 @@ from backup.vault.documents import (
     BundleLine,
     HeadLine,
     LeftOutLine,
+    LfsIndex,
+    LfsObject,
     Record,
     RefChangeLine,
     RefLine,
@@ -39,7 +42,7 @@ from backup.vault.documents import (
     refs_digest,
     shown,
 )
-from backup.vault.layout import Layout, bundle_key, record_key, repository_folder
+from backup.vault.layout import Layout, bundle_key, lfs_index_key, record_key, repository_folder
 
 CheckMode = Literal["pack", "trailer"]
 
@@ -73,6 +76,7 @@ class Captured:
         retain_until: how long the record is locked, and the new bundle with it.
         bytes_written: bundle and record together.
         objects: git objects in the new pack.
+        pointers: the files of Git LFS that the new pack points to.
     """
 
     record: Record
@@ -83,17 +87,23 @@ class Captured:
     objects: int
     check: Check | None
     changes: tuple[RefChange, ...]
+    pointers: tuple[Pointer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A pack that went through."""
+    """A pack that went through.
+
+    Attributes:
+        pointers: the files of Git LFS that it points to; None where nobody looked.
+    """
 
     summary: PackSummary
     check: Check
     detail: str
     kinds: dict[ObjectId, str]
     changes: tuple[RefChange, ...]
+    pointers: tuple[Pointer, ...] | None = None
 
 
 def capture(
@@ -146,9 +156,34 @@ def capture(
         prerequisites=header.prerequisites,
         version_id=stored.version_id,
         retain_until=stored.retain_until,
+        lfs_scanned=checked.pointers is not None,
     )
-    return _save_record(
+    index_bytes = 0
+    if checked.pointers:
+        index = _lfs_index(checked.pointers, means)
+        name = lfs_index_key(folder, means.snapshot_id)
+        means.destination.put_if_absent(means.layout.key(name), index)
+        bundle = bundle.model_copy(update={"lfs": name})
+        index_bytes = len(index)
+    captured = _save_record(
         plan, means, folder=folder, bundle=bundle, kinds=checked.kinds, changes=checked.changes
+    )
+    return replace(
+        captured,
+        bytes_written=captured.bytes_written + index_bytes,
+        pointers=checked.pointers or (),
+    )
+
+
+def _lfs_index(pointers: Iterable[Pointer], means: Means) -> bytes:
+    """Make the document of what a pack's pointers name, so that no pack is searched twice."""
+    return encode(
+        LfsIndex(
+            format=1,
+            document="lfs",
+            snapshot_id=means.snapshot_id,
+            objects=tuple(LfsObject(oid=one.oid, size_bytes=one.size_bytes) for one in pointers),
+        )
     )
 
 
@@ -188,7 +223,7 @@ def _pass_through(
         # Nothing new to hold: refs were deleted, or moved to what the chain holds.
         pieces: Iterable[bytes] = [empty_pack(plan.refs.object_format)]
         _pour(pieces, meter.update, *sinks)
-        return _Checked(meter.finish(), "pack", "", {}, compare_refs(plan, {}))
+        return _Checked(meter.finish(), "pack", "", {}, compare_refs(plan, {}), pointers=())
     pieces = _watched(remote.fetch(plan.wants, plan.haves), means.stop, transferred)
     if means.check == "trailer":
         _pour(pieces, meter.update, *sinks)
@@ -209,7 +244,8 @@ def _pass_through(
         if plan.action == "full":
             _require_every_tip(plan.refs, kinds)
         level: Check = "connected" if plan.action == "full" else "pack"
-        return _Checked(summary, level, "", kinds, _proved_changes(plan, check, kinds))
+        changes = _proved_changes(plan, check, kinds)
+        return _Checked(summary, level, "", kinds, changes, pointers=check.pointers())
 
 
 def _pour(pieces: Iterable[bytes], *sinks: Callable[[bytes], object]) -> None:

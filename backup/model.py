@@ -427,6 +427,8 @@ class Outcome:
         known: a failure or block that the run before had already.
         private: whether its name is nobody's business.
         retries: how often it was tried again before it came to this.
+        lfs_objects: files of Git LFS that the new pack points to.
+        lfs_bytes: their sizes together, as the pointers say.
     """
 
     host: str
@@ -447,6 +449,8 @@ class Outcome:
     known: bool = False
     retries: int = 0
     private: bool = False
+    lfs_objects: int = 0
+    lfs_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

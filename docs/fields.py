@@ -13,10 +13,9 @@ RESERVED: frozenset[str] = frozenset(
         "SelectionLine.metadata",
         "Manifest.writer",
         "BundleLine.storage_class",
-        "BundleLine.lfs_scanned",
-        "BundleLine.lfs",
         "Record.metadata",
         "Record.lfs",
+        "LfsObject.missing",
     }
 )
 """Fields that no run sets yet. A reader must take them as they are described."""

@@ -488,6 +488,8 @@ def _captured(
         check=captured.check,
         changes=captured.changes,
         urgent=urgent,
+        lfs_objects=len(captured.pointers),
+        lfs_bytes=sum(pointer.size_bytes for pointer in captured.pointers),
     )
     counts = {
         kind: sum(change.kind == kind for change in captured.changes)

@@ -82,6 +82,7 @@ VAULT_CHECK_EVERY = timedelta(days=7)
 _ASKING_PER_CAPTURE = 4
 REQUESTS_PER_CAPTURE = 1 + _ASKING_PER_CAPTURE
 _LOOK_SECONDS = 0.5
+_MOST_NAMED = 20
 
 
 class OwnerRun:
@@ -159,6 +160,7 @@ class OwnerRun:
         self._work_off(selected)
         self._look_after_the_rest()
         self._export(selected)
+        self._tell_of_lfs()
         if self._stop.abandoned is not None:
             raise self._stop.abandoned
         if self._stop.interrupted:
@@ -167,6 +169,18 @@ class OwnerRun:
         elif not self._options.dry_run:
             self._look_for_drill()
             self._publish()
+
+    def _tell_of_lfs(self) -> None:
+        """Say which files are not in the vault, though git's own objects are."""
+        pointing = [one for one in self.ledger.outcomes() if one.lfs_objects]
+        for one in pointing[:_MOST_NAMED]:
+            self._note(
+                f"{one.owner}/{one.path}: {one.lfs_objects} new files are kept by Git LFS "
+                f"({one.lfs_bytes} bytes), and are not stored"
+            )
+        if len(pointing) > _MOST_NAMED:
+            rest = len(pointing) - _MOST_NAMED
+            self._note(f"{rest} more repositories have new files in Git LFS; none are stored")
 
     def _look_for_drill(self) -> None:
         """Find out when the vault was last verified, for the report alone."""

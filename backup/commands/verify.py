@@ -337,6 +337,9 @@ class _Root:
                 )
                 if problem:
                     problems[line.key] = problem
+                if line.lfs is not None and (problem := self._differs(line.lfs, version_id=None)):
+                    # No git object is in it: what was captured with it comes back all the same.
+                    problems[line.lfs] = problem
         return problems
 
     def _differs(self, key: str, *, version_id: str | None, size_bytes: int | None = None) -> str:
@@ -388,7 +391,7 @@ class _Root:
             snapshots = {
                 snapshot
                 for key, record in records.items()
-                if any(line.key == bundle for line in record.chain)
+                if any(bundle in {line.key, line.lfs} for line in record.chain)
                 for snapshot in one.snapshots[key]
             }
             uri = self._destination.uri(self._layout.key(bundle))

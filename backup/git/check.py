@@ -25,6 +25,8 @@ from backup.git.command import (
     make_bare_repository,
     run_git,
 )
+from backup.git.objects import ObjectReader
+from backup.git.pointers import Pointer, find_pointers
 from backup.model import ObjectFormat, ObjectId
 from backup.stopping import Stop
 
@@ -174,9 +176,14 @@ class PackCheck:
         Advanced: a way from new to old leads through the pack. Rewritten: all of new's history is
         in the pack, and old is not in it. Moved: neither can be said.
         """
-        with _CommitReader(self.repository, self._stop) as commits:
+        with ObjectReader(self.repository, self._stop) as objects:
+            commits = _Commits(objects)
             for old, new in pairs:
                 yield _ancestry(old, new, commits.parents)
+
+    def pointers(self) -> tuple[Pointer, ...]:
+        """Find the files of Git LFS that the pack's blobs point to."""
+        return find_pointers(self.repository, stop=self._stop)
 
     def close(self) -> None:
         """End the check and remove the copy. May be called any number of times."""
@@ -232,62 +239,24 @@ def _ancestry(
     return "moved" if left_the_pack else "rewritten"
 
 
-class _CommitReader:
-    """Reads commits one by one from one long-lived ``git cat-file --batch``."""
+class _Commits:
+    """Reads the parents of commits, each once."""
 
-    def __init__(self, repository: Path, stop: Stop) -> None:
+    def __init__(self, objects: ObjectReader) -> None:
+        self._objects = objects
         self._known: dict[ObjectId, tuple[ObjectId, ...] | None] = {}
-        self._buffer = b""
-        self._child = Child(
-            ["git", "-C", repository, "cat-file", "--batch"],
-            environment=clean_environment(safe_directories=[repository]),
-            stop=stop,
-            patience_seconds=PATIENCE_SECONDS,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._child.kill()
 
     def parents(self, oid: ObjectId) -> tuple[ObjectId, ...] | None:
         """Return a commit's parents, or None when it is not here or no commit."""
         if oid not in self._known:
-            self._known[oid] = self._read(oid)
+            (found,) = self._objects.read([oid])
+            self._known[oid] = None if found is None else _parents(*found)
         return self._known[oid]
 
-    def _read(self, oid: ObjectId) -> tuple[ObjectId, ...] | None:
-        self._child.write(oid.encode() + b"\n")
-        _, kind, *size = self._line().split(b" ")
-        if not size:
-            return None
-        content = self._exactly(int(size[0]) + 1)
-        if kind != b"commit":
-            return None
-        head, _, _ = content.partition(b"\n\n")
-        lines = (line.split(b" ", 1) for line in head.split(b"\n"))
-        return tuple(ObjectId(words[1].decode()) for words in lines if words[0] == b"parent")
 
-    def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\n")) < 0:
-            self._more()
-        line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
-        return line
-
-    def _exactly(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._more()
-        content, self._buffer = self._buffer[:size], self._buffer[size:]
-        return content
-
-    def _more(self) -> None:
-        data = self._child.read(1 << 16)
-        if not data:
-            raise MalformedPack(f"git cat-file ended early: {self._child.words()}")
-        self._buffer += data
+def _parents(kind: str, content: bytes) -> tuple[ObjectId, ...] | None:
+    if kind != "commit":
+        return None
+    head, _, _ = content.partition(b"\n\n")
+    lines = (line.split(b" ", 1) for line in head.split(b"\n"))
+    return tuple(ObjectId(words[1].decode()) for words in lines if words[0] == b"parent")

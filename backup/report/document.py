@@ -280,6 +280,7 @@ def _outcome(outcome: Outcome) -> JsonObject:
         "urgent": outcome.urgent,
         "known": outcome.known,
         "retries": outcome.retries,
+        "lfs": {"objects": outcome.lfs_objects, "bytes": outcome.lfs_bytes},
         "refs": {kind: sum(one.kind == kind for one in outcome.changes) for kind in _CHANGES},
         "changes": [_change(one) for one in outcome.changes],
     }

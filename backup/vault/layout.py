@@ -220,6 +220,11 @@ def bundle_key(folder: str, snapshot_id: str, kind: BundleKind) -> Key:
     return Key(f"{folder}{snapshot_id}.{kind}.bundle")
 
 
+def lfs_index_key(folder: str, snapshot_id: str) -> Key:
+    """Return the relative key of the ids of LFS objects that one capture's pack points to."""
+    return Key(f"{folder}{snapshot_id}.lfs.json.gz")
+
+
 def bundles_beside(record: str) -> tuple[Key, Key]:
     """Return the keys that the bundle of a record's own capture may have."""
     stem = record.removesuffix(".record.json.gz")

@@ -145,6 +145,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                 "urgent": "all its branches are gone",
                 "known": False,
                 "retries": 0,
+                "lfs": {"objects": 0, "bytes": 0},
                 "refs": {"added": 0, "advanced": 2, "rewritten": 1, "moved": 0, "deleted": 0},
                 "changes": [
                     {"name": "refs/heads/main", "change": "advanced", "old": ONE, "new": TWO},

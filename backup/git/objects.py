@@ -1,0 +1,82 @@
+"""Reads objects out of a repository, by one long-lived ``git cat-file --batch``."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from backup.errors import MalformedPack
+from backup.git.child import Child
+from backup.git.command import PATIENCE_SECONDS, clean_environment
+from backup.stopping import Stop
+
+_READ_BYTES = 1 << 16
+
+
+class ObjectReader:
+    """Reads objects by their ids. Used by one thread; git is started when the first is asked for.
+
+    Args:
+        repository: a bare one.
+        stop: ends every wait.
+    """
+
+    def __init__(self, repository: Path, stop: Stop) -> None:
+        self._repository = repository
+        self._stop = stop
+        self._child: Child | None = None
+        self._buffer = b""
+
+    def read(self, ids: Sequence[str]) -> Iterator[tuple[str, bytes] | None]:
+        """Yield type and content of each object, in the order of the ids; None for a missing one.
+
+        Args:
+            ids: no more than fit into a pipe; some hundreds.
+
+        Raises:
+            MalformedPack: git cannot read what is there.
+        """
+        child = self._child = self._child or _cat_file(self._repository, self._stop)
+        child.write("".join(f"{oid}\n" for oid in ids).encode())
+        for _ in ids:
+            _, kind, *size = self._line(child).decode().split(" ")
+            yield (kind, self._exactly(child, int(size[0]) + 1)[:-1]) if size else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+    def _line(self, child: Child) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            self._more(child)
+        line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
+        return line
+
+    def _exactly(self, child: Child, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._more(child)
+        content, self._buffer = self._buffer[:size], self._buffer[size:]
+        return content
+
+    def _more(self, child: Child) -> None:
+        data = child.read(_READ_BYTES)
+        if not data:
+            raise MalformedPack(f"git cat-file ended early: {child.words()}")
+        self._buffer += data
+
+
+def _cat_file(repository: Path, stop: Stop) -> Child:
+    return Child(
+        ["git", "-C", repository, "cat-file", "--batch"],
+        environment=clean_environment(safe_directories=[repository]),
+        stop=stop,
+        patience_seconds=PATIENCE_SECONDS,
+    )

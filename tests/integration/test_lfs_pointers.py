@@ -1,0 +1,186 @@
+"""Pointers of Git LFS in captured packs: found, noted in the vault, and said not to be all."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.commands.run import RunOptions
+from backup.destinations.folder import FolderDestination
+from backup.git.pointers import Pointer, find_pointers, parse_pointer
+from backup.sources.plain import FolderSource
+from backup.stopping import Stop
+from backup.vault.documents import LfsIndex
+from backup.vault.layout import Layout
+from backup.vault.manifest import load, load_record
+from tests.support.git import git, init_bare, run_git
+from tests.support.program import repo_backup
+from tests.support.vaults import run_at
+
+LAYOUT = Layout.of(host="folder", owner="acme")
+VERSION = "version https://git-lfs.github.com/spec/v1\n"
+
+
+def pointer(content: bytes, *, extra: str = "", size: int | None = None) -> bytes:
+    oid = hashlib.sha256(content).hexdigest()
+    length = len(content) if size is None else size
+    return f"{VERSION}{extra}oid sha256:{oid}\nsize {length}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "size_bytes"),
+    [
+        (pointer(b"file"), 4),
+        (pointer(b"file").rstrip(b"\n"), 4),
+        (pointer(b"file", extra="ext-0-foo sha256:" + "a" * 64 + "\n"), 4),
+        (pointer(b"file", size=10**18), 10**18),
+        (pointer(b"file").replace(b"git-lfs.github.com", b"hawser.github.com"), 4),
+        (pointer(b"file").replace(VERSION.encode(), b"version http://git-media.io/v/2\n"), 4),
+    ],
+)
+def test_what_is_a_pointer(content: bytes, size_bytes: int) -> None:
+    assert parse_pointer(content) == Pointer(hashlib.sha256(b"file").hexdigest(), size_bytes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        VERSION.encode(),
+        pointer(b"file") + b"more\n",
+        b" " + pointer(b"file"),
+        pointer(b"file").replace(b"sha256", b"sha512"),
+        pointer(b"file").replace(b"spec/v1", b"spec/v9"),
+        pointer(b"file").replace(b"size 4", b"size x"),
+        pointer(b"file").replace(b"\n", b"\r\n"),
+        pointer(b"file").upper(),
+    ],
+)
+def test_what_is_none(content: bytes) -> None:
+    assert parse_pointer(content) is None
+
+
+def commit(path: Path, branch: str, files: dict[str, bytes]) -> None:
+    """Commit files on a branch, as all that it holds."""
+    lines = []
+    for name, content in files.items():
+        words = run_git("hash-object", "-w", "--stdin", cwd=path, input=content).stdout
+        lines.append(b"100644 blob %b\t%b\n" % (words.strip(), name.encode()))
+    tree = run_git("mktree", cwd=path, input=b"".join(lines)).stdout.strip().decode()
+    seen = run_git("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", cwd=path).stdout
+    parents = ["-p", seen.decode().strip()] if seen.strip() else []
+    made = git("commit-tree", tree, "-m", branch, *parents, cwd=path).decode().strip()
+    git("update-ref", f"refs/heads/{branch}", made, cwd=path)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = init_bare(tmp_path / "acme" / "media.git")
+    commit(path, "main", {"a.bin": pointer(b"first"), "readme": b"no pointer\n" * 30})
+    commit(path, "main", {"a.bin": pointer(b"second"), "b.bin": pointer(b"shared")})
+    commit(path, "side", {"b.bin": pointer(b"shared"), "c.bin": pointer(b"third" * 100)})
+    plain = init_bare(tmp_path / "acme" / "plain.git")
+    commit(plain, "main", {"readme": b"x" * 300})
+    return tmp_path / "acme"
+
+
+def night(source: Path, *words: str) -> Any:
+    vault = source.parent / "vault"
+    return repo_backup("run", "--from", source, "--to", vault, "--json", *words).json
+
+
+def of(report: Any, path: str) -> Any:
+    return next(one for one in report["repositories"] if one["path"] == path)
+
+
+def newest_record(source: Path, path: str) -> Any:
+    destination = FolderDestination(source.parent / "vault")
+    keys = [
+        stored.key.removeprefix(LAYOUT.prefix)
+        for stored in destination.list(LAYOUT.folder("repositories"))
+        if f"/{path}/" in stored.key and stored.key.endswith(".record.json.gz")
+    ]
+    return load_record(destination, LAYOUT, max(keys))
+
+
+def index(source: Path, key: str) -> dict[str, int]:
+    destination = FolderDestination(source.parent / "vault")
+    found = load(destination, LAYOUT.key(key), LfsIndex)
+    return {one.oid: one.size_bytes for one in found.objects}
+
+
+def ids(*contents: bytes) -> dict[str, int]:
+    return {hashlib.sha256(content).hexdigest(): len(content) for content in contents}
+
+
+def test_they_are_found_on_every_branch_and_in_history(source: Path) -> None:
+    found = find_pointers(source / "media.git", stop=Stop())
+    expected = ids(b"first", b"second", b"shared", b"third" * 100)
+    assert {one.oid: one.size_bytes for one in found} == expected
+
+
+def test_a_capture_notes_and_says_them(source: Path) -> None:
+    report = night(source)
+    assert of(report, "media")["lfs"] == {"objects": 4, "bytes": 5 + 6 + 6 + 500}
+    assert of(report, "plain")["lfs"] == {"objects": 0, "bytes": 0}
+    assert report["notes"][-1] == (
+        "acme/media: 4 new files are kept by Git LFS (517 bytes), and are not stored"
+    )
+    record = newest_record(source, "media")
+    (bundle,) = record.chain
+    assert bundle.lfs_scanned
+    assert index(source, bundle.lfs) == ids(b"first", b"second", b"shared", b"third" * 100)
+    (bundle,) = newest_record(source, "plain").chain
+    assert (bundle.lfs_scanned, bundle.lfs) == (True, None)
+    # A bundle, a record and what it points to; a bundle and a record; and the manifest.
+    assert report["totals"]["objects_written"] == 6
+    # What is new is what is said, and what did not change says nothing.
+    commit(source / "media.git", "main", {"a.bin": pointer(b"fourth"), "b": pointer(b"shared")})
+    report = night(source)
+    assert of(report, "media")["plan"] == "incremental"
+    assert of(report, "media")["lfs"]["objects"] == 1
+    assert index(source, newest_record(source, "media").chain[1].lfs) == ids(b"fourth")
+    assert "Git LFS" not in str(night(source)["notes"])
+
+
+def test_a_pack_that_is_not_indexed_is_not_searched_and_says_so(source: Path) -> None:
+    night(source, "--check", "trailer")
+    (bundle,) = newest_record(source, "media").chain
+    assert (bundle.lfs_scanned, bundle.lfs) == (False, None)
+
+
+def test_what_points_to_them_is_looked_after(source: Path) -> None:
+    night(source)
+    vault = source.parent / "vault"
+    assert repo_backup("verify", "--from", vault).code == 0
+    (key,) = vault.rglob("*.lfs.json.gz")
+    key.unlink()
+    done = repo_backup("verify", "--from", vault, "--json", check=4).json
+    (damage,) = done["damaged"]
+    assert damage["uri"].endswith(".lfs.json.gz")
+    assert (damage["problem"], len(damage["snapshots"])) == ("it is missing", 1)
+    # The next run has a new one, with a new chain.
+    report = night(source)
+    assert of(report, "media")["plan"] == "full"
+    assert "lfs.json.gz is missing" in of(report, "media")["reason"]
+    assert index(source, newest_record(source, "media").chain[0].lfs)
+
+
+def test_prune_keeps_it_as_long_as_its_bundle(source: Path) -> None:
+    vault = FolderDestination(source.parent / "vault")
+    began = datetime.now(UTC) - timedelta(days=60)
+    for number in range(4):
+        commit(source / "media.git", "main", {"a.bin": pointer(b"night %d" % number)})
+        moment = began + timedelta(days=number)
+        options = RunOptions(concurrency=1, max_chain_length=2)
+        run_at(moment, FolderSource(source, owner="acme"), vault, options)
+    before = [*source.parent.rglob("*.lfs.json.gz")]
+    words = ("prune", "--from", source.parent / "vault", "--keep-daily", "1", "--grace-days", "1")
+    repo_backup(*words)
+    after = [*source.parent.rglob("*.lfs.json.gz")]
+    assert (len(before), len(after)) == (4, 2)
+    chain = newest_record(source, "media").chain
+    assert {path.name for path in after} == {Path(line.lfs).name for line in chain}
+    assert repo_backup("verify", "--from", source.parent / "vault", "--depth", "restore").code == 0
