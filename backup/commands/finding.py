@@ -180,7 +180,8 @@ def entries_at(
     if at is None or at == "latest":
         return entries_of(layout, state_of_vault(destination, layout, now=now))
     moment = None if is_snapshot_id(at) else parse_moment(at)
-    forgotten = forgotten_in_vault(destination, layout)
+    # What is damaged of it must not keep anything from coming back.
+    forgotten, _ = forgotten_in_vault(destination, layout)
     if moment is None:
         return list(_of_snapshot(destination, layout, at, forgotten))
     return list(_of_moment(destination, layout, moment, forgotten).values())
@@ -193,11 +194,19 @@ def state_of_vault(destination: Destination, layout: Layout, *, now: datetime) -
     )
 
 
-def forgotten_in_vault(destination: Destination, layout: Layout) -> tuple[ForgottenLine, ...]:
-    """Read what a vault was told to forget."""
-    return with_documents(
-        destination, layout, lambda names: load_forgotten(destination, layout, names)
-    )
+def forgotten_in_vault(
+    destination: Destination, layout: Layout
+) -> tuple[tuple[ForgottenLine, ...], tuple[DocumentName, ...]]:
+    """Read what a vault was told to forget, and name the documents of it that are damaged."""
+
+    def read(
+        names: Sequence[DocumentName],
+    ) -> tuple[tuple[ForgottenLine, ...], tuple[DocumentName, ...]]:
+        damaged: list[DocumentName] = []
+        lines = load_forgotten(destination, layout, names, damaged=damaged)
+        return lines, tuple(damaged)
+
+    return with_documents(destination, layout, read)
 
 
 def entries_of(layout: Layout, state: State) -> list[Found]:

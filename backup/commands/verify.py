@@ -196,7 +196,11 @@ class _Root:
     def _repositories(self) -> list[_Repository]:
         """Read every manifest; one that cannot be read is damage of its own."""
         found: dict[Identity, _Repository] = {}
-        forgotten = forgotten_in_vault(self._destination, self._layout)
+        forgotten, damaged = forgotten_in_vault(self._destination, self._layout)
+        for name in damaged:
+            uri = self._destination.uri(self._layout.document(name))
+            problem = "it is damaged: what it says is forgotten is not"
+            self.damaged.append(Damage(uri, problem, (), ()))
         for name in list_documents(self._destination, self._layout):
             if name.checkpoint is not None:
                 continue

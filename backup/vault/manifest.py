@@ -180,15 +180,34 @@ def load_stored(
 
 
 def load_forgotten(
-    destination: Destination, layout: Layout, names: Iterable[DocumentName]
+    destination: Destination,
+    layout: Layout,
+    names: Iterable[DocumentName],
+    *,
+    damaged: list[DocumentName] | None = None,
 ) -> tuple[ForgottenLine, ...]:
-    """Read what the vault was told to forget, from where no run can have written it."""
-    return tuple(
-        line
-        for name in names
-        if name.is_forgotten
-        for line in load_manifest(destination, layout, name).forgotten
-    )
+    """Read what the vault was told to forget, from where no run can have written it.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        names: what `list_documents` answered.
+        damaged: takes up what cannot be read, for those who can do without; None has it raised.
+
+    Raises:
+        DamagedDocument: it cannot be read.
+    """
+    lines: list[ForgottenLine] = []
+    for name in names:
+        if not name.is_forgotten:
+            continue
+        try:
+            lines += load_manifest(destination, layout, name).forgotten
+        except DamagedDocument:
+            if damaged is None:
+                raise
+            damaged.append(name)
+    return tuple(lines)
 
 
 def unknown_to(

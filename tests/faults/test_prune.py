@@ -678,6 +678,23 @@ def test_forgetting_at_any_moment_of_a_run_leaves_nothing_false(
     assert 3 < refused < at
 
 
+def test_a_damaged_word_of_what_is_forgotten_keeps_nothing_from_coming_back(
+    estate: Estate,
+) -> None:
+    for name in ("one", "two"):
+        estate.repository(name)
+    first = estate.night()
+    estate.forget("one")
+    (key,) = estate.stored(".forgotten.json.gz")
+    estate.vault.delete([Key(key)])
+    estate.vault.put_if_absent(Key(key), b"garbage")
+    # It is shown again, and what is deleted waits for somebody to look.
+    assert {"one", "two"} == bring_back(estate.vault, estate.folder / "then", at=first).keys()
+    report = verify(estate.vault, VerifyRequest("objects"), events=Silence(), stop=Stop())
+    assert [one.uri for one in report.damaged] == [estate.vault.uri(key)]
+    assert "is damaged" in refused(estate)
+
+
 def test_who_can_write_manifests_cannot_have_prune_delete_what_snapshots_need(
     estate: Estate,
 ) -> None:
