@@ -149,8 +149,9 @@ def test_a_night_without_changes_writes_the_manifest_alone_and_asks_twice_a_repo
     new = lab.stored() - before
     assert [Key(uri.removeprefix("memory:/")) for uri in report.manifests] == [*new]
     assert report.bytes_uploaded == sum(len(lab.read(key)) for key in new)
-    # One listing a kind of document at either end of the run and one of drills, one manifest read.
-    assert report.requests["list"] <= 5
+    # One listing a kind of document at either end of the run, one of the versions that manifests
+    # have, one of drills; one manifest is read.
+    assert report.requests["list"] <= 6
     assert report.requests["get"] == 1
 
 
@@ -688,6 +689,8 @@ def test_a_broken_chain_of_an_unchanged_repository_is_found_within_a_week(far: L
 def test_the_week_begins_anew_with_every_proof(far: Lab) -> None:
     far.repository("widgets")
     listings = [far.run().requests.get("list", 0) for _ in range(16)]
+    # On the first day there is no manifest yet of whose versions one could ask.
+    listings[0] += 1
     often = max(listings)
     assert [day for day, count in enumerate(listings) if count == often] == [0, 7, 14]
 

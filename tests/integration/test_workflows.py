@@ -103,7 +103,7 @@ def test_the_workflows_in_the_documents_are_sound_and_hand_on_what_is_declared(
                 if step.get("uses", "").startswith(OURS):
                     assert step["with"].keys() <= inputs_of(step["uses"]).keys(), page
                     found += 1
-    assert found == 2
+    assert found == 3
 
 
 def test_the_reusable_workflow_hands_on_all_that_it_takes() -> None:
