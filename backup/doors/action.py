@@ -137,28 +137,23 @@ def _hide_secrets(config: Config, runner: Runner) -> None:
 
 
 @contextmanager
-def _at_work(
-    config: Config, runner: Runner, stop: Stop, *, about: str
-) -> Iterator[tuple[Destination, Tell]]:
-    """Open the vault's place; what is printed meanwhile is no command, and signals end the work.
-
-    Gives also what tells monitors and people how it went.
-    """
+def _telling(config: Config, runner: Runner, *, about: str) -> Iterator[Tell]:
+    """Give what tells monitors and people how it went; what is printed meanwhile is no command."""
     from backup.report.hiding import hide_places
 
-    hides = _hides_names(config)
+    shown = hide_places if _hides_names(config) else str
     with (
         runner.foreign_text(),
-        alerts(
-            config,
-            about=about,
-            place=_log_page(),
-            shown=hide_places if hides else str,
-        ) as tell,
-        stopped_by_signals(stop),
-        open_destination(config, stop) as destination,
+        alerts(config, about=about, place=_log_page(), shown=shown) as tell,
     ):
-        yield destination, tell
+        yield tell
+
+
+@contextmanager
+def _at_work(config: Config, stop: Stop) -> Iterator[Destination]:
+    """Open the vault's place, while signals end the work."""
+    with stopped_by_signals(stop), open_destination(config, stop) as destination:
+        yield destination
 
 
 def _log_page() -> str:
@@ -176,24 +171,23 @@ def _run(config: Config, runner: Runner) -> int:
     stop = make_stop(config)
     hides = _hides_names(config)
     console = log_console()
-    with (
-        _at_work(config, runner, stop, about="Backup") as (destination, tell),
-        TerminalEvents(console) as events,
-    ):
+    with _telling(config, runner, about="Backup") as tell:
+        # Whatever is waited for here, a signal ends it at once: nothing has begun.
         identity = caller_of(config)
-        if identity:
-            events.note(f"AWS identity: {identity}")
-        report = run(
-            open_sources(config),
-            destination,
-            run_options(config),
-            events=CountingEvents(events.note) if hides else events,
-            stop=stop,
-            network=network_settings(config),
-        )
-        shown = hide_private_names(report) if hides else report
-        print_run(shown, console)
-        tell(alert_of_run(shown))
+        with _at_work(config, stop) as destination, TerminalEvents(console) as events:
+            if identity:
+                events.note(f"AWS identity: {identity}")
+            report = run(
+                open_sources(config),
+                destination,
+                run_options(config),
+                events=CountingEvents(events.note) if hides else events,
+                stop=stop,
+                network=network_settings(config),
+            )
+            shown = hide_private_names(report) if hides else report
+            print_run(shown, console)
+            tell(alert_of_run(shown))
     _tell(report, shown, runner, identity=identity)
     return report.exit_code
 
@@ -204,7 +198,10 @@ def _status(config: Config, runner: Runner) -> int:
     from backup.report.terminal import log_console, print_findings
 
     stop = make_stop(config)
-    with _at_work(config, runner, stop, about="Backup status") as (destination, tell):
+    with (
+        _telling(config, runner, about="Backup status") as tell,
+        _at_work(config, stop) as destination,
+    ):
         report = status(
             destination,
             owners=config.owner,
@@ -231,7 +228,8 @@ def _verify(config: Config, runner: Runner) -> int:
     hides = _hides_names(config)
     console = log_console()
     with (
-        _at_work(config, runner, stop, about="Backup verification") as (destination, tell),
+        _telling(config, runner, about="Backup verification") as tell,
+        _at_work(config, stop) as destination,
         TerminalEvents(console) as events,
     ):
         report = verify(
@@ -277,7 +275,8 @@ def _prune(config: Config, runner: Runner) -> int:
     stop = make_stop(config)
     console = log_console()
     with (
-        _at_work(config, runner, stop, about="Prune") as (destination, tell),
+        _telling(config, runner, about="Prune") as tell,
+        _at_work(config, stop) as destination,
         TerminalEvents(console) as events,
     ):
         report = prune(destination, prune_request(config), events=events, stop=stop)
@@ -308,7 +307,10 @@ def _doctor(config: Config, runner: Runner) -> int:
     from backup.report.terminal import log_console, print_findings
 
     stop = make_stop(config)
-    with _at_work(config, runner, stop, about="Doctor") as (destination, _):
+    with (
+        _telling(config, runner, about="Doctor"),
+        _at_work(config, stop) as destination,
+    ):
         report = doctor(
             open_sources(config),
             destination,

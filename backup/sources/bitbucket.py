@@ -254,7 +254,8 @@ class BitbucketSource:
         if said is not None:
             scopes = {scope.strip() for scope in said.split(",")}
             shown = ", ".join(sorted(scopes - {""})) or "none"
-            reads = any(scope.split(":")[0] in {"repository", "read"} for scope in scopes)
+            # Of consumers and of tokens. Source: Atlassian, "OAuth 2.0 scopes", "API tokens".
+            reads = any("repository" in scope.split(":")[:2] for scope in scopes)
             findings.append(
                 Finding("info", f"the credentials have the scopes {shown}")
                 if reads

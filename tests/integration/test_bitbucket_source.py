@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +406,42 @@ def test_a_crafted_name_leaves_no_folder_and_runs_nothing(forge: Bitbucket, tmp_
     assert [*here.iterdir()] == []
     assert not [path for path in tmp_path.rglob("*") if path.name == "pwned"]
     assert len([*(tmp_path / "back").glob("**/HEAD")]) == len(commands)
+
+
+# --- What credentials say of themselves -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scopes", "severity", "words"),
+    [
+        ("repository, pullrequest", "info", "have the scopes pullrequest, repository"),
+        ("read:repository:bitbucket, read:workspace:bitbucket", "info", "read:repository"),
+        ("account", "error", "have the scopes account: they cannot read repositories"),
+        ("read:workspace:bitbucket", "error", "they cannot read repositories"),
+    ],
+)
+def test_credentials_are_judged_by_their_scopes(
+    scopes: str, severity: str, words: str, forge: Bitbucket
+) -> None:
+    """Bitbucket tells them in a header of every answer."""
+    forge.workspace("acme")
+    known = source(forge)
+    assert known.identity.owner == "acme"
+
+    def answer(request: Request) -> Answer | None:
+        fields = {"X-OAuth-Scopes": scopes, "Date": "Sun, 01 Nov 2026 02:30:00 GMT"}
+        return Answer(200, fields, b"{}") if "/workspaces/" in request.target else None
+
+    forge.answer = answer
+    diagnosis = known.diagnose()
+    (finding,) = diagnosis.findings
+    assert (finding.severity, words in finding.message) == (severity, True)
+    assert diagnosis.server_time == datetime(2026, 11, 1, 2, 30, tzinfo=UTC)
+
+
+def test_without_credentials_or_scopes_little_can_be_said(forge: Bitbucket) -> None:
+    forge.workspace("acme")
+    assert source(forge).diagnose().findings == ()
+    public = BitbucketSource("acme", credentials=None, server_url=forge.url, api_url=forge.api_url)
+    (finding,) = public.diagnose().findings
+    assert finding.message == "without credentials only what is public is seen"

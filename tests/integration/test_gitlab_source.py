@@ -1,6 +1,8 @@
 """GitLab as a source: against an API on loopback, with real git behind it."""
 
+import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +364,48 @@ def test_the_action_backs_up_a_group(forge: GitLab, tmp_path: Path) -> None:
     # Nor is a bucket that the workflow has for something else the vault's.
     done = runner.step(**inputs, token=PAT, destination=str(tmp_path / "vault"))
     assert (done.code, done.outputs["captured"]) == (0, "1")
+
+
+# --- What a token says of itself ------------------------------------------------------------------
+
+
+def saying(body: dict[str, Any], status: int = 200) -> Any:
+    """Answer for the token itself. Source: GitLab Docs, "Personal access tokens API"."""
+
+    def answer(request: Request) -> Answer | None:
+        if not request.target.endswith("/personal_access_tokens/self"):
+            return None
+        fields = {"Content-Type": "application/json", "Date": "Sun, 01 Nov 2026 02:30:00 GMT"}
+        return Answer(status, fields, json.dumps(body).encode())
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("scopes", "severity", "words"),
+    [
+        (["read_api", "read_repository"], "info", "has the scopes read_api, read_repository"),
+        (["api"], "info", "has the scopes api"),
+        (["read_user"], "error", "has the scopes read_user: it cannot list and read projects"),
+        ([], "error", "has the scopes none"),
+    ],
+)
+def test_a_token_is_judged_by_what_it_says_of_itself(
+    scopes: list[str], severity: str, words: str, forge: GitLab
+) -> None:
+    forge.answer = saying({"id": 1, "scopes": scopes, "expires_at": "2026-12-24"})
+    diagnosis = source(forge, "acme").diagnose()
+    first, last = diagnosis.findings
+    assert (first.severity, words in first.message) == (severity, True)
+    assert last.message == "the token ends on 2026-12-24"
+    assert diagnosis.server_time == datetime(2026, 11, 1, 2, 30, tzinfo=UTC)
+
+
+def test_what_says_nothing_of_itself_is_a_warning(forge: GitLab) -> None:
+    forge.answer = saying({"message": "404 Not Found"}, 404)
+    (finding,) = source(forge, "acme").diagnose().findings
+    assert (finding.severity, "says nothing of itself" in finding.message) == ("warning", True)
+    (finding,) = source(forge, "acme", None).diagnose().findings
+    assert finding.message == "without a token only what is public is seen"
+    (finding,) = source(forge, "acme", is_job=True).diagnose().findings
+    assert "it ends with the job" in finding.message
