@@ -240,12 +240,12 @@ def _pass_through(
         if too_small is not None:
             detail = _disk_detail(too_small, summary)
             return _Checked(summary, "trailer (disk)", detail, {}, compare_refs(plan, {}))
-        kinds = check.kinds(plan.wants)
+        kinds, pointers = check.survey(plan.wants)
         if plan.action == "full":
             _require_every_tip(plan.refs, kinds)
         level: Check = "connected" if plan.action == "full" else "pack"
         changes = _proved_changes(plan, check, kinds)
-        return _Checked(summary, level, "", kinds, changes, pointers=check.pointers())
+        return _Checked(summary, level, "", kinds, changes, pointers=pointers)
 
 
 def _pour(pieces: Iterable[bytes], *sinks: Callable[[bytes], object]) -> None:

@@ -23,7 +23,6 @@ from backup.git.command import (
     clean_environment,
     is_disk_full,
     make_bare_repository,
-    run_git,
 )
 from backup.git.objects import ObjectReader
 from backup.git.pointers import Pointer, find_pointers
@@ -157,18 +156,16 @@ class PackCheck:
             self._judge(words)
         return self._too_small
 
-    def kinds(self, ids: Iterable[ObjectId]) -> dict[ObjectId, str]:
-        """Tell the type of those objects that the pack holds; the others are left out."""
-        asked = [oid.encode() for oid in ids]
-        answer = run_git(
-            "cat-file",
-            "--batch-check=%(objectname) %(objecttype)",
-            directory=self.repository,
-            stop=self._stop,
-            data=b"".join(oid + b"\n" for oid in asked),
-        )
-        pairs = (line.split(" ", 1) for line in answer.decode().splitlines())
-        return {ObjectId(oid): kind for oid, kind in pairs if kind != "missing"}
+    def survey(self, ids: Iterable[ObjectId]) -> tuple[dict[ObjectId, str], tuple[Pointer, ...]]:
+        """Go through all objects of the pack once.
+
+        Returns:
+            The types of those that are asked for and there, and the files of Git LFS that blobs
+            point to.
+        """
+        kinds = dict.fromkeys(ids, "")
+        pointers = find_pointers(self.repository, stop=self._stop, kinds=kinds)
+        return {oid: kind for oid, kind in kinds.items() if kind}, pointers
 
     def ancestry(self, pairs: Iterable[tuple[ObjectId, ObjectId]]) -> Iterator[Ancestry]:
         """Tell for each pair of old and new tip what the pack alone proves.
@@ -180,10 +177,6 @@ class PackCheck:
             commits = _Commits(objects)
             for old, new in pairs:
                 yield _ancestry(old, new, commits.parents)
-
-    def pointers(self) -> tuple[Pointer, ...]:
-        """Find the files of Git LFS that the pack's blobs point to."""
-        return find_pointers(self.repository, stop=self._stop)
 
     def close(self) -> None:
         """End the check and remove the copy. May be called any number of times."""

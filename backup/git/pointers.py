@@ -6,7 +6,7 @@ Source: git-lfs, "Git LFS Specification", "The Pointer" (docs/spec.md).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from backup.errors import MalformedPack
 from backup.git.child import Child
 from backup.git.command import PATIENCE_SECONDS, clean_environment
 from backup.git.objects import ObjectReader
+from backup.model import ObjectId
 from backup.stopping import Stop
 
 # "Pointer files must be less than 1024 bytes"; the shortest has a digit of size.
@@ -51,7 +52,9 @@ def parse_pointer(content: bytes) -> Pointer | None:
     return None if found is None else Pointer(found["oid"].decode(), int(found["size"]))
 
 
-def find_pointers(repository: Path, *, stop: Stop) -> tuple[Pointer, ...]:
+def find_pointers(
+    repository: Path, *, stop: Stop, kinds: MutableMapping[ObjectId, str] | None = None
+) -> tuple[Pointer, ...]:
     """Read all pointers in a repository's packs, each file once, in the order of their ids.
 
     Memory grows with the number of files that pointers name, and with nothing else.
@@ -59,12 +62,14 @@ def find_pointers(repository: Path, *, stop: Stop) -> tuple[Pointer, ...]:
     Args:
         repository: a bare one that holds the packs, and not necessarily what they build on.
         stop: ends it.
+        kinds: has the objects whose types are asked for as keys, and gets their types, which cost
+            nothing here; those that are not there keep what they have.
 
     Raises:
         MalformedPack: git cannot read the packs.
     """
     found: set[Pointer] = set()
-    candidates = _small_blobs(repository, stop)
+    candidates = _small_blobs(repository, stop, {} if kinds is None else kinds)
     with ObjectReader(repository, stop) as objects:
         while some := [*islice(candidates, _AT_ONCE)]:
             for blob in objects.read(some):
@@ -74,8 +79,11 @@ def find_pointers(repository: Path, *, stop: Stop) -> tuple[Pointer, ...]:
     return tuple(sorted(found))
 
 
-def _small_blobs(repository: Path, stop: Stop) -> Iterator[str]:
+def _small_blobs(
+    repository: Path, stop: Stop, kinds: MutableMapping[ObjectId, str]
+) -> Iterator[str]:
     """Yield the ids of blobs that may be pointers, in the order in which packs hold them."""
+    asked = {oid.encode(): oid for oid in kinds}
     shape = "--batch-check=%(objectname) %(objecttype) %(objectsize)"
     with Child(
         ["git", "-C", repository, "cat-file", "--batch-all-objects", "--unordered", shape],
@@ -89,6 +97,8 @@ def _small_blobs(repository: Path, stop: Stop) -> Iterator[str]:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 oid, kind, size = line.split(b" ")
+                if oid in asked:
+                    kinds[asked[oid]] = kind.decode()
                 if kind == b"blob" and _LEAST_BYTES <= int(size) <= _MOST_BYTES:
                     yield oid.decode()
         if child.wait() != 0 or rest:

@@ -102,7 +102,9 @@ def newest_record(source: Path, path: str) -> Any:
         for stored in destination.list(LAYOUT.folder("repositories"))
         if f"/{path}/" in stored.key and stored.key.endswith(".record.json.gz")
     ]
-    return load_record(destination, LAYOUT, max(keys))
+    # Ids of one second are in no order.
+    records = [load_record(destination, LAYOUT, key) for key in keys]
+    return max(records, key=lambda record: record.captured_at)
 
 
 def index(source: Path, key: str) -> dict[str, int]:
