@@ -94,6 +94,8 @@ def _small_blobs(
         child.close_stdin()
         rest = b""
         while data := child.read(_READ_BYTES):
+            # Where git is quicker than this loop, no wait would look at it.
+            stop.check()
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 oid, kind, size = line.split(b" ")
