@@ -23,13 +23,14 @@ MODULES = {
 }
 
 # Each may import itself, what stands here, and `backup` for the version.
-GROUND = ("model", "errors", "secret", "stopping", "counting", "results")
+GROUND = ("model", "errors", "secret", "stopping", "counting", "results", "times")
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": ("secret",),
     "errors": ("secret",),
     "secret": (),
     "stopping": ("errors",),
+    "times": (),
     "counting": (),
     "results": ("model", "errors"),
     "refs": ("model",),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -43,6 +42,7 @@ from backup.errors import (
 from backup.git.pktline import PacketReader, Special
 from backup.secret import Secret
 from backup.stopping import Stop
+from backup.times import http_time
 
 _SERVICE = "git-upload-pack"
 # Some servers tell git from a browser by how the name begins.
@@ -536,12 +536,7 @@ def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
     asked = headers.get("retry-after", "").strip()
     if asked.isdigit():
         return float(asked)
-    try:
-        until = parsedate_to_datetime(asked) if asked else None
-    except ValueError:
-        until = None
-    if until is not None:
-        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    if (until := http_time(asked)) is not None:
         return max(0.0, (until - datetime.now(UTC)).total_seconds())
     reset = headers.get("x-ratelimit-reset", "")
     if headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -34,6 +32,7 @@ from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession, basic, bearer
+from backup.times import http_time
 
 PUBLIC_SERVER = "https://bitbucket.org"
 PUBLIC_API = "https://api.bitbucket.org"
@@ -265,11 +264,7 @@ class BitbucketSource:
                     "give them the scope to read repositories",
                 )
             )
-        date = answer.headers.get("date")
-        return Diagnosis(
-            tuple(findings),
-            server_time=None if date is None else parsedate_to_datetime(date).astimezone(UTC),
-        )
+        return Diagnosis(tuple(findings), server_time=http_time(answer.headers.get("date")))
 
     def repositories(self) -> Iterator[Repository]:
         workspace = self.identity.owner

@@ -9,8 +9,7 @@ Source: GitLab's REST API, "Groups", "Projects", "Project snippets", "Pagination
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +30,7 @@ from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity,
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession
+from backup.times import http_time
 
 PUBLIC_SERVER = "https://gitlab.com"
 _PAGE = 100
@@ -175,11 +175,7 @@ class GitLabSource:
             ]
         if ends_on := found.get("expires_at"):
             findings.append(Finding("info", f"the token ends on {ends_on}"))
-        said = self._headers.get("date")
-        return Diagnosis(
-            tuple(findings),
-            server_time=None if said is None else parsedate_to_datetime(said).astimezone(UTC),
-        )
+        return Diagnosis(tuple(findings), server_time=http_time(self._headers.get("date")))
 
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()

@@ -7,8 +7,7 @@ Source: Amazon S3 User Guide, "Managing the lifecycle of objects", "Blocking pub
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from backup.destinations.s3.bucket import Answer, Bucket
@@ -18,6 +17,7 @@ from backup.destinations.s3.settings import S3Settings
 from backup.errors import AccessDenied, BackupError, DestinationError, ObjectNotFound
 from backup.results import Diagnosis, Finding
 from backup.stopping import Stop
+from backup.times import http_time
 
 _EXPORTS = re.compile(r"(?:[^/]+/){2}exports/")
 _ARCHIVES = {"GLACIER", "DEEP_ARCHIVE"}
@@ -104,7 +104,7 @@ class _Look:
             yield Finding("error", f"bucket {self._name}: {error.message}", error.hint)
             return
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        self.server_time = _time(headers.get("date"))
+        self.server_time = http_time(headers.get("date"))
         region = headers.get("x-amz-bucket-region") or "untold"
         asked = self._bucket.settings.region
         if asked is not None and region not in {asked, "untold"}:
@@ -228,10 +228,3 @@ class _Look:
         except DestinationError as error:
             # Stores that know no such setting say so in many ways.
             return Finding("info", f"{right.removeprefix('s3:Get')} is not seen: {error.message}")
-
-
-def _time(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parsedate_to_datetime(text).astimezone(UTC)
-    except ValueError:
-        return None

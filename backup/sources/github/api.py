@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,14 +95,6 @@ class Api:
             yield from items
             found = _NEXT.search(headers.get("link", ""))
             url = None if found is None else found[1]
-
-
-def time_of(headers: Mapping[str, str]) -> datetime | None:
-    """Tell GitHub's own time."""
-    try:
-        return parsedate_to_datetime(headers["date"]).astimezone(UTC)
-    except (KeyError, ValueError):
-        return None
 
 
 def end_of(headers: Mapping[str, str]) -> datetime | None:

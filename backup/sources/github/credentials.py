@@ -25,7 +25,8 @@ from backup.errors import (
     SourceError,
 )
 from backup.secret import Secret
-from backup.sources.github.api import Api, time_of
+from backup.sources.github.api import Api
+from backup.times import http_time
 
 # No request begins with a token that has less than this to live.
 LEAST_LIFE_SECONDS = 300.0
@@ -137,7 +138,9 @@ class App:
             raise refused from error
         token = Secret(str(answer["token"]))
         ends_at = datetime.fromisoformat(answer["expires_at"])
-        self._ends_at = began + (ends_at - (time_of(headers) or datetime.now(UTC))).total_seconds()
+        # By GitHub's clock: ours may be wrong by minutes.
+        now = http_time(headers.get("date")) or datetime.now(UTC)
+        self._ends_at = began + (ends_at - now).total_seconds()
         return token
 
     def _installation(self, api: Api) -> int:

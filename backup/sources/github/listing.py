@@ -22,9 +22,10 @@ from backup.errors import (
 from backup.model import Absence, Kind, Repository, SourceIdentity, Visibility
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret
-from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of, time_of
+from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of
 from backup.sources.github.credentials import AccessToken, Credentials, Live
 from backup.sources.one_server import basic
+from backup.times import http_time
 
 # Source: "Authenticating as a GitHub App installation"; GitHub takes it with any token.
 ANY_USERNAME = "x-access-token"
@@ -170,7 +171,7 @@ class GitHubSource:
                     "others use the same token; a GitHub App has a limit of its own",
                 )
             )
-        return Diagnosis(tuple(findings), server_time=time_of(headers))
+        return Diagnosis(tuple(findings), server_time=http_time(headers.get("date")))
 
     def _of_token(self, headers: Mapping[str, str]) -> Iterator[Finding]:
         if self._credentials is None:
