@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from backup.errors import BackupError, SessionExpired
+from backup.errors import BackupError, DestinationError, SessionExpired
 from backup.model import Destination, Key
 from backup.stopping import Stop
 from backup.vault.documents import Entry
@@ -60,7 +60,8 @@ class Locks:
     def prove(self, entries: Sequence[Entry], *, snapshot_id: str) -> None:
         """See that the store locked what a run wrote: its largest bundle, and that one's record.
 
-        No answer to a put says it, and a store may take the words and do nothing.
+        No answer to a put says it, and a store may take the words and do nothing. What cannot be
+        seen is a problem, too, and keeps nothing from being published.
         """
         written = [
             entry
@@ -74,7 +75,11 @@ class Locks:
         if entry.plan is not None:
             keys.append(bundle_key(folder_of(keys[0]), snapshot_id, entry.plan))
         names = [self._layout.key(key) for key in keys]
-        locked = self._destination.locked_until(names)
+        try:
+            locked = self._destination.locked_until(names)
+        except DestinationError as error:
+            self.problems.append(f"whether the store locks what is written: {error.message}")
+            return
         for name in names:
             if name not in locked:
                 self.problems.append(

@@ -44,6 +44,8 @@ class Watched(S3Destination):
     shows_no_locks: bool = False
 
     def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
+        if self.refused == "HEAD":
+            raise AccessDenied("the store forbids HeadObject")
         return {} if self.shows_no_locks else super().locked_until(keys)
 
     def renew_lock(self, key: Key, *, version: str | None) -> datetime | None:
@@ -238,6 +240,16 @@ def test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again(case: LockCase)
     case.store.refused = ""
     assert {key.split("/")[3] for key, _ in case.night(days=5)} == set()
     assert {key.split("/")[3] for key, _ in case.night(days=36)} >= {"quiet"}
+
+
+def test_a_lock_that_cannot_be_looked_at_costs_no_manifest(case: LockCase) -> None:
+    case.store.refused = "HEAD"
+    report = case.night_report(code=3)
+    assert report.problems == (
+        "whether the store locks what is written: the store forbids HeadObject",
+    )
+    assert len(report.manifests) == 1
+    assert case.entry("quiet").locked_until is not None
 
 
 def test_prune_hides_and_the_locked_versions_stay(case: LockCase) -> None:
