@@ -18,9 +18,10 @@ from backup.git.objects import ObjectReader
 from backup.model import ObjectId
 from backup.stopping import Stop
 
-# "Pointer files must be less than 1024 bytes"; the shortest has a digit of size.
+# "Pointer files must be less than 1024 bytes"; the shortest are of the oldest version, with one
+# digit of size.
 _MOST_BYTES = 1023
-_LEAST_BYTES = 120
+_LEAST_BYTES = 114
 _AT_ONCE = 256
 _READ_BYTES = 1 << 18
 # The first two versions were those of its beginnings, under another name.

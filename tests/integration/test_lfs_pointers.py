@@ -123,6 +123,23 @@ def test_they_are_found_on_every_branch_and_in_history(source: Path) -> None:
     assert {one.oid: one.size_bytes for one in found} == expected
 
 
+def test_the_shortest_of_each_version_are_found(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "short.git")
+    versions = (
+        "version https://git-lfs.github.com/spec/v1\n",
+        "version https://hawser.github.com/spec/v1\n",
+        "version http://git-media.io/v/2\n",
+    )
+    files = {}
+    for number, version in enumerate(versions):
+        content = b"%d" % number
+        short = pointer(content).replace(VERSION.encode(), version.encode()).rstrip(b"\n")
+        files[f"f{number}"] = short
+    commit(path, "main", files)
+    found = {one.oid for one in find_pointers(path, stop=Stop())}
+    assert found == ids(b"0", b"1", b"2").keys()
+
+
 def test_a_capture_notes_and_says_them(source: Path) -> None:
     report = night(source)
     assert of(report, "media")["lfs"] == {"objects": 4, "bytes": 5 + 6 + 6 + 500}
