@@ -40,7 +40,7 @@ def doctor(
 ) -> DoctorReport:
     """Look at the machine, each source, and the destination.
 
-    What cannot be reached is a finding, never an exception.
+    What cannot be reached is a finding, not an exception.
 
     Args:
         sources: where repositories come from.
@@ -49,6 +49,9 @@ def doctor(
         network: how servers are reached.
         stop: a signal ends it.
         clock: the time here.
+
+    Raises:
+        Interrupted: a signal came.
     """
     findings = [*_machine()]
     try:
@@ -60,6 +63,8 @@ def doctor(
         for source in sources:
             examination = _Examination(source, destination, connections, stop=stop, clock=clock)
             findings += examination.findings()
+            # A request that it ended is no finding.
+            stop.check()
             if examination.last_run is not None:
                 longest = max(examination.last_run, longest or timedelta())
     findings += place.findings

@@ -14,6 +14,7 @@ from backup.commands.remotes import NetworkSettings
 from backup.commands.run import RunOptions, run
 from backup.destinations.memory import MemoryDestination
 from backup.destinations.s3.diagnosis import unsafe_rules
+from backup.errors import Interrupted
 from backup.results import Diagnosis, Finding
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
@@ -360,6 +361,26 @@ def test_the_store_s_clock_and_the_session_are_compared(tmp_path: Path) -> None:
     found = looked_at(tmp_path / "acme", vault, late)
     (error,) = [one for one in found if one.severity == "error"]
     assert error.message == "this machine's clock is 20 minutes ahead of that of the store"
+
+
+def test_a_signal_is_no_finding(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "acme" / "one.git")
+    update_refs(path, {b"refs/heads/main": commit_chain(path, 1)[-1]})
+    stop = Stop()
+
+    def interrupted() -> Diagnosis:
+        stop.interrupt()
+        return Diagnosis(())
+
+    with pytest.raises(Interrupted):
+        doctor(
+            [FolderSource(tmp_path / "acme", owner="acme")],
+            MemoryDestination(),
+            look_at_destination=interrupted,
+            network=NetworkSettings(),
+            stop=stop,
+            clock=lambda: datetime.now(UTC),
+        )
 
 
 def test_a_listing_that_fell_is_an_error(tmp_path: Path) -> None:
