@@ -707,13 +707,11 @@ def test_who_can_write_manifests_cannot_have_prune_delete_what_snapshots_need(
         for entry in manifest.entries
     )
     later = (estate.now + timedelta(days=1)).strftime("%Y%m%dT%H%M%SZ-")
-    for made in (
-        manifest.model_copy(
-            update={"snapshot_id": f"{later}0001", "entries": (), "forgotten": lines}
-        ),
-    ):
-        key = LAYOUT.document(DocumentName(made.snapshot_id))
-        estate.vault.put_if_absent(key, encode(made))
+    made = manifest.model_copy(
+        update={"snapshot_id": f"{later}0001", "entries": (), "forgotten": lines}
+    )
+    key = LAYOUT.document(DocumentName(made.snapshot_id))
+    estate.vault.put_if_absent(key, encode(made))
     for days in (2, 30, 60):
         at = estate.now + timedelta(days=days)
         estate.prune(within="1y", since=START, grace_days=1, at=at)
