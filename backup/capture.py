@@ -74,7 +74,7 @@ class Captured:
         record_key: relative to the root.
         record_version_id: the store's own version of it, where it has versions.
         retain_until: how long the record is locked, and the new bundle with it.
-        bytes_written: bundle and record together.
+        bytes_written: bundle, record, and what its pointers name, together.
         objects: git objects in the new pack.
         pointers: the files of Git LFS that the new pack points to.
     """
@@ -158,33 +158,30 @@ def capture(
         retain_until=stored.retain_until,
         lfs_scanned=checked.pointers is not None,
     )
-    index_bytes = 0
-    if checked.pointers:
-        index = _lfs_index(checked.pointers, means)
-        name = lfs_index_key(folder, means.snapshot_id)
-        means.destination.put_if_absent(means.layout.key(name), index)
-        bundle = bundle.model_copy(update={"lfs": name})
-        index_bytes = len(index)
+    pointers = checked.pointers or ()
+    bundle, index_bytes = _save_lfs_index(pointers, bundle, means, folder=folder)
     captured = _save_record(
         plan, means, folder=folder, bundle=bundle, kinds=checked.kinds, changes=checked.changes
     )
-    return replace(
-        captured,
-        bytes_written=captured.bytes_written + index_bytes,
-        pointers=checked.pointers or (),
-    )
+    size_bytes = captured.bytes_written + index_bytes
+    return replace(captured, bytes_written=size_bytes, pointers=pointers)
 
 
-def _lfs_index(pointers: Iterable[Pointer], means: Means) -> bytes:
-    """Make the document of what a pack's pointers name, so that no pack is searched twice."""
-    return encode(
-        LfsIndex(
-            format=1,
-            document="lfs",
-            snapshot_id=means.snapshot_id,
-            objects=tuple(LfsObject(oid=one.oid, size_bytes=one.size_bytes) for one in pointers),
-        )
-    )
+def _save_lfs_index(
+    pointers: Iterable[Pointer], bundle: BundleLine, means: Means, *, folder: str
+) -> tuple[BundleLine, int]:
+    """Store what a pack's pointers name, so that no pack is searched twice.
+
+    Returns:
+        The bundle's line, which names the document where there is one, and the document's size.
+    """
+    objects = tuple(LfsObject(oid=one.oid, size_bytes=one.size_bytes) for one in pointers)
+    if not objects:
+        return bundle, 0
+    index = LfsIndex(format=1, document="lfs", snapshot_id=means.snapshot_id, objects=objects)
+    key, data = lfs_index_key(folder, means.snapshot_id), encode(index)
+    means.destination.put_if_absent(means.layout.key(key), data)
+    return bundle.model_copy(update={"lfs": key}), len(data)
 
 
 def compare_refs(
