@@ -187,6 +187,20 @@ def test_the_action_works_as_the_role_and_names_it(place: Place, tmp_path: Path)
     assert BEARER not in step.shown
 
 
+def test_the_identity_is_asked_for_by_the_proxy_of_the_environment(
+    place: Place, tmp_path: Path
+) -> None:
+    repository(tmp_path)
+    words = ("run", "--from", tmp_path / "acme", "--to", f"s3://{place.bucket}/git")
+    role = ("--role-to-assume", ROLE)
+    nowhere = place.env | {"http_proxy": "http://127.0.0.1:9"}
+    done = repo_backup(*words, *role, env=nowhere, check=1)
+    assert "the identity of this job cannot be asked for" in done.stderr
+    assert place.issuers.asked == []
+    repo_backup(*words, *role, env=nowhere | {"no_proxy": "127.0.0.1"})
+    assert len(place.issuers.asked) == 1
+
+
 def test_who_works_is_the_role(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the emulator's STS tells; the summary shows it."""
     for name, value in (place.env | {"AWS_ENDPOINT_URL_STS": place.store.endpoint_url}).items():

@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.credentials import DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
 
 from backup.errors import AccessDenied, DestinationError, DestinationUnreachable
 from backup.secret import Secret
@@ -119,13 +120,16 @@ def _fetch(session: botocore.session.Session, role: JobRole, region: str) -> dic
 def _identity(role: JobRole) -> Secret:
     """Ask GitHub who the job is; the statement lives for some minutes."""
     joint = "&" if "?" in role.token_url else "?"
+    url = f"{role.token_url}{joint}audience={quote(_AUDIENCE)}"
     request = AWSRequest(
         method="GET",
-        url=f"{role.token_url}{joint}audience={quote(_AUDIENCE)}",
+        url=url,
         headers={"Authorization": f"Bearer {role.bearer.reveal()}", "Accept": "application/json"},
     )
     verify: Any = role.ca_bundle or True
-    http = URLLib3Session(verify=verify, timeout=_SECONDS)
+    # botocore's clients find proxies by themselves; its bare session does not.
+    proxies = get_environ_proxies(url)
+    http = URLLib3Session(verify=verify, proxies=proxies, timeout=_SECONDS)
     try:
         answer = http.send(request.prepare())
         status, body = answer.status_code, answer.content
