@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 import backup
 from backup.errors import IncompleteRepository, IncompleteWrite
@@ -20,6 +20,7 @@ from backup.git.upload_pack import Remote, fit_haves
 from backup.model import (
     Check,
     Destination,
+    ObjectFormat,
     ObjectId,
     RefChange,
     RefName,
@@ -33,6 +34,7 @@ from backup.vault.documents import (
     HeadLine,
     LeftOutLine,
     LfsIndex,
+    LfsLine,
     LfsObject,
     Record,
     RefChangeLine,
@@ -42,7 +44,14 @@ from backup.vault.documents import (
     refs_digest,
     shown,
 )
-from backup.vault.layout import Layout, bundle_key, lfs_index_key, record_key, repository_folder
+from backup.vault.layout import (
+    Layout,
+    bundle_key,
+    folder_of,
+    lfs_index_key,
+    record_key,
+    repository_folder,
+)
 
 CheckMode = Literal["pack", "trailer"]
 
@@ -67,6 +76,47 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesKept:
+    """What became of the files of Git LFS that a chain points to.
+
+    Attributes:
+        chain: with what was found out about its packs.
+        line: what the record says of it.
+        wanted: files that were looked for.
+        known: ids that the source was known not to have.
+        unsearched: why packs could not be searched; empty where all were.
+        stored: files that were stored just now; with their bytes together.
+        retain_until: how long these are locked.
+        found_there: whether others were in the vault, locked for as long as whoever stored them.
+    """
+
+    chain: tuple[BundleLine, ...]
+    line: LfsLine
+    wanted: int
+    known: frozenset[str]
+    unsearched: tuple[str, ...]
+    stored: int
+    stored_bytes: int
+    retain_until: datetime | None
+    found_there: bool
+
+
+class Files(Protocol):
+    """Stores the files of Git LFS of one repository."""
+
+    def keep(
+        self,
+        chain: tuple[BundleLine, ...],
+        *,
+        previous: Record | None,
+        goes_on: bool,
+        object_format: ObjectFormat,
+        found: Mapping[str, tuple[Pointer, ...]],
+    ) -> FilesKept:
+        """Store all that a chain points to; see `backup.commands.files`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Captured:
     """What a capture stored.
 
@@ -74,9 +124,10 @@ class Captured:
         record_key: relative to the root.
         record_version_id: the store's own version of it, where it has versions.
         retain_until: how long the record is locked, and the new bundle with it.
-        bytes_written: bundle, record, and what its pointers name, together.
+        bytes_written: all that was stored, files of Git LFS included.
         objects: git objects in the new pack.
         pointers: the files of Git LFS that the new pack points to.
+        files: what became of these and of others; None where they are not asked for.
     """
 
     record: Record
@@ -88,6 +139,7 @@ class Captured:
     check: Check | None
     changes: tuple[RefChange, ...]
     pointers: tuple[Pointer, ...] = ()
+    files: FilesKept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +159,12 @@ class _Checked:
 
 
 def capture(
-    plan: Plan, remote: Remote, means: Means, *, transferred: Callable[[int], None]
+    plan: Plan,
+    remote: Remote,
+    means: Means,
+    *,
+    transferred: Callable[[int], None],
+    files: Files | None = None,
 ) -> Captured:
     """Store what a plan says and return the record of it.
 
@@ -116,6 +173,7 @@ def capture(
         remote: the repository's upload-pack.
         means: where to, and how.
         transferred: hears of every so many bytes that went through.
+        files: stores the files of Git LFS; None where they are not asked for.
 
     Raises:
         BackupError: nothing was recorded.
@@ -125,7 +183,7 @@ def capture(
         remote.require_end()
     if plan.action == "empty":
         changes = compare_refs(plan, {})
-        return _save_record(plan, means, folder=folder, bundle=None, kinds={}, changes=changes)
+        return _save_record(plan, means, folder=folder, chain=(), kinds={}, changes=changes)
     haves = fit_haves(plan.wants, plan.haves)
     header = _header(plan, frozenset(haves))
     head = header.encode()
@@ -158,19 +216,69 @@ def capture(
         retain_until=stored.retain_until,
         lfs_scanned=checked.pointers is not None,
     )
-    pointers = checked.pointers or ()
-    bundle, index_bytes = _save_lfs_index(pointers, bundle, means, folder=folder)
+    bundle, index_bytes = save_lfs_index(checked.pointers or (), bundle, means)
+    goes_on = plan.previous is not None and plan.action == "incremental"
+    chain = (*plan.previous.chain, bundle) if plan.previous and goes_on else (bundle,)
+    kept = None
+    if files is not None:
+        found = {} if checked.pointers is None else {bundle.key: checked.pointers}
+        kept = files.keep(
+            chain,
+            previous=plan.previous,
+            goes_on=goes_on,
+            object_format=plan.refs.object_format,
+            found=found,
+        )
+        chain = kept.chain
     captured = _save_record(
-        plan, means, folder=folder, bundle=bundle, kinds=checked.kinds, changes=checked.changes
+        plan,
+        means,
+        folder=folder,
+        chain=chain,
+        kinds=checked.kinds,
+        changes=checked.changes,
+        files=kept,
     )
-    size_bytes = captured.bytes_written + index_bytes
-    return replace(captured, bytes_written=size_bytes, pointers=pointers)
+    return replace(
+        captured,
+        retain_until=_earlier(captured.retain_until, bundle.retain_until),
+        bytes_written=captured.bytes_written + bundle.size_bytes + index_bytes,
+        objects=bundle.objects,
+        check=bundle.check,
+        pointers=checked.pointers or (),
+    )
 
 
-def _save_lfs_index(
-    pointers: Iterable[Pointer], bundle: BundleLine, means: Means, *, folder: str
+def capture_files(record: Record, key: str, files: FilesKept, means: Means) -> Captured:
+    """Store a new record of a repository of which only files of Git LFS were looked for.
+
+    Args:
+        record: that it has.
+        key: of that record.
+        files: what became of its files.
+        means: where to.
+    """
+    made = record.model_copy(
+        update={
+            "snapshot_id": means.snapshot_id,
+            "version": backup.__version__,
+            "captured_at": means.clock(),
+            "selection": record.selection.model_copy(update={"lfs": True}),
+            "chain": files.chain,
+            "changes": (),
+            "previous": key,
+            "lfs": files.line,
+        }
+    )
+    line = record.repository
+    folder = repository_folder(path=line.path, host_id=line.host_id)
+    return _put_record(made, means, folder=folder, files=files)
+
+
+def save_lfs_index(
+    pointers: Iterable[Pointer], bundle: BundleLine, means: Means
 ) -> tuple[BundleLine, int]:
-    """Store what a pack's pointers name, so that no pack is searched twice.
+    """Store what a pack's pointers name beside its bundle, so that no pack is searched twice.
 
     Returns:
         The bundle's line, which names the document where there is one, and the document's size.
@@ -178,8 +286,10 @@ def _save_lfs_index(
     objects = tuple(LfsObject(oid=one.oid, size_bytes=one.size_bytes) for one in pointers)
     if not objects:
         return bundle, 0
-    index = LfsIndex(format=1, document="lfs", snapshot_id=means.snapshot_id, objects=objects)
-    key, data = lfs_index_key(folder, means.snapshot_id), encode(index)
+    # Whoever searches the same pack another time writes the same document.
+    snapshot_id = bundle.snapshot_id
+    index = LfsIndex(format=1, document="lfs", snapshot_id=snapshot_id, objects=objects)
+    key, data = lfs_index_key(folder_of(bundle.key), snapshot_id), encode(index)
     means.destination.put_if_absent(means.layout.key(key), data)
     return bundle.model_copy(update={"lfs": key}), len(data)
 
@@ -310,11 +420,18 @@ def _save_record(
     means: Means,
     *,
     folder: str,
-    bundle: BundleLine | None,
+    chain: tuple[BundleLine, ...],
     kinds: dict[ObjectId, str],
     changes: tuple[RefChange, ...],
+    files: FilesKept | None = None,
 ) -> Captured:
-    record = _record(plan, means, bundle=bundle, kinds=kinds, changes=changes)
+    record = _record(plan, means, chain=chain, kinds=kinds, changes=changes, files=files)
+    captured = _put_record(record, means, folder=folder, files=files)
+    return replace(captured, changes=changes)
+
+
+def _put_record(record: Record, means: Means, *, folder: str, files: FilesKept | None) -> Captured:
+    """Store a record, and say what it and the files made together."""
     data = encode(record)
     key = record_key(folder, means.snapshot_id)
     stored = means.destination.put_if_absent(means.layout.key(key), data)
@@ -322,11 +439,12 @@ def _save_record(
         record,
         key,
         stored.version_id,
-        _earlier(stored.retain_until, None if bundle is None else bundle.retain_until),
-        bytes_written=len(data) + (0 if bundle is None else bundle.size_bytes),
-        objects=0 if bundle is None else bundle.objects,
-        check=None if bundle is None else bundle.check,
-        changes=changes,
+        _earlier(stored.retain_until, None if files is None else files.retain_until),
+        bytes_written=len(data) + (0 if files is None else files.stored_bytes),
+        objects=0,
+        check=None,
+        changes=(),
+        files=files,
     )
 
 
@@ -338,12 +456,12 @@ def _record(
     plan: Plan,
     means: Means,
     *,
-    bundle: BundleLine | None,
+    chain: tuple[BundleLine, ...],
     kinds: dict[ObjectId, str],
     changes: tuple[RefChange, ...],
+    files: FilesKept | None,
 ) -> Record:
     refs = plan.refs
-    kept = plan.previous.chain if plan.previous and plan.action == "incremental" else ()
     return Record(
         format=1,
         document="record",
@@ -360,13 +478,14 @@ def _record(
             LeftOutLine(**shown(item.name), id=item.id, reason=item.reason)
             for item in refs.left_out
         ),
-        chain=kept if bundle is None else (*kept, bundle),
+        chain=chain,
         changes=tuple(
             RefChangeLine(**shown(one.name), change=one.kind, old=one.old, new=one.new)
             for one in changes
         ),
         previous=plan.previous_key,
         fallback=None if refs.protocol_v2 else "mirror: the server has no protocol version 2",
+        lfs=None if files is None else files.line,
     )
 
 

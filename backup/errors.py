@@ -118,6 +118,24 @@ class IncompleteRepository(RepositoryUnavailable):
     """The source's own history lacks objects: shallow, partial clone, broken alternates."""
 
 
+class FileMissing(SourceError):
+    """The source does not have a file of Git LFS, and says so."""
+
+
+class LinkExpired(SourceError):
+    """A link to a file is not good any more; another one may be.
+
+    Args:
+        is_gone: the store says that nothing is there.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, is_gone: bool) -> None:
+        super().__init__(message, retry_after_seconds=0.0)
+        self.is_gone = is_gone
+
+
 class ProtocolError(BackupError):
     """The other side of the git wire broke the protocol."""
 

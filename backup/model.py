@@ -412,6 +412,24 @@ class Exporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class MissingFile:
+    """A file of Git LFS that is not stored.
+
+    Attributes:
+        oid: SHA-256 of its content, its id.
+        size_bytes: as its pointer says.
+        permanent: the source says that it does not have it.
+        known: it said so the run before.
+    """
+
+    oid: str
+    size_bytes: int
+    reason: str
+    permanent: bool
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What one run did with one repository.
 
@@ -429,6 +447,9 @@ class Outcome:
         retries: how often it was tried again before it came to this.
         lfs_objects: files of Git LFS that the new pack points to.
         lfs_bytes: their sizes together, as the pointers say.
+        lfs_stored: files of Git LFS that were stored.
+        lfs_stored_bytes: their sizes together.
+        lfs_missing: files that pointers name and that are not stored.
     """
 
     host: str
@@ -451,6 +472,9 @@ class Outcome:
     private: bool = False
     lfs_objects: int = 0
     lfs_bytes: int = 0
+    lfs_stored: int = 0
+    lfs_stored_bytes: int = 0
+    lfs_missing: tuple[MissingFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,27 @@ def selection_line(selection: Selection) -> SelectionLine:
     )
 
 
+ABOUT_FILES = "Git LFS: "
+"""What an entry's sentences about files of Git LFS begin with."""
+
+
+def why_files_are_due(entry: Entry, selection: Selection) -> str:
+    """Say why the files of Git LFS of an unchanged repository must be looked at, if they must.
+
+    What could not be had is asked for again by each run, for good or not.
+    """
+    if not selection.lfs:
+        return ""
+    if not entry.selection.lfs:
+        return "the files of Git LFS are asked for"
+    return next((one for one in (*entry.unfinished, *entry.degraded) if is_about_files(one)), "")
+
+
+def is_about_files(sentence: str) -> bool:
+    """Tell whether something unfinished is a file of Git LFS, and nothing of git itself."""
+    return sentence.startswith(ABOUT_FILES)
+
+
 def why_not_unchanged(entry: Entry | None, *, digest: str, selection: Selection) -> str:
     """Compare tonight's refs with the last entry.
 
@@ -68,9 +89,11 @@ def why_not_unchanged(entry: Entry | None, *, digest: str, selection: Selection)
         return "first capture"
     if entry.digest != digest:
         return "refs changed"
-    if entry.unfinished:
-        return f"unfinished: {', '.join(entry.unfinished)}"
-    if entry.selection != selection_line(selection):
+    if unfinished := [one for one in entry.unfinished if not is_about_files(one)]:
+        return f"unfinished: {', '.join(unfinished)}"
+    # Files are looked for by themselves.
+    before = entry.selection.model_copy(update={"lfs": selection.lfs})
+    if before != selection_line(selection):
         return "another selection is asked for"
     return ""
 

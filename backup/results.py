@@ -141,6 +141,9 @@ class Restored:
         lost_refs: so many refs beside them are ones that its source has no more.
         left_out: so many refs were there and could not be stored.
         was_there: whether a restore before this one had made it.
+        files: so many files of Git LFS came with it; with their bytes together.
+        files_not_stored: so many more were not to be had when it was captured.
+        files_failed: what is wrong with each of those that should have come and did not.
     """
 
     name: str
@@ -153,6 +156,10 @@ class Restored:
     lost_refs: int = 0
     left_out: int = 0
     was_there: bool = False
+    files: int = 0
+    files_bytes: int = 0
+    files_not_stored: int = 0
+    files_failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,10 @@ from collections.abc import Mapping
 RESERVED: frozenset[str] = frozenset(
     {
         "Header.shard",
-        "SelectionLine.lfs",
         "SelectionLine.metadata",
         "Manifest.writer",
         "BundleLine.storage_class",
         "Record.metadata",
-        "Record.lfs",
-        "LfsObject.missing",
     }
 )
 """Fields that no run sets yet. A reader must take them as they are described."""
@@ -132,18 +129,16 @@ MEANINGS: Mapping[str, str] = {
     "Record.left_out": "refs that git could not keep",
     "Record.changes": "refs against the record before; empty for a first capture",
     "Record.metadata": "what the forge keeps beside git",
-    "Record.lfs": "LFS objects of the whole chain",
-    "LfsTotals.objects": "that captured pointers name",
-    "LfsTotals.size_bytes": "of those stored",
-    "LfsTotals.missing": "that the server does not have",
+    "LfsMissing.oid": "SHA-256 of the content",
+    "LfsMissing.size_bytes": "as its pointer says",
+    "LfsMissing.reason": "why not, in the words of whoever refused it",
     "ExportLine.key": "relative to the root",
     "ExportLine.requested_at": "when it was asked for",
     "ExportLine.stored_at": "when it was seen in the store",
     "ExportLine.size_bytes": "the whole object",
     "ExportLine.version_id": "in a versioned store",
     "LfsObject.oid": "SHA-256 of the content",
-    "LfsObject.size_bytes": "of the content",
-    "LfsObject.missing": "the server does not have it",
+    "LfsObject.size_bytes": "of the content, as the pointer says",
     "LfsIndex.format": "this format",
     "LfsIndex.document": "which document it is",
     "LfsIndex.snapshot_id": "the run that wrote it",

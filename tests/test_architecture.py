@@ -325,6 +325,7 @@ def test_only_what_may_pass_is_retryable() -> None:
     assert retryable == {
         "RateLimited",
         "HostUnreachable",
+        "LinkExpired",
         "TruncatedResponse",
         "TruncatedPack",
         "IncompleteWrite",

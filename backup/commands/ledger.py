@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from backup.commands.one import Result, carried, outcome_of
+from backup.commands.entries import Result, carried, outcome_of
 from backup.model import Outcome, Repository, RunResult, Status
 from backup.vault.documents import Entry, ExportLine, Totals
 from backup.vault.manifest import Identity, newer

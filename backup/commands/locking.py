@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
+from backup.commands.stored_files import promised_files
 from backup.errors import BackupError, DestinationError, SessionExpired
 from backup.model import Destination, Key
 from backup.stopping import Stop
 from backup.vault.documents import Entry
-from backup.vault.layout import Layout, bundle_key, folder_of, snapshot_of
+from backup.vault.layout import Layout, bundle_key, folder_of, lfs_key, snapshot_of
 from backup.vault.manifest import load_record
 
 _AT_ONCE = 8
@@ -106,6 +107,8 @@ class Locks:
             objects.append((line.key, line.version_id))
             if line.lfs is not None:
                 objects.append((line.lfs, None))
+        files = promised_files(self._destination, self._layout, record)
+        objects += [(lfs_key(oid), None) for oid in files]
         if record.metadata is not None:
             objects.append((record.metadata.key, record.metadata.version_id))
         times = [

@@ -5,13 +5,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from functools import partial
 
-from backup.capture import Captured, Means, capture
+from backup.capture import Captured, Means, capture, capture_files
+from backup.commands.entries import (
+    Result,
+    blocked,
+    both,
+    captured_now,
+    failed,
+    files_looked_for,
+    is_known_to_lack_a_wiki,
+    outcome_of,
+    planned,
+    tells_more,
+    unchanged,
+    without_wiki,
+)
+from backup.commands.files import FileKeeper, Turns
 from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
+from backup.commands.stored_files import lost_files
 from backup.errors import (
     AuthenticationError,
     BackupError,
@@ -30,24 +45,33 @@ from backup.errors import (
     SourceError,
     sound,
 )
+from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote
-from backup.model import Events, ObjectId, Outcome, Refs, Repository, Selection, Status
+from backup.model import (
+    Events,
+    ObjectId,
+    Refs,
+    Repository,
+    Selection,
+)
 from backup.plan import (
     Plan,
     Policy,
-    lost_refs,
+    is_about_files,
     make_plan,
-    refs_before_and_now,
-    selection_line,
+    why_files_are_due,
     why_not_unchanged,
 )
 from backup.vault.chain import missing, sizes
-from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, PinLine, Record, refs_digest
+from backup.vault.documents import (
+    Entry,
+    Record,
+    refs_digest,
+)
 from backup.vault.layout import folder_of
 from backup.vault.manifest import load_record
 
 _LOOKS = 3
-_LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
 # Where a throttling server does not say how long to wait.
 _THROTTLED_SECONDS = 60.0
 # What ends so with or without the heads of pull requests.
@@ -63,32 +87,6 @@ _NOT_FOR_PULL_REFS = (
 )
 # After this share of a run's time a capture that does not end in time was only begun too late.
 _LATE_SHARE = 0.5
-# What an entry says of the run that made it; everything else is the repository's state.
-_NOTHING_DONE: Mapping[str, object] = {
-    "status": None,
-    "plan": None,
-    "reason": "",
-    "bytes": 0,
-    "objects": 0,
-    "duration_seconds": 0.0,
-    "changes": ChangeCounts(),
-    "carried_from": None,
-    "not_selected": False,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came of one repository.
-
-    Attributes:
-        entry: its line in the manifest.
-        problem: what makes the run partial though the repository was captured.
-    """
-
-    outcome: Outcome
-    entry: Entry
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +98,7 @@ class Workshop:
         prove_unchanged: look after the chain of a repository that did not change, too.
         stored: what a listing of all repositories found, relative key to size; None where each
             folder is listed by itself.
+        turns: have each file of Git LFS stored once.
         max_drop_percent: losing more of its refs than this is said first.
     """
 
@@ -111,6 +110,7 @@ class Workshop:
     pace: Pace
     prove_unchanged: bool
     stored: Mapping[str, int] | None
+    turns: Turns
     max_drop_percent: int
     accept_drop: bool
     dry_run: bool
@@ -158,10 +158,10 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
         shop.means.stop.abandon(error)
         raise
     except RepositoryBlocked as error:
-        result = _blocked(repository, entry, reason=error.message)
+        result = blocked(repository, entry, reason=error.message)
     except BackupError as error:
         if repository.kind == "wiki" and isinstance(error, RepositoryMissing):
-            result = _no_wiki(repository, entry, now=shop.means.clock())
+            result = without_wiki(repository, entry, now=shop.means.clock())
         else:
             result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001  one repository never stops the others
@@ -192,12 +192,16 @@ def _without_pull_refs(
     """
     selection = replace(shop.selection, pull_refs=False)
     remotes = replace(shop.remotes, selection=selection)
-    # An unfinished entry would never be unchanged.
-    known = None if entry is None else entry.model_copy(update={"unfinished": ()})
+    # An unfinished entry would never be unchanged; files have their own way.
+    known = entry
+    if entry is not None:
+        about_files = tuple(filter(is_about_files, entry.unfinished))
+        known = entry.model_copy(update={"unfinished": about_files})
     result = attempt(replace(shop, selection=selection, remotes=remotes), known)
     problem = f"without the heads of its pull requests: {reason}"
-    made = result.entry.model_copy(update={"unfinished": (f"pull requests: {reason}",)})
-    return replace(result, entry=made, problem=result.problem or problem)
+    unfinished = (*result.entry.unfinished, f"pull requests: {reason}")
+    made = result.entry.model_copy(update={"unfinished": unfinished})
+    return replace(result, entry=made, problem=both(result.problem, problem))
 
 
 def _is_far_away(error: BackupError, repository: Repository, shop: Workshop) -> bool:
@@ -215,102 +219,20 @@ def _failed(
     return replace(result, entry=result.entry.model_copy(update={"absence": None}))
 
 
-def carried(entry: Entry, **marks: object) -> Entry:
-    """Carry an entry forward as it is, without what the run that made it did."""
-    return entry.model_copy(update={**_NOTHING_DONE} | {"carried_from": entry.carried_from} | marks)
-
-
-def outcome_of(repository: Repository) -> Outcome:
-    """Begin an outcome with what names the repository."""
-    return Outcome(
-        host=repository.host,
-        owner=repository.owner,
-        path=repository.path,
-        host_id=repository.host_id,
-        kind=repository.kind,
-        status="failed",
-        private=repository.private,
-    )
-
-
-def failed(
-    repository: Repository, entry: Entry | None, now: datetime, *, reason: str, hint: str = ""
-) -> Result:
-    """Say that a repository could not be captured; what is stored of it stays as it is."""
-    reason = sound(reason)
-    known = entry is not None and entry.failing_since is not None
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
-    return Result(
-        replace(outcome_of(repository), status="failed", reason=reason, hint=hint, known=known),
-        base.model_copy(
-            update={**_NOTHING_DONE}
-            | {
-                "status": "failed",
-                "reason": reason,
-                "failing_since": base.failing_since or now,
-            }
-        ),
-    )
-
-
 def chain_problem(entry: Entry, shop: Workshop) -> str:
     """Look whether everything that gives an entry's repository back is in the vault."""
     record, problem = _load_record(entry, shop)
     if record is None:
         return problem
-    return missing(record, _stored(record, shop))
-
-
-def _blocked(repository: Repository, entry: Entry | None, *, reason: str) -> Result:
-    """Say that the source blocks a repository for good; what is stored of it stays as it is."""
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
-    known = base.skipped_why is not None
-    marks = _listed(repository, base) | {"status": "skipped", "reason": reason}
-    return Result(
-        replace(outcome_of(repository), status="skipped", reason=reason, known=known),
-        base.model_copy(update={**_NOTHING_DONE} | marks | {"skipped_why": reason}),
-    )
-
-
-def _no_wiki(repository: Repository, entry: Entry | None, *, now: datetime) -> Result:
-    """Say that a wiki is not there: it has no page yet, or is gone.
-
-    That a repository may have one is all that a forge says; it begins with its first page.
-    """
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
-    if base.record is None:
-        reason = "it has no page yet"
-        marks = _listed(repository, base) | {"status": "empty", "reason": reason, "empty": True}
-        return Result(
-            replace(outcome_of(repository), status="empty", reason=reason),
-            base.model_copy(update={**_NOTHING_DONE} | marks | {"checked_at": now}),
-        )
-    known = base.absence is not None
-    since = base.absence.since if base.absence is not None else now
-    detail = "the wiki is not there any more, or hidden from us"
-    absence = AbsenceLine(since=since, asked_at=now, answer="not-visible", detail=detail)
-    reason = f"not there since {since:%Y-%m-%d}: {detail}"
-    marks = _listed(repository, base) | {"status": "gone", "reason": detail, "absence": absence}
-    return Result(
-        replace(outcome_of(repository), status="gone", reason=reason, known=known),
-        base.model_copy(update={**_NOTHING_DONE} | marks),
-    )
-
-
-def _is_known_to_lack_a_wiki(entry: Entry, *, now: datetime) -> bool:
-    """Tell whether a wiki was looked for in vain within the last days."""
-    return (
-        entry.kind == "wiki"
-        and entry.status == "empty"
-        and entry.record is None
-        and entry.checked_at is not None
-        and now - entry.checked_at < _LOOK_FOR_WIKIS_EVERY
-    )
+    problem = missing(record, _stored(record, shop))
+    if not problem and (lost := _lost_files(record, shop)):
+        return f"{len(lost)} files of Git LFS are missing, first {lost[0].oid}"
+    return problem
 
 
 def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
     """Do one try, and slow everybody down where the server asks for it."""
-    if entry is not None and _is_known_to_lack_a_wiki(entry, now=shop.means.clock()):
+    if entry is not None and is_known_to_lack_a_wiki(entry, now=shop.means.clock()):
         outcome = replace(outcome_of(repository), status="empty", reason=entry.reason)
         return Result(outcome, entry)
     shop.pace.wait()
@@ -359,15 +281,29 @@ def _ask_and_capture(
     checked_at = shop.means.clock()
     digest = refs_digest(refs)
     why = why_not_unchanged(entry, digest=digest, selection=shop.selection)
-    if entry is not None and not why and shop.prove_unchanged:
-        problem = chain_problem(entry, shop)
-        why = f"the chain is broken: {problem}" if problem else ""
+    due = "" if entry is None or why else why_files_are_due(entry, shop.selection)
     if entry is not None and not why:
-        return _unchanged(repository, entry, refs, checked_at)
+        if not due and not shop.prove_unchanged:
+            return unchanged(
+                repository, entry, refs, selection=shop.selection, checked_at=checked_at
+            )
+        record, problem = _load_record(entry, shop)
+        if record is not None and shop.prove_unchanged:
+            problem = missing(record, _stored(record, shop))
+        if record is not None and not problem:
+            lost = _lost_files(record, shop) if shop.prove_unchanged and shop.selection.lfs else ()
+            due = due or (f"{len(lost)} files of Git LFS are gone from the vault" if lost else "")
+            as_before = unchanged(
+                repository, entry, refs, selection=shop.selection, checked_at=checked_at
+            )
+            if not due:
+                return as_before
+            return _look_for_files(repository, as_before, record, shop, why=due, lost=lost)
+        why = f"the chain is broken: {problem}"
     with _slot(shop):
         plan = _plan(repository, entry, shop, refs=refs, why=why)
         if shop.dry_run:
-            return _planned_only(plan, entry)
+            return planned(plan, entry)
         with _time_enough(shop):
             name = f"{repository.owner}/{repository.path}"
             shop.events.capturing(name, plan.action, plan.reason)
@@ -375,7 +311,14 @@ def _ask_and_capture(
                 captured = _capture(plan, remote, shop)
             else:
                 plan, captured = _capture_from_mirror(plan, shop)
-    return _captured(plan, captured, entry, shop, checked_at=checked_at)
+    return captured_now(
+        plan,
+        captured,
+        entry,
+        checked_at=checked_at,
+        max_drop_percent=shop.max_drop_percent,
+        accept_drop=shop.accept_drop,
+    )
 
 
 def _plan(
@@ -423,8 +366,65 @@ def _stored(record: Record, shop: Workshop) -> Mapping[str, int]:
 def _capture(plan: Plan, remote: Remote, shop: Workshop) -> Captured:
     name = f"{plan.repository.owner}/{plan.repository.path}"
     return capture(
-        plan, remote, shop.means, transferred=lambda size: shop.events.transferred(name, size)
+        plan,
+        remote,
+        shop.means,
+        transferred=lambda size: shop.events.transferred(name, size),
+        files=_keeper(plan.repository, shop) if shop.selection.lfs else None,
     )
+
+
+# --- Files of Git LFS ---
+
+
+def _keeper(repository: Repository, shop: Workshop) -> FileKeeper:
+    name = f"{repository.owner}/{repository.path}"
+
+    def again(error: BackupError, seconds: float) -> None:
+        shop.events.note(f"{name}: {error.message}; again in {seconds:.0f} s")
+
+    return FileKeeper(
+        shop.remotes.files(repository),
+        shop.means,
+        turns=shop.turns,
+        renew=shop.remotes.renew,
+        again=again,
+        transferred=lambda size: shop.events.transferred(name, size),
+    )
+
+
+def _lost_files(record: Record, shop: Workshop) -> tuple[Pointer, ...]:
+    return lost_files(shop.means.destination, shop.means.layout, record, shop.stored)
+
+
+def _look_for_files(
+    repository: Repository,
+    as_before: Result,
+    record: Record,
+    shop: Workshop,
+    *,
+    why: str,
+    lost: tuple[Pointer, ...],
+) -> Result:
+    """Store files of a repository whose git objects did not change; most nights there are none."""
+    with _slot(shop):
+        if shop.dry_run:
+            outcome = replace(as_before.outcome, status="skipped", reason=f"dry run: {why}")
+            return replace(as_before, outcome=outcome)
+        shop.events.capturing(f"{repository.owner}/{repository.path}", "files", why)
+        kept = _keeper(repository, shop).keep(
+            record.chain,
+            previous=record,
+            goes_on=True,
+            object_format=record.object_format,
+            found={},
+            also=lost,
+        )
+        captured = None
+        if kept.stored or tells_more(kept, record):
+            captured = capture_files(record, as_before.entry.record or "", kept, shop.means)
+            record = captured.record
+    return files_looked_for(as_before, kept, record, captured=captured, why=why)
 
 
 def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
@@ -436,151 +436,6 @@ def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
             refs = replace(mirrored, protocol_v2=False)
             plan = replace(plan, refs=refs, wants=refs.wanted())
         return plan, _capture(plan, remote, shop)
-
-
-def _unchanged(repository: Repository, entry: Entry, refs: Refs, checked_at: datetime) -> Result:
-    status: Status = "empty" if refs.empty else "unchanged"
-    return Result(
-        replace(outcome_of(repository), status=status),
-        entry.model_copy(
-            update={**_NOTHING_DONE}
-            | _listed(repository, entry)
-            | {"status": status, "checked_at": checked_at}
-        ),
-    )
-
-
-def _planned_only(plan: Plan, entry: Entry | None) -> Result:
-    repository = plan.repository
-    return Result(
-        replace(
-            outcome_of(repository),
-            status="skipped",
-            plan=plan.bundle_kind,
-            reason=f"dry run: {plan.reason}",
-        ),
-        entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind),
-    )
-
-
-def _captured(
-    plan: Plan, captured: Captured, entry: Entry | None, shop: Workshop, *, checked_at: datetime
-) -> Result:
-    repository, refs = plan.repository, plan.refs
-    status: Status = "empty" if refs.empty else "captured"
-    urgent = _urgent(plan, shop)
-    pins = () if entry is None else entry.pins
-    if urgent and entry is not None and entry.record is not None and plan.previous is not None:
-        pin = PinLine(
-            record=entry.record,
-            snapshot_id=plan.previous.snapshot_id,
-            at=captured.record.captured_at,
-            reason=urgent,
-        )
-        pins = (*pins, pin)
-    outcome = replace(
-        outcome_of(repository),
-        status=status,
-        plan=plan.bundle_kind,
-        reason=plan.reason,
-        bytes_written=captured.bytes_written,
-        objects=captured.objects,
-        check=captured.check,
-        changes=captured.changes,
-        urgent=urgent,
-        lfs_objects=len(captured.pointers),
-        lfs_bytes=sum(pointer.size_bytes for pointer in captured.pointers),
-    )
-    counts = {
-        kind: sum(change.kind == kind for change in captured.changes)
-        for kind in ("added", "advanced", "rewritten", "moved", "deleted")
-    }
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
-    made = base.model_copy(
-        update={**_NOTHING_DONE}
-        | _listed(repository, base)
-        | {
-            "digest": captured.record.digest,
-            "record": captured.record_key,
-            "record_version_id": captured.record_version_id,
-            "checked_at": checked_at,
-            "captured_at": captured.record.captured_at,
-            "locked_until": _locked_until(captured, base),
-            "chain_length": len(captured.record.chain),
-            "chain_bytes": sum(bundle.size_bytes for bundle in captured.record.chain),
-            "selection": selection_line(shop.selection),
-            "empty": refs.empty,
-            "unfinished": (),
-            "degraded": _degraded(captured.record),
-            "pins": pins,
-            "status": status,
-            "plan": plan.bundle_kind,
-            "reason": plan.reason,
-            "bytes": captured.bytes_written,
-            "objects": captured.objects,
-            "changes": ChangeCounts(**counts),
-        }
-    )
-    problem = "" if shop.accept_drop else urgent
-    return Result(outcome, made, problem or _newly_left_out(plan))
-
-
-def _locked_until(captured: Captured, base: Entry) -> datetime | None:
-    """Tell how long all of a chain is locked: of an increment no longer than what it builds on."""
-    if captured.retain_until is None or len(captured.record.chain) <= 1:
-        return captured.retain_until
-    before = base.locked_until
-    return None if before is None else min(before, captured.retain_until)
-
-
-def _urgent(plan: Plan, shop: Workshop) -> str:
-    if plan.previous is None:
-        return ""
-    old, new = refs_before_and_now(plan)
-    gone, all_branches = lost_refs(old, new)
-    if all_branches:
-        return "all its branches are gone"
-    if gone * 100 > len(old) * shop.max_drop_percent:
-        return f"{gone} of its {len(old)} refs are gone"
-    return ""
-
-
-def _degraded(record: Record) -> tuple[str, ...]:
-    reasons = []
-    if record.left_out:
-        reasons.append("refs left out")
-    if any(line.object_type is not None for line in record.refs):
-        reasons.append("branches that name no commit: git fetch refuses them, restore does not")
-    return tuple(reasons)
-
-
-def _newly_left_out(plan: Plan) -> str:
-    before = set()
-    if plan.previous is not None:
-        before = {(line.ref_name, line.id) for line in plan.previous.left_out}
-    new = [item for item in plan.refs.left_out if (item.name, item.id) not in before]
-    if not new:
-        return ""
-    return f"{len(new)} refs cannot be stored, first {new[0].name!r}: {new[0].reason}"
-
-
-def _listed(repository: Repository, entry: Entry) -> dict[str, object]:
-    """Make the fields that the listing decides; a new path keeps the old one as an alias."""
-    aliases = entry.aliases
-    if entry.path != repository.path:
-        aliases = tuple(dict.fromkeys((*aliases, entry.path)))
-    return {
-        "path": repository.path,
-        "aliases": tuple(alias for alias in aliases if alias != repository.path),
-        "private": repository.private,
-        "archived": repository.archived,
-        "fork": repository.fork,
-        "pushed_at": repository.pushed_at,
-        "absence": None,
-        "failing_since": None,
-        "attempted_at": None,
-        "skipped_why": None,
-    }
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """One owner's part of a run: from the newest state in the vault to the next manifest."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -11,19 +11,13 @@ from typing import Literal
 
 import backup
 from backup.capture import Means
+from backup.commands.entries import Result, carried, failed, outcome_of
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
+from backup.commands.files import Turns
 from backup.commands.finding import newest_drills, roots_of_same_owner
 from backup.commands.ledger import Ledger
 from backup.commands.locking import Locks
-from backup.commands.one import (
-    Result,
-    Workshop,
-    back_up,
-    carried,
-    chain_problem,
-    failed,
-    outcome_of,
-)
+from backup.commands.one import Workshop, back_up, chain_problem
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes
 from backup.commands.retrying import TRIES, repeat
@@ -138,7 +132,7 @@ class OwnerRun:
         self._accepted: int | None = None
         self._selected = 0
         self._vault_check_due = False
-        self._stored: Mapping[str, int] | None = None
+        self._stored: dict[str, int] | None = None
         self._checkpoints = 0
         self._stored_at_checkpoint = 0
         self.listed = self._counted = 0
@@ -172,7 +166,20 @@ class OwnerRun:
 
     def _tell_of_lfs(self) -> None:
         """Say which files are not in the vault, though git's own objects are."""
-        pointing = [one for one in self.ledger.outcomes() if one.lfs_objects]
+        outcomes = self.ledger.outcomes()
+        stored = sum(one.lfs_stored for one in outcomes)
+        if stored:
+            size_bytes = sum(one.lfs_stored_bytes for one in outcomes)
+            self._note(f"{stored} files of Git LFS were stored ({size_bytes} bytes)")
+        gone = [(one, sum(file.known for file in one.lfs_missing)) for one in outcomes]
+        for one, count in [pair for pair in gone if pair[1]][:_MOST_NAMED]:
+            self._note(
+                f"{one.owner}/{one.path}: {count} files of Git LFS are missing at the source, as "
+                "the run before"
+            )
+        if self._options.selection.lfs:
+            return
+        pointing = [one for one in outcomes if one.lfs_objects]
         for one in pointing[:_MOST_NAMED]:
             self._note(
                 f"{one.owner}/{one.path}: {one.lfs_objects} new files are kept by Git LFS "
@@ -220,8 +227,10 @@ class OwnerRun:
         )
         if self._vault_check_due and not self._destination.listing_is_local:
             # One listing for all, in place of one for each repository.
-            listed = self._destination.list(self._layout.folder("repositories"))
-            self._stored = sizes(listed, prefix=self._layout.prefix)
+            self._stored = {}
+            for folder in ("repositories", "lfs"):
+                listed = self._destination.list(self._layout.folder(folder))
+                self._stored |= sizes(listed, prefix=self._layout.prefix)
         if self._state.source is None:
             where = self._destination.uri(self._layout.prefix)
             self._note(f"a new vault begins at {where}")
@@ -407,6 +416,7 @@ class OwnerRun:
             pace=Pace(options.concurrency, stop=self._stop),
             prove_unchanged=self._vault_check_due,
             stored=self._stored,
+            turns=Turns(),
             max_drop_percent=options.max_drop_percent,
             accept_drop=options.accept_drop,
             dry_run=options.dry_run,

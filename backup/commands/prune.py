@@ -43,6 +43,7 @@ from backup.vault.layout import (
     folder_of,
     is_bundle,
     is_record,
+    lfs_index_key,
     new_snapshot_id,
     snapshot_of,
     snapshot_time,
@@ -407,6 +408,8 @@ class _Owner:
     def _chain_of(self, key: str, version: str | None) -> set[str]:
         record = load_record(self._destination, self._layout, key, version=version)
         found = {str(line.key) for line in record.chain}
+        # What a run has just found out about a pack that was there before.
+        found |= {lfs_index_key(folder_of(line.key), line.snapshot_id) for line in record.chain}
         found |= {str(line.lfs) for line in record.chain if line.lfs is not None}
         if record.metadata is not None:
             found.add(record.metadata.key)

@@ -11,6 +11,7 @@ from backup.errors import IncompleteRepository, NotOurRef, ProtocolError
 from backup.git.check import Disk
 from backup.git.fallback import Reach, mirrored
 from backup.git.http import HttpClient, HttpSettings, HttpTransport, git_settings
+from backup.git.lfs import FileSource, LfsServer, LocalFiles, NoFiles
 from backup.git.ssh import command_line, is_ssh, open_ssh
 from backup.git.transport import Transport, open_folder
 from backup.git.upload_pack import Remote
@@ -124,6 +125,19 @@ class Remotes:
             transport = open_folder(mirror, safe=[mirror], stop=self.stop)
             with Remote(transport, selection=self.selection, count=lambda _: None) as remote:
                 yield remote
+
+    def files(self, repository: Repository) -> FileSource:
+        """Give the way to a repository's files of Git LFS."""
+        if is_local(repository):
+            return LocalFiles(open_git_folder(repository).git_directory)
+        if is_ssh(repository.clone_url):
+            return NoFiles("files of Git LFS come over HTTP alone, and not over ssh")
+        return LfsServer(
+            repository.clone_url,
+            client=self.network.http,
+            authorization=self.authorization,
+            count=self.count,
+        )
 
     def _remote(self, transport: Transport) -> Remote:
         return Remote(transport, selection=self.selection, count=self.count)

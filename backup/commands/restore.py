@@ -30,6 +30,7 @@ from backup.commands.placing import (
 )
 from backup.commands.pushing import Push, PushRequest
 from backup.commands.rebuilding import head_id, rebuild_repository, record_of
+from backup.commands.stored_files import give_files, pointers_of
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError, ConfigError, ExitCode, IntegrityError, Interrupted
 from backup.git.command import require_git
@@ -38,6 +39,7 @@ from backup.model import ArchivedObject, ChangeKind, Destination, Events, Object
 from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
+from backup.vault.layout import lfs_key
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -206,10 +208,11 @@ class _Restoring:
             move_into_place(folder, target)
         made = replace(restored, path=target)
         kept = () if self._request.target is None else (made,)
+        damage = ExitCode.DAMAGED if made.files_failed else ExitCode.DONE
         if push is None:
-            return RestoreReport(kept, lost=lost)
+            return RestoreReport(kept, lost=lost, exit_code=damage)
         done = self._pushed(work, push, made)
-        code = ExitCode.PARTIAL if done.refused else ExitCode.DONE
+        code = ExitCode.PARTIAL if done.refused else damage
         return RestoreReport(kept, lost=lost, push=done, exit_code=code)
 
     def _pushed(self, work: _Work, push: Push, made: Restored) -> PushReport:
@@ -308,7 +311,13 @@ class _Restoring:
             return ()
         key = work.found.layout.key
         keys = dict.fromkeys(key(line.key) for record in records for line in record.chain)
-        return tuple(self._destination.archived(keys))
+        files = [
+            key(lfs_key(oid))
+            for record in records
+            for oid in pointers_of(self._destination, work.found.layout, record.chain)
+        ]
+        # They lie in as many folders, which are listed as one.
+        return (*self._destination.archived(keys), *self._destination.archived(files))
 
     # --- One repository --------------------------------------------------------------------------
 
@@ -351,9 +360,25 @@ class _Restoring:
                 transferred=lambda size: self._events.transferred(name, size),
                 stop=self._stop,
             )
+            given = give_files(
+                self._destination,
+                work.found.layout,
+                (record, *(other for other, _ in work.beside)),
+                folder / ".git" if self._request.checkout else folder,
+                transferred=lambda size: self._events.transferred(name, size),
+                stop=self._stop,
+            )
         finally:
             self._events.ended(name)
-        return _restored(work, record, folder)
+        return replace(
+            _restored(work, record, folder),
+            files=given.count,
+            files_bytes=given.size_bytes,
+            files_not_stored=len(given.not_stored),
+            files_failed=tuple(
+                f"file {oid} of Git LFS: {problem}" for oid, problem in sorted(given.failed.items())
+            ),
+        )
 
     def _record(self, found: Found) -> Record:
         entry = found.entry
@@ -428,6 +453,7 @@ def _report(
     lost: tuple[LostRef, ...] = (),
 ) -> RestoreReport:
     damaged = any(isinstance(failure.error, IntegrityError) for failure in failures)
+    damaged = damaged or any(one.files_failed for one in restored)
     code = ExitCode.PARTIAL if failures else ExitCode.DONE
     return RestoreReport(
         restored,

@@ -47,6 +47,8 @@ def run(
     clock = _in_milliseconds(clock)
     started_at = clock()
     snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
+    for words in options.told:
+        events.note(words)
     errors: list[BackupError] = []
     connections = Network(
         network or NetworkSettings(),
@@ -104,7 +106,7 @@ def run(
             *unknown,
             *(problem for owner in owners for problem in owner.ledger.problems),
         ),
-        notes=tuple(note for owner in owners for note in owner.ledger.notes),
+        notes=(*options.told, *(note for owner in owners for note in owner.ledger.notes)),
         drills=tuple(owner.last_drill for owner in owners if owner.last_drill is not None),
     )
 

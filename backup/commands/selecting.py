@@ -12,7 +12,11 @@ from backup.model import Kind, Repository, Selection, Visibility
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a run is asked to do, apart from where from and where to."""
+    """What a run is asked to do, apart from where from and where to.
+
+    Attributes:
+        told: what people should know of how it was asked.
+    """
 
     selection: Selection = field(default_factory=Selection)
     include: tuple[str, ...] = ()
@@ -34,6 +38,7 @@ class RunOptions:
     grace_days: int = 7
     exports: ExportOptions | None = None
     lock_days: int = 0
+    told: tuple[str, ...] = ()
 
     def lists(self, kind: Kind) -> bool:
         """Tell whether a source was asked to list what is of a kind."""

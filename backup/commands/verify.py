@@ -1,23 +1,25 @@
 """Proves that a vault can give back what its manifests promise, to one of three depths.
 
 ``objects`` compares listings with records, ``packs`` reads every bundle and lets git index it,
-``restore`` rebuilds the newest state of every repository. Nothing is mended here: the next run
-gives a damaged chain a new full by itself.
+``restore`` rebuilds the newest state of every repository; both of these read every file of Git LFS,
+too. Nothing is mended here: the next run gives a damaged chain a new full by itself.
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
 import backup
 from backup.commands.finding import forgotten_in_vault, require_roots
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
+from backup.commands.stored_files import problem_of, read_index
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
@@ -28,6 +30,7 @@ from backup.errors import (
     ObjectNotFound,
 )
 from backup.git.command import require_git
+from backup.git.pointers import Pointer
 from backup.git.rebuild import Rebuild
 from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
@@ -40,7 +43,13 @@ from backup.vault.documents import (
     Record,
     encode,
 )
-from backup.vault.layout import DocumentName, Layout, bundles_beside, new_snapshot_id
+from backup.vault.layout import (
+    DocumentName,
+    Layout,
+    bundles_beside,
+    lfs_key,
+    new_snapshot_id,
+)
 from backup.vault.manifest import Identity, Stored, list_documents, load_stored
 
 
@@ -113,6 +122,7 @@ def verify(
         results = one.run(began)
         checked += len(results)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
+        found = _together(found)
         damaged += found
         drill = Drill(
             format=1,
@@ -160,6 +170,9 @@ class _Root:
         # Half a million of each in a large vault: no more than must be known.
         self._sizes: dict[str, int] = {}
         self._versions: dict[str, str] = {}
+        # Files of Git LFS that were looked at, each by its id, and what is wrong with it.
+        self._files: dict[str, str] = {}
+        self._lock = Lock()
         self.damaged: list[Damage] = []
 
     def run(self, now: datetime) -> list[_Result]:
@@ -251,6 +264,9 @@ class _Root:
             self._sizes[key] = stored.size_bytes
             if stored.version_id is not None:
                 self._versions[key] = stored.version_id
+        # Whether a file of Git LFS is the one that was written, its name tells.
+        for stored in self._destination.list(self._layout.folder("lfs")):
+            self._sizes[stored.key.removeprefix(prefix)] = stored.size_bytes
 
     def _stored_by(
         self, name: DocumentName, forgotten: tuple[ForgottenLine, ...]
@@ -270,13 +286,15 @@ class _Root:
         try:
             records, damaged = self._read_records(one, all_of_them=self._request.depth != "objects")
             problems = self._compare(records)
-            if problems and self._request.depth == "objects":
+            is_quick = self._request.depth == "objects"
+            if is_quick and (problems or self._check_files(one, records, without=problems)):
                 # Who depends on what is damaged stands in the records that were passed over.
                 records, damaged = self._read_records(one, all_of_them=True)
                 problems = self._compare(records)
             if self._request.depth == "packs":
                 problems |= self._index(records, without=problems)
             damaged += self._dependants(one, records, problems)
+            damaged += self._check_files(one, records, without=problems)
             newest = records.get(one.newest)
             is_there = newest and problems.keys().isdisjoint(line.key for line in newest.chain)
             if self._request.depth == "restore" and is_there:
@@ -384,6 +402,78 @@ class _Root:
                     problems[key] = error.message
         return problems
 
+    def _check_files(
+        self, one: _Repository, records: Mapping[str, Record], *, without: Mapping[str, str]
+    ) -> list[Damage]:
+        """Look for the files of Git LFS that records promise; at deeper depths read them.
+
+        Args:
+            one: the repository.
+            records: of it, by their keys.
+            without: objects that are known to be damaged.
+        """
+        problems: dict[str, str] = {}
+        snapshots: dict[str, set[str]] = {}
+        indexes: dict[str, dict[str, Pointer]] = {}
+        for key, record in records.items():
+            for line in record.chain:
+                if line.lfs is None or line.lfs in without or line.lfs in indexes:
+                    continue
+                self._stop.check()
+                try:
+                    indexes[line.lfs] = read_index(self._destination, self._layout, line.lfs)
+                except IntegrityError as error:
+                    indexes[line.lfs] = {}
+                    problems[line.lfs] = error.message
+            for relative in self._bad_files(record, indexes, problems):
+                snapshots.setdefault(relative, set()).update(one.snapshots[key])
+        return [
+            Damage(
+                self._destination.uri(self._layout.key(relative)),
+                problems[relative],
+                (one.name,),
+                tuple(sorted(snapshots[relative])),
+                one.private,
+            )
+            for relative in sorted(problems)
+        ]
+
+    def _bad_files(
+        self,
+        record: Record,
+        indexes: Mapping[str, Mapping[str, Pointer]],
+        problems: dict[str, str],
+    ) -> Iterator[str]:
+        """Yield the keys of what is wrong with a record's files, and note in `problems` what."""
+        yield from (line.lfs for line in record.chain if line.lfs in problems)
+        if record.lfs is None:
+            return
+        missing = {one.oid for one in record.lfs.not_stored}
+        for line in record.chain:
+            for oid, pointer in indexes.get(line.lfs or "", {}).items():
+                if oid not in missing and (problem := self._file_problem(pointer)):
+                    problems[lfs_key(oid)] = problem
+                    yield lfs_key(oid)
+
+    def _file_problem(self, pointer: Pointer) -> str:
+        oid = pointer.oid
+        with self._lock:
+            known = self._files.get(oid)
+        if known is not None:
+            return known
+        size = self._sizes.get(lfs_key(oid))
+        if size is None:
+            problem = "it is missing"
+        elif self._request.depth == "objects" and size == pointer.size_bytes:
+            problem = ""
+        else:
+            self._stop.check()
+            # Anybody can commit a pointer that has another size.
+            problem = problem_of(self._destination, self._layout, oid)
+        with self._lock:
+            self._files[oid] = problem
+        return problem
+
     def _ignore(self, _size_bytes: int) -> None:
         """Hear of bytes that no progress is shown for."""
 
@@ -424,6 +514,23 @@ class _Root:
         # Every bundle is as it was stored, and still they do not make the repository.
         uri = self._destination.uri(self._layout.key(one.newest))
         return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
+
+
+def _together(damaged: Iterable[Damage]) -> list[Damage]:
+    """Tell of each object once, whoever needs it: a file may be of several repositories."""
+    found: dict[tuple[str, str], Damage] = {}
+    for one in damaged:
+        known = found.get((one.uri, one.problem))
+        if known is None:
+            found[one.uri, one.problem] = one
+            continue
+        found[one.uri, one.problem] = replace(
+            known,
+            repositories=tuple(sorted({*known.repositories, *one.repositories})),
+            snapshots=tuple(sorted({*known.snapshots, *one.snapshots})),
+            private=known.private or one.private,
+        )
+    return [*found.values()]
 
 
 def _of_snapshots(damaged: list[Damage], there: set[str]) -> list[Damage]:

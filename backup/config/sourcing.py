@@ -242,10 +242,12 @@ class SourceInputs:
     )
     lfs: bool = declare(
         BOOLEAN,
-        "Store the files that Git LFS pointers name. Without it they are counted and said.",
+        "Store the files of Git LFS too, each once; not with check: trailer, which searches no "
+        "pack for them. Without it they are counted and said.",
         group="Source",
         commands=SOURCE_COMMANDS,
-        default="false",
+        default="true",
+        available=True,
     )
     metadata: tuple[str, ...] = declare(
         METADATA,

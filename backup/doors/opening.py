@@ -37,6 +37,7 @@ _MOST_MARGIN_SECONDS = 120.0
 _MARGIN_SHARE = 0.1
 # Servers that take tokens mostly look at no name; GitHub documents this one.
 _ANY_USERNAME = "x-access-token"
+_NO_FILES = "with check trailer no pack is searched for files of Git LFS, and none are stored"
 _CA_BUNDLES = ("GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -51,7 +52,12 @@ def run_options(config: Config) -> "RunOptions":
         unchanged=config.export_unchanged,
     )
     return RunOptions(
-        selection=Selection(pull_refs=config.pull_refs, lfs=config.lfs, metadata=config.metadata),
+        selection=Selection(
+            pull_refs=config.pull_refs,
+            # What points to files is found while packs are indexed.
+            lfs=config.lfs and config.check == "pack",
+            metadata=config.metadata,
+        ),
         include=config.include,
         exclude=config.exclude,
         visibility=config.visibility,
@@ -71,6 +77,7 @@ def run_options(config: Config) -> "RunOptions":
         grace_days=config.grace_days,
         exports=exports if config.exports else None,
         lock_days=config.object_lock_days or 0,
+        told=(_NO_FILES,) if config.lfs and config.check != "pack" else (),
     )
 
 

@@ -8,6 +8,7 @@ Source: gitprotocol-http(5); gitprotocol-v2(5), "HTTP Transport".
 
 import base64
 import gzip
+import json
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -48,8 +49,8 @@ _SERVICE = "git-upload-pack"
 # Some servers tell git from a browser by how the name begins.
 _USER_AGENT = f"git/2 (repo-backup {backup.__version__})"
 
-_REDIRECTS = {301, 302, 303, 307, 308}
-_MOST_REDIRECTS = 5
+REDIRECTS = {301, 302, 303, 307, 308}
+MOST_REDIRECTS = 5
 _GZIP_ABOVE_BYTES = 1024
 _WORDS_BYTES = 2048
 _PIECE_BYTES = 1 << 18
@@ -137,6 +138,24 @@ class HttpClient:
             timeout=self._timeout,
         )
 
+    def ask(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None, named: str
+    ) -> "Answer":
+        """Send one request and wait for the head of its answer, whatever its status is.
+
+        Messages call the place that is asked what ``named`` says.
+
+        Raises:
+            BackupError: there was no answer, or the run must stop.
+        """
+
+        def begin() -> BaseHTTPResponse:
+            return self.request(method, url, headers=headers, body=body)
+
+        return Answer(
+            begin, url=url, named=named, stop=self.stop, patience_seconds=self.patience_seconds
+        )
+
     def close(self) -> None:
         """End the connections that nobody uses."""
         for pool in (self._direct, *self._proxied.values()):
@@ -210,7 +229,7 @@ class HttpTransport:
         self._base = url.rstrip("/")
         self._client = client
         self._authorization = authorization
-        self._answer: _Answer | None = None
+        self._answer: Answer | None = None
         self._packets: PacketReader | None = None
 
     def advertisement(self) -> PacketReader:
@@ -245,17 +264,17 @@ class HttpTransport:
         if self._answer is not None:
             self._answer.close()
 
-    def _ask(self, method: str, url: str, *, body: bytes | None) -> "_Answer":
+    def _ask(self, method: str, url: str, *, body: bytes | None) -> "Answer":
         """Make a request and follow redirects within the place it is made to."""
         self.close()
-        for _ in range(_MOST_REDIRECTS):
+        for _ in range(MOST_REDIRECTS):
             answer = self._answer = self._send(method, url, body)
-            if answer.status not in _REDIRECTS:
-                _require_success(answer, self._named, signed_in=self._authorization() is not None)
+            if answer.status not in REDIRECTS:
+                require_success(answer, self._named, signed_in=self._authorization() is not None)
                 return answer
             answer.close()
             target = urljoin(url, answer.headers.get("location", ""))
-            if _origin(target) != _origin(self._named):
+            if origin(target) != origin(self._named):
                 raise SourceError(
                     f"{self._named}: the server redirects to another place, {_shown_url(target)}",
                     hint="give that URL, if you trust it: credentials never follow a redirect",
@@ -263,7 +282,7 @@ class HttpTransport:
             url = target
         raise SourceError(f"{self._named}: the server redirects in circles")
 
-    def _send(self, method: str, url: str, body: bytes | None) -> "_Answer":
+    def _send(self, method: str, url: str, body: bytes | None) -> "Answer":
         headers = {
             "User-Agent": _USER_AGENT,
             "Git-Protocol": "version=2",
@@ -279,19 +298,9 @@ class HttpTransport:
                 body = gzip.compress(body, mtime=0)
         if (authorization := self._authorization()) is not None:
             headers["Authorization"] = authorization.reveal()
+        return self._client.ask(method, url, headers=headers, body=body, named=self._named)
 
-        def begin() -> BaseHTTPResponse:
-            return self._client.request(method, url, headers=headers, body=body)
-
-        return _Answer(
-            begin,
-            url=url,
-            named=self._named,
-            stop=self._client.stop,
-            patience_seconds=self._client.patience_seconds,
-        )
-
-    def _receive(self, answer: "_Answer", content_type: str) -> PacketReader:
+    def _receive(self, answer: "Answer", content_type: str) -> PacketReader:
         found = answer.headers.get("content-type", "")
         if found.partition(";")[0].strip().lower() != content_type:
             raise RepositoryUnavailable(
@@ -308,8 +317,13 @@ def _service_line(packet: bytes | Special) -> bytes | None:
     return None
 
 
-class _Answer:
-    """One answer on its way. The thread that receives it ends with it, or when it is closed."""
+class Answer:
+    """One answer on its way. The thread that receives it ends with it, or when it is closed.
+
+    Attributes:
+        url: what was asked.
+        headers: names in lower case.
+    """
 
     def __init__(
         self,
@@ -469,7 +483,7 @@ def _is_distrust(error: Exception) -> bool:
 # --- What a server answers -----------------------------------------------------------------------
 
 
-def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
+def require_success(answer: Answer, url: str, *, signed_in: bool) -> None:
     """Turn an answer that is no success into the error that says what it asks of people."""
     if answer.status == 200:
         return
@@ -507,6 +521,9 @@ def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
         case 451:
             notice = _notice(answer.headers)
             raise RepositoryBlocked(f"{url}: blocked for legal reasons (451){notice or said}")
+        case 507 | 509:
+            # Source: git-lfs, docs/api/batch.md, "Response Errors".
+            raise RepositoryUnavailable(f"{url}: its quota is used up ({answer.status}){said}")
         case status if status >= 500:
             raise HostUnreachable(
                 f"{url}: the server is in trouble ({status}){said}", retry_after_seconds=wait
@@ -515,17 +532,33 @@ def _require_success(answer: _Answer, url: str, *, signed_in: bool) -> None:
             raise RepositoryUnavailable(f"{url}: the server answers {status}{said}")
 
 
-def _words(answer: _Answer) -> str:
-    """Read what an answer says to people: the first line of a plain text, with a colon before."""
-    if not answer.headers.get("content-type", "text/plain").startswith("text/plain"):
+def _words(answer: Answer) -> str:
+    """Read what an answer says to people, with a colon before.
+
+    That is the first line of a plain text, or the message of a document in JSON.
+    """
+    kind = answer.headers.get("content-type", "text/plain").partition(";")[0].strip()
+    is_json = kind == "application/json" or kind.endswith("+json")
+    if kind != "text/plain" and not is_json:
         return ""
     data = b""
     with suppress(ProtocolError, SourceError):
         while len(data) < _WORDS_BYTES and (piece := answer.read(_WORDS_BYTES)):
             data += piece
+    if is_json:
+        data = _message(data)
     line = data.decode("utf-8", "backslashreplace").strip().partition("\n")[0][:200]
     shown = "".join(c if c.isprintable() else " " for c in line).strip()
     return f": {shown}" if shown else ""
+
+
+def _message(data: bytes) -> bytes:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return b""
+    message = found.get("message") if isinstance(found, dict) else None
+    return message.encode("utf-8", "backslashreplace") if isinstance(message, str) else b""
 
 
 def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
@@ -550,7 +583,17 @@ def _notice(headers: Mapping[str, str]) -> str:
     return f": {link[:500]}" if link else ""
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
+def is_usable(url: str) -> bool:
+    """Tell whether a URL that somebody else made can be asked at all."""
+    try:
+        place = parse_url(url)
+    except (HTTPError, ValueError):
+        return False
+    return place.scheme in _PORTS and bool(place.host) and place.auth is None
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Tell the scheme, host and port of a URL: what credentials are for."""
     place = urlsplit(url)
     scheme = place.scheme.lower()
     return scheme, (place.hostname or "").lower(), place.port or _PORTS.get(scheme)

@@ -144,6 +144,12 @@ def restore_document(report: RestoreReport) -> JsonObject:
                 "lost_refs": one.lost_refs,
                 "refs_left_out": one.left_out,
                 "was_there": one.was_there,
+                "lfs": {
+                    "files": one.files,
+                    "bytes": one.files_bytes,
+                    "not_stored": one.files_not_stored,
+                    "failed": list(one.files_failed),
+                },
             }
             for one in report.restored
         ],
@@ -280,7 +286,22 @@ def _outcome(outcome: Outcome) -> JsonObject:
         "urgent": outcome.urgent,
         "known": outcome.known,
         "retries": outcome.retries,
-        "lfs": {"objects": outcome.lfs_objects, "bytes": outcome.lfs_bytes},
+        "lfs": {
+            "objects": outcome.lfs_objects,
+            "bytes": outcome.lfs_bytes,
+            "stored": outcome.lfs_stored,
+            "stored_bytes": outcome.lfs_stored_bytes,
+            "missing": [
+                {
+                    "oid": one.oid,
+                    "bytes": one.size_bytes,
+                    "reason": one.reason,
+                    "permanent": one.permanent,
+                    "known": one.known,
+                }
+                for one in outcome.lfs_missing
+            ],
+        },
         "refs": {kind: sum(one.kind == kind for one in outcome.changes) for kind in _CHANGES},
         "changes": [_change(one) for one in outcome.changes],
     }

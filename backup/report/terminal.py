@@ -35,6 +35,7 @@ from backup.results import (
     PruneReport,
     PushReport,
     RepositoryRow,
+    Restored,
     RestoreReport,
     Severity,
     SnapshotRow,
@@ -304,12 +305,27 @@ def print_restore(report: RestoreReport, console: Console) -> None:
         if one.left_out:
             few = f"{one.name}: {one.left_out} refs of its source could not be stored"
             _line(console, few, style="yellow")
+        _print_files(one, console)
     if report.push is not None:
         _print_push(report.push, console)
     for name in report.left_out:
         _line(console, f"left out: {name}", style="yellow")
     for name in report.failed:
         _line(console, f"failed: {name}", style="bold red")
+
+
+def _print_files(one: Restored, console: Console) -> None:
+    if one.files:
+        _line(
+            console,
+            f"{one.name}: {one.files} files of Git LFS came with it ({decimal(one.files_bytes)}); "
+            "in a clone git lfs checkout puts them in their places",
+        )
+    if one.files_not_stored:
+        few = f"{one.files_not_stored} files of Git LFS were not to be had when it was captured"
+        _line(console, f"{one.name}: {few}", style="yellow")
+    for problem in one.files_failed:
+        _line(console, f"failed: {one.name}: {problem}", style="bold red")
 
 
 def _print_push(push: PushReport, console: Console) -> None:

@@ -371,12 +371,25 @@ class DocumentLine(Part):
     kinds: tuple[str, ...] = ()
 
 
-class LfsTotals(Part):
-    """The LFS objects of a record's whole chain."""
+class LfsMissing(Part):
+    """An LFS object that pointers name and that is not stored."""
 
-    objects: Count = 0
-    size_bytes: Count = 0
-    missing: Count = 0
+    oid: Sha256
+    size_bytes: Count
+    since: Time = Field(description="when it was first asked for in vain")
+    reason: str
+    permanent: bool = Field(
+        default=False, description="the source itself says that it does not have it"
+    )
+
+
+class LfsLine(Part):
+    """How a record's chain stands with LFS: all that its packs point to is stored, but for these.
+
+    Packs whose lines say that they were not searched may point to more.
+    """
+
+    not_stored: tuple[LfsMissing, ...] = Field((), description="sorted by id")
 
 
 class RepositoryLine(Part):
@@ -409,7 +422,7 @@ class Record(Part):
     previous: RelativeKey | None = Field(None, description="the record before this one")
     fallback: str | None = Field(None, description="how it was captured without protocol v2")
     metadata: DocumentLine | None = None
-    lfs: LfsTotals | None = None
+    lfs: LfsLine | None = Field(None, description="what became of the chain's LFS objects")
 
     def tips(self) -> dict[RefName, ObjectId]:
         """Return the exact ref map."""
@@ -421,7 +434,6 @@ class LfsObject(Part):
 
     oid: Sha256
     size_bytes: Count
-    missing: bool = False
 
 
 class LfsIndex(Part):

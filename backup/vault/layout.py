@@ -40,6 +40,7 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 _EXPORT_TIME = "%Y-%m-%d-%H-%M-%S"
 _EXPORT = re.compile(r"exports/.+/(?P<moment>\d{4}(?:-\d\d){5})\.tar\.gz", re.ASCII)
+_LFS_OID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OF_REPOSITORY = re.compile(
     r"(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
     r"\.(?:full\.bundle|incremental\.bundle|record\.json\.gz|metadata\.jsonl\.gz|lfs\.json\.gz)",
@@ -183,7 +184,8 @@ class Layout:
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
 
     def folder(
-        self, kind: Literal["snapshots", "checkpoints", "repositories", "drills", "exports"]
+        self,
+        kind: Literal["snapshots", "checkpoints", "repositories", "lfs", "drills", "exports"],
     ) -> str:
         """Return the prefix under which objects of one kind are listed."""
         return f"{self.prefix}{kind}/"
@@ -223,6 +225,17 @@ def bundle_key(folder: str, snapshot_id: str, kind: BundleKind) -> Key:
 def lfs_index_key(folder: str, snapshot_id: str) -> Key:
     """Return the relative key of the ids of LFS objects that one capture's pack points to."""
     return Key(f"{folder}{snapshot_id}.lfs.json.gz")
+
+
+def lfs_key(oid: str) -> Key:
+    """Return the relative key of a file of Git LFS; the same that git-lfs has in its folder."""
+    return Key(f"lfs/{oid[:2]}/{oid[2:4]}/{oid}")
+
+
+def lfs_oid(key: str) -> str:
+    """Return the id of the file that a relative key is of; empty if it is of none."""
+    oid = key.rpartition("/")[2]
+    return oid if _LFS_OID.fullmatch(oid) and lfs_key(oid) == key else ""
 
 
 def bundles_beside(record: str) -> tuple[Key, Key]:

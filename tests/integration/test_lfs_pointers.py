@@ -15,18 +15,12 @@ from backup.stopping import Stop
 from backup.vault.documents import LfsIndex
 from backup.vault.layout import Layout
 from backup.vault.manifest import load, load_record
-from tests.support.git import git, init_bare, run_git
+from tests.support.git import init_bare
+from tests.support.lfsserver import VERSION, commit, pointer
 from tests.support.program import repo_backup
 from tests.support.vaults import run_at
 
 LAYOUT = Layout.of(host="folder", owner="acme")
-VERSION = "version https://git-lfs.github.com/spec/v1\n"
-
-
-def pointer(content: bytes, *, extra: str = "", size: int | None = None) -> bytes:
-    oid = hashlib.sha256(content).hexdigest()
-    length = len(content) if size is None else size
-    return f"{VERSION}{extra}oid sha256:{oid}\nsize {length}\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -62,19 +56,6 @@ def test_what_is_none(content: bytes) -> None:
     assert parse_pointer(content) is None
 
 
-def commit(path: Path, branch: str, files: dict[str, bytes]) -> None:
-    """Commit files on a branch, as all that it holds."""
-    lines = []
-    for name, content in files.items():
-        words = run_git("hash-object", "-w", "--stdin", cwd=path, input=content).stdout
-        lines.append(b"100644 blob %b\t%b\n" % (words.strip(), name.encode()))
-    tree = run_git("mktree", cwd=path, input=b"".join(lines)).stdout.strip().decode()
-    seen = run_git("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}", cwd=path).stdout
-    parents = ["-p", seen.decode().strip()] if seen.strip() else []
-    made = git("commit-tree", tree, "-m", branch, *parents, cwd=path).decode().strip()
-    git("update-ref", f"refs/heads/{branch}", made, cwd=path)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = init_bare(tmp_path / "acme" / "media.git")
@@ -88,7 +69,13 @@ def source(tmp_path: Path) -> Path:
 
 def night(source: Path, *words: str) -> Any:
     vault = source.parent / "vault"
+    words = ("--no-lfs", *words)
     return repo_backup("run", "--from", source, "--to", vault, "--json", *words).json
+
+
+def counted(report: Any, path: str) -> tuple[int, int]:
+    told = of(report, path)["lfs"]
+    return told["objects"], told["bytes"]
 
 
 def of(report: Any, path: str) -> Any:
@@ -142,8 +129,8 @@ def test_the_shortest_of_each_version_are_found(tmp_path: Path) -> None:
 
 def test_a_capture_notes_and_says_them(source: Path) -> None:
     report = night(source)
-    assert of(report, "media")["lfs"] == {"objects": 4, "bytes": 5 + 6 + 6 + 500}
-    assert of(report, "plain")["lfs"] == {"objects": 0, "bytes": 0}
+    assert counted(report, "media") == (4, 5 + 6 + 6 + 500)
+    assert counted(report, "plain") == (0, 0)
     assert report["notes"][-1] == (
         "acme/media: 4 new files are kept by Git LFS (517 bytes), and are not stored"
     )

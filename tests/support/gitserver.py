@@ -21,7 +21,12 @@ from urllib.parse import unquote, urlsplit
 from tests.support.git import environment
 
 _PIECE_BYTES = 1 << 16
-_FORMS = {"application/x-www-form-urlencoded", "application/json", "text/plain"}
+_FORMS = {
+    "application/x-www-form-urlencoded",
+    "application/json",
+    "application/vnd.git-lfs+json",
+    "text/plain",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class GitHttpServer:
         tls: the server's context; None for plain HTTP.
         answer: gives an answer in place of git's, or None.
         protocol: 0 for a server that knows no protocol version 2.
+        asks_first: whether who comes must be known before such an answer is given.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class GitHttpServer:
         tls: ssl.SSLContext | None = None,
         answer: Callable[[Request], Answer | None] | None = None,
         protocol: int = 2,
+        asks_first: bool = False,
     ) -> None:
         self._tls = tls
         self._lock = Lock()
@@ -84,6 +91,7 @@ class GitHttpServer:
         self.root = root
         self.answer = answer
         self.protocol = protocol
+        self.asks_first = asks_first
         self.requests: list[Request] = []
         self.url = ""
 
@@ -144,19 +152,27 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
+    def do_PUT(self) -> None:
+        self._serve()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         pass
 
     def _serve(self) -> None:
         fields = {name.lower(): value for name, value in self.headers.items()}
-        is_form = fields.get("content-type", "").partition(";")[0] in _FORMS
+        is_form = (
+            self.command == "PUT" or fields.get("content-type", "").partition(";")[0] in _FORMS
+        )
         form = b"".join(self._body(fields)) if is_form else b""
         if is_form:
             fields["content-length"] = "0"
         request = Request(self.command, self.path, fields, self.client_address[1], form)
         self.place.note(request)
-        answer = self.place.answer(request) if self.place.answer is not None else None
-        if answer is None and not self.place.accepts(fields.get("authorization")):
+        known = self.place.accepts(fields.get("authorization"))
+        answer = None
+        if self.place.answer is not None and (known or not self.place.asks_first):
+            answer = self.place.answer(request)
+        if answer is None and not known:
             answer = Answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"who are you?")
         if answer is None:
             self._run_git(request)

@@ -86,7 +86,7 @@ def test_the_defaults_reach_the_run(fake: FakeRun) -> None:
     assert run() == 0
     assert fake.options == [
         RunOptions(
-            selection=Selection(),
+            selection=Selection(lfs=True),
             include=(),
             exclude=(),
             concurrency=4,
@@ -123,6 +123,9 @@ def test_what_is_typed_reaches_the_run(fake: FakeRun) -> None:
             dry_run=True,
             snapshot_id="20261101T031500Z-4f9c",
             grace_days=9,
+            told=(
+                "with check trailer no pack is searched for files of Git LFS, and none are stored",
+            ),
         )
     ]
 

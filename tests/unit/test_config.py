@@ -399,7 +399,7 @@ def test_the_defaults_are_those_of_the_interface() -> None:
     assert (config.archived, config.forks, config.wikis) == (True, True, True)
     assert (config.pull_refs, config.lfs, config.exports, config.metadata) == (
         False,
-        False,
+        True,
         False,
         (),
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from backup.model import LastDrill, ObjectId, Outcome, RefChange, RefName, RunReport
+from backup.model import LastDrill, MissingFile, ObjectId, Outcome, RefChange, RefName, RunReport
 from backup.report.document import (
     history_document,
     restore_document,
@@ -93,6 +93,11 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
         check="pack",
         changes=changes,
         urgent="all its branches are gone",
+        lfs_objects=2,
+        lfs_bytes=30,
+        lfs_stored=1,
+        lfs_stored_bytes=10,
+        lfs_missing=(MissingFile("ab" * 32, 20, "gone (404)", permanent=True, known=False),),
     )
     drill = LastDrill("acme", "packs", NOW, checked=5, damaged=1)
     document = over_the_wire(run_document(report(captured, drills=(drill,))))
@@ -145,7 +150,21 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                 "urgent": "all its branches are gone",
                 "known": False,
                 "retries": 0,
-                "lfs": {"objects": 0, "bytes": 0},
+                "lfs": {
+                    "objects": 2,
+                    "bytes": 30,
+                    "stored": 1,
+                    "stored_bytes": 10,
+                    "missing": [
+                        {
+                            "oid": "ab" * 32,
+                            "bytes": 20,
+                            "reason": "gone (404)",
+                            "permanent": True,
+                            "known": False,
+                        }
+                    ],
+                },
                 "refs": {"added": 0, "advanced": 2, "rewritten": 1, "moved": 0, "deleted": 0},
                 "changes": [
                     {"name": "refs/heads/main", "change": "advanced", "old": ONE, "new": TWO},
@@ -332,6 +351,10 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
         objects=30,
         size_bytes=4000,
         state_at=NOW,
+        files=3,
+        files_bytes=40,
+        files_not_stored=1,
+        files_failed=("one",),
     )
     lost = LostRef("acme/widgets", MAIN, "rewritten", ONE, "20261031T023000Z-1a2b3c4d", NOW, NOW)
     document = restore_document(
@@ -356,6 +379,7 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
                 "lost_refs": 0,
                 "refs_left_out": 0,
                 "was_there": False,
+                "lfs": {"files": 3, "bytes": 40, "not_stored": 1, "failed": ["one"]},
             }
         ],
         "left_out": ["acme/gone: not listed"],

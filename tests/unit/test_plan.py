@@ -141,12 +141,14 @@ LAST = Entry(host_id="1", path="widgets", record="a/record", digest=DIGEST)
             "unfinished: an LFS object, the wiki",
         ),
         (LAST, Selection(pull_refs=True), "another selection is asked for"),
-        (LAST, Selection(lfs=True), "another selection is asked for"),
+        # Files are looked for by themselves.
+        (LAST, Selection(lfs=True), ""),
+        (LAST.model_copy(update={"unfinished": ("Git LFS: 1 files",)}), Selection(lfs=True), ""),
         (LAST, Selection(metadata=("issues",)), "another selection is asked for"),
         (
             LAST.model_copy(update={"selection": SelectionLine(lfs=True)}),
             Selection(),
-            "another selection is asked for",
+            "",
         ),
         (LAST, Selection(), ""),
         (LAST.model_copy(update={"failing_since": NOW, "degraded": ("refs",)}), Selection(), ""),

@@ -5,12 +5,14 @@ Source: "Restoring an archived object" and "HeadObject", Amazon S3 User Guide an
 
 import shlex
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from os.path import commonpath
 
 from backup.destinations.s3.bucket import Answer, Bucket
 from backup.model import ArchivedObject, Key, StoredObject
 
 # What a listing says of an object that may have to be thawed; only the object itself tells.
+# More than these are listed by what lies around them.
+_MOST_FOLDERS = 20
 _MAY_BE_ARCHIVED = {"GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING"}
 _DAYS = 7
 
@@ -40,9 +42,12 @@ def archived_among(
 
 
 def folders_of(keys: Iterable[Key]) -> Iterator[str]:
-    """Yield the folders that keys lie in, each once."""
-    for folder, _ in groupby(sorted(key[: key.rindex("/") + 1] for key in keys)):
-        yield folder
+    """Yield the folders that keys lie in, each once; of many the one that all lie below."""
+    folders = sorted({key[: key.rindex("/") + 1] for key in keys})
+    if len(folders) > _MOST_FOLDERS:
+        common = commonpath(folders)
+        folders = [f"{common}/" if common else ""]
+    yield from folders
 
 
 def is_readable(answer: Answer) -> bool:

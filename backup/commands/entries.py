@@ -1,0 +1,424 @@
+"""What is said of a repository after the work on it: its outcome, and its entry in the manifest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from backup.capture import Captured, FilesKept
+from backup.errors import sound
+from backup.model import MissingFile, Outcome, Refs, Repository, Selection, Status
+from backup.plan import (
+    ABOUT_FILES,
+    Plan,
+    is_about_files,
+    lost_refs,
+    refs_before_and_now,
+    selection_line,
+)
+from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, LfsLine, PinLine, Record
+
+_LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
+# What an entry says of the run that made it; everything else is the repository's state.
+_NOTHING_DONE: Mapping[str, object] = {
+    "status": None,
+    "plan": None,
+    "reason": "",
+    "bytes": 0,
+    "objects": 0,
+    "duration_seconds": 0.0,
+    "changes": ChangeCounts(),
+    "carried_from": None,
+    "not_selected": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one repository.
+
+    Attributes:
+        entry: its line in the manifest.
+        problem: what makes the run partial though the repository was captured.
+    """
+
+    outcome: Outcome
+    entry: Entry
+    problem: str = ""
+
+
+def carried(entry: Entry, **marks: object) -> Entry:
+    """Carry an entry forward as it is, without what the run that made it did."""
+    return entry.model_copy(update={**_NOTHING_DONE} | {"carried_from": entry.carried_from} | marks)
+
+
+def outcome_of(repository: Repository) -> Outcome:
+    """Begin an outcome with what names the repository."""
+    return Outcome(
+        host=repository.host,
+        owner=repository.owner,
+        path=repository.path,
+        host_id=repository.host_id,
+        kind=repository.kind,
+        status="failed",
+        private=repository.private,
+    )
+
+
+def failed(
+    repository: Repository, entry: Entry | None, now: datetime, *, reason: str, hint: str = ""
+) -> Result:
+    """Say that a repository could not be captured; what is stored of it stays as it is."""
+    reason = sound(reason)
+    known = entry is not None and entry.failing_since is not None
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    return Result(
+        replace(outcome_of(repository), status="failed", reason=reason, hint=hint, known=known),
+        base.model_copy(
+            update={**_NOTHING_DONE}
+            | {
+                "status": "failed",
+                "reason": reason,
+                "failing_since": base.failing_since or now,
+            }
+        ),
+    )
+
+
+def blocked(repository: Repository, entry: Entry | None, *, reason: str) -> Result:
+    """Say that the source blocks a repository for good; what is stored of it stays as it is."""
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    known = base.skipped_why is not None
+    marks = _listed(repository, base) | {"status": "skipped", "reason": reason}
+    return Result(
+        replace(outcome_of(repository), status="skipped", reason=reason, known=known),
+        base.model_copy(update={**_NOTHING_DONE} | marks | {"skipped_why": reason}),
+    )
+
+
+def without_wiki(repository: Repository, entry: Entry | None, *, now: datetime) -> Result:
+    """Say that a wiki is not there: it has no page yet, or is gone.
+
+    That a repository may have one is all that a forge says; it begins with its first page.
+    """
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    if base.record is None:
+        reason = "it has no page yet"
+        marks = _listed(repository, base) | {"status": "empty", "reason": reason, "empty": True}
+        return Result(
+            replace(outcome_of(repository), status="empty", reason=reason),
+            base.model_copy(update={**_NOTHING_DONE} | marks | {"checked_at": now}),
+        )
+    known = base.absence is not None
+    since = base.absence.since if base.absence is not None else now
+    detail = "the wiki is not there any more, or hidden from us"
+    absence = AbsenceLine(since=since, asked_at=now, answer="not-visible", detail=detail)
+    reason = f"not there since {since:%Y-%m-%d}: {detail}"
+    marks = _listed(repository, base) | {"status": "gone", "reason": detail, "absence": absence}
+    return Result(
+        replace(outcome_of(repository), status="gone", reason=reason, known=known),
+        base.model_copy(update={**_NOTHING_DONE} | marks),
+    )
+
+
+def is_known_to_lack_a_wiki(entry: Entry, *, now: datetime) -> bool:
+    """Tell whether a wiki was looked for in vain within the last days."""
+    return (
+        entry.kind == "wiki"
+        and entry.status == "empty"
+        and entry.record is None
+        and entry.checked_at is not None
+        and now - entry.checked_at < _LOOK_FOR_WIKIS_EVERY
+    )
+
+
+def unchanged(
+    repository: Repository,
+    entry: Entry,
+    refs: Refs,
+    *,
+    selection: Selection,
+    checked_at: datetime,
+) -> Result:
+    """Say that nothing of a repository changed."""
+    status: Status = "empty" if refs.empty else "unchanged"
+    files = {} if selection.lfs else _files_not_asked_for(entry)
+    return Result(
+        replace(outcome_of(repository), status=status),
+        entry.model_copy(
+            update={**_NOTHING_DONE}
+            | _listed(repository, entry)
+            | {"status": status, "checked_at": checked_at}
+            | {"selection": selection_line(selection)}
+            | files
+        ),
+    )
+
+
+def _files_not_asked_for(entry: Entry) -> dict[str, object]:
+    """Leave out what an entry says of files while nobody asks for them."""
+    return {
+        name: tuple(one for one in sentences if not is_about_files(one))
+        for name, sentences in (("unfinished", entry.unfinished), ("degraded", entry.degraded))
+    }
+
+
+def planned(plan: Plan, entry: Entry | None) -> Result:
+    """Say what would be done, in a dry run."""
+    repository = plan.repository
+    return Result(
+        replace(
+            outcome_of(repository),
+            status="skipped",
+            plan=plan.bundle_kind,
+            reason=f"dry run: {plan.reason}",
+        ),
+        entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind),
+    )
+
+
+def captured_now(
+    plan: Plan,
+    captured: Captured,
+    entry: Entry | None,
+    *,
+    checked_at: datetime,
+    max_drop_percent: int,
+    accept_drop: bool,
+) -> Result:
+    """Say what a capture made.
+
+    Args:
+        plan: that was carried out.
+        captured: what came of it.
+        entry: the repository's before; None for a new one.
+        checked_at: when its refs were told.
+        max_drop_percent: losing more of its refs than this is said first.
+        accept_drop: whether that is no problem.
+    """
+    repository, refs = plan.repository, plan.refs
+    status: Status = "empty" if refs.empty else "captured"
+    urgent = _urgent(plan, max_drop_percent)
+    pins = () if entry is None else entry.pins
+    if urgent and entry is not None and entry.record is not None and plan.previous is not None:
+        pin = PinLine(
+            record=entry.record,
+            snapshot_id=plan.previous.snapshot_id,
+            at=captured.record.captured_at,
+            reason=urgent,
+        )
+        pins = (*pins, pin)
+    outcome = replace(
+        outcome_of(repository),
+        status=status,
+        plan=plan.bundle_kind,
+        reason=plan.reason,
+        bytes_written=captured.bytes_written,
+        objects=captured.objects,
+        check=captured.check,
+        changes=captured.changes,
+        urgent=urgent,
+        lfs_objects=len(captured.pointers),
+        lfs_bytes=sum(pointer.size_bytes for pointer in captured.pointers),
+    )
+    counts = {
+        kind: sum(change.kind == kind for change in captured.changes)
+        for kind in ("added", "advanced", "rewritten", "moved", "deleted")
+    }
+    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    made = base.model_copy(
+        update={**_NOTHING_DONE}
+        | _listed(repository, base)
+        | {
+            "digest": captured.record.digest,
+            "record": captured.record_key,
+            "record_version_id": captured.record_version_id,
+            "checked_at": checked_at,
+            "captured_at": captured.record.captured_at,
+            "locked_until": _locked_until(captured, base),
+            "chain_length": len(captured.record.chain),
+            "chain_bytes": sum(bundle.size_bytes for bundle in captured.record.chain),
+            "selection": selection_line(plan.selection),
+            "empty": refs.empty,
+            "unfinished": _unfinished(captured.files),
+            "degraded": _degraded(captured.record),
+            "pins": pins,
+            "status": status,
+            "plan": plan.bundle_kind,
+            "reason": plan.reason,
+            "bytes": captured.bytes_written,
+            "objects": captured.objects,
+            "changes": ChangeCounts(**counts),
+        }
+    )
+    problem = ("" if accept_drop else urgent) or _newly_left_out(plan)
+    outcome = _with_files(outcome, captured.files)
+    return Result(outcome, made, both(problem, _files_problem(outcome, captured.files)))
+
+
+def _locked_until(captured: Captured, base: Entry) -> datetime | None:
+    """Tell how long all of a chain is locked: of an increment no longer than what it builds on."""
+    if len(captured.record.chain) <= 1:
+        return _no_longer_than(captured.retain_until, captured)
+    return _no_longer_than(base.locked_until, captured)
+
+
+def _no_longer_than(before: datetime | None, captured: Captured) -> datetime | None:
+    """Tell how long everything is locked that is new and that was there; None if nobody knows."""
+    if captured.files is not None and captured.files.found_there:
+        return None
+    if before is None or captured.retain_until is None:
+        return None
+    return min(before, captured.retain_until)
+
+
+def _urgent(plan: Plan, max_drop_percent: int) -> str:
+    if plan.previous is None:
+        return ""
+    old, new = refs_before_and_now(plan)
+    gone, all_branches = lost_refs(old, new)
+    if all_branches:
+        return "all its branches are gone"
+    if gone * 100 > len(old) * max_drop_percent:
+        return f"{gone} of its {len(old)} refs are gone"
+    return ""
+
+
+def _degraded(record: Record) -> tuple[str, ...]:
+    reasons = []
+    if record.left_out:
+        reasons.append("refs left out")
+    if any(line.object_type is not None for line in record.refs):
+        reasons.append("branches that name no commit: git fetch refuses them, restore does not")
+    gone = [] if record.lfs is None else [one for one in record.lfs.not_stored if one.permanent]
+    if gone:
+        reasons.append(
+            f"{ABOUT_FILES}{len(gone)} files are missing at the source, first {gone[0].oid}"
+        )
+    return tuple(reasons)
+
+
+def _newly_left_out(plan: Plan) -> str:
+    before = set()
+    if plan.previous is not None:
+        before = {(line.ref_name, line.id) for line in plan.previous.left_out}
+    new = [item for item in plan.refs.left_out if (item.name, item.id) not in before]
+    if not new:
+        return ""
+    return f"{len(new)} refs cannot be stored, first {new[0].name!r}: {new[0].reason}"
+
+
+def _listed(repository: Repository, entry: Entry) -> dict[str, object]:
+    """Make the fields that the listing decides; a new path keeps the old one as an alias."""
+    aliases = entry.aliases
+    if entry.path != repository.path:
+        aliases = tuple(dict.fromkeys((*aliases, entry.path)))
+    return {
+        "path": repository.path,
+        "aliases": tuple(alias for alias in aliases if alias != repository.path),
+        "private": repository.private,
+        "archived": repository.archived,
+        "fork": repository.fork,
+        "pushed_at": repository.pushed_at,
+        "absence": None,
+        "failing_since": None,
+        "attempted_at": None,
+        "skipped_why": None,
+    }
+
+
+def _with_files(outcome: Outcome, kept: FilesKept | None) -> Outcome:
+    if kept is None:
+        return outcome
+    return replace(
+        outcome,
+        lfs_stored=kept.stored,
+        lfs_stored_bytes=kept.stored_bytes,
+        lfs_missing=tuple(
+            MissingFile(
+                one.oid,
+                one.size_bytes,
+                one.reason,
+                permanent=one.permanent,
+                known=one.permanent and one.oid in kept.known,
+            )
+            for one in kept.line.not_stored
+        ),
+    )
+
+
+def _unfinished(kept: FilesKept | None) -> tuple[str, ...]:
+    """Say what of the files must be asked for again, though not for ever in vain."""
+    if kept is None:
+        return ()
+    missing = [one for one in kept.line.not_stored if not one.permanent]
+    found = []
+    if missing:
+        first = missing[0]
+        found.append(
+            f"{ABOUT_FILES}{len(missing)} files are not stored, first {first.oid}: {first.reason}"
+        )
+    if kept.unsearched:
+        count, first_reason = len(kept.unsearched), kept.unsearched[0]
+        found.append(f"{ABOUT_FILES}{count} packs were not searched: {first_reason}")
+    return tuple(found)
+
+
+def _files_problem(outcome: Outcome, kept: FilesKept | None) -> str:
+    """Say what of the files makes the run partial: all but what is known to be gone for good."""
+    if kept is None:
+        return ""
+    new = [one for one in outcome.lfs_missing if not one.known]
+    found = []
+    if new:
+        found.append(
+            f"{len(new)} files of Git LFS are not stored, first {new[0].oid}: {new[0].reason}"
+        )
+    if kept.unsearched:
+        found.append(
+            f"{len(kept.unsearched)} packs were not searched for Git LFS: {kept.unsearched[0]}"
+        )
+    return "; ".join(found)
+
+
+def both(one: str, other: str) -> str:
+    """Join two problems; either may be none."""
+    return "; ".join(filter(None, (one, other)))
+
+
+def tells_more(kept: FilesKept, record: Record) -> bool:
+    """Tell whether the record does not say what is known now, but for when and in which words."""
+
+    def key(line: LfsLine | None) -> set[tuple[str, bool]]:
+        return set() if line is None else {(one.oid, one.permanent) for one in line.not_stored}
+
+    is_first = record.lfs is None and kept.wanted > 0
+    return is_first or kept.chain != record.chain or key(kept.line) != key(record.lfs)
+
+
+def files_looked_for(
+    result: Result, kept: FilesKept, record: Record, *, captured: Captured | None, why: str
+) -> Result:
+    """Say what became of the files of a repository whose git objects did not change.
+
+    Args:
+        result: says that nothing changed.
+        kept: what became of its files.
+        record: the newest.
+        captured: that record, if it was made just now.
+        why: files were looked for.
+    """
+    entry, outcome = result.entry, _with_files(result.outcome, kept)
+    marks: dict[str, object] = {"unfinished": _unfinished(kept), "degraded": _degraded(record)}
+    if captured is not None:
+        size_bytes = captured.bytes_written
+        outcome = replace(outcome, status="captured", reason=why, bytes_written=size_bytes)
+        marks |= {
+            "status": "captured",
+            "reason": why,
+            "bytes": size_bytes,
+            "record": captured.record_key,
+            "record_version_id": captured.record_version_id,
+            "captured_at": captured.record.captured_at,
+            "locked_until": _no_longer_than(entry.locked_until, captured),
+        }
+    return Result(outcome, entry.model_copy(update=marks), _files_problem(outcome, kept))

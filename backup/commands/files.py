@@ -1,0 +1,426 @@
+"""The files of Git LFS: whatever a repository's packs point to is stored once for its owner.
+
+What each pack points to stands in a document beside its bundle. A file's id is the SHA-256 of its
+content, and its key in the vault: what is there under the key need not be asked for, and what comes
+is stored when it has the id. That a file is not to be had never keeps a repository from being
+captured; it is noted, and asked for again by each run.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Condition, Lock
+
+from backup.capture import FilesKept, Means, save_lfs_index
+from backup.commands.rebuilding import verified_pack
+from backup.commands.retrying import TRIES, repeat
+from backup.commands.stored_files import is_whole
+from backup.errors import (
+    AuthenticationError,
+    BackupError,
+    DeadlineReached,
+    DestinationError,
+    FileMissing,
+    Interrupted,
+    LinkExpired,
+    ObjectNotFound,
+    RepositoryMissing,
+    SessionExpired,
+    SourceError,
+    WriteConflict,
+    sound,
+)
+from backup.git.check import PackCheck
+from backup.git.lfs import MOST_AT_ONCE, FileSource, Offer
+from backup.git.pointers import Pointer
+from backup.model import Key, ObjectFormat
+from backup.stopping import Stop
+from backup.vault.documents import BundleLine, LfsIndex, LfsLine, LfsMissing, Record
+from backup.vault.layout import lfs_key
+from backup.vault.manifest import load
+
+# Small files are mostly waiting; of a large one parts are in memory, so these go one by one.
+_SMALL_AT_ONCE = 4
+_SMALL_BYTES = 8 << 20
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a file is not stored.
+
+    Attributes:
+        permanent: its source says that it does not have it.
+        of_all: what is true of the others, too.
+    """
+
+    reason: str
+    permanent: bool = False
+    of_all: bool = False
+
+
+@dataclass(slots=True)
+class _Work:
+    """What came of the files so far. Its numbers are added to by one thread."""
+
+    failures: dict[str, _Failure] = field(default_factory=dict)
+    stored: int = 0
+    stored_bytes: int = 0
+    retain_until: datetime | None = None
+    found_there: bool = False
+
+
+class Turns:
+    """Has each file stored by one repository alone. Shared by an owner's repositories in a run."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._under_way: set[str] = set()
+        # Half as long as in hex; there may be many.
+        self._stored: set[bytes] = set()
+
+    @contextmanager
+    def turn(self, oid: str, stop: Stop) -> Iterator[bool]:
+        """Wait until nobody else stores the file, and tell whether this run has it already.
+
+        Raises:
+            BackupError: the run must stop.
+        """
+        with self._changed:
+            while oid in self._under_way:
+                self._changed.wait(_LOOK_SECONDS)
+                stop.check()
+            self._under_way.add(oid)
+            is_stored = bytes.fromhex(oid) in self._stored
+        try:
+            yield is_stored
+        finally:
+            with self._changed:
+                self._under_way.discard(oid)
+                self._changed.notify_all()
+
+    def note(self, oid: str) -> None:
+        """Note that a file is in the vault now."""
+        with self._changed:
+            self._stored.add(bytes.fromhex(oid))
+
+
+class FileKeeper:
+    """Stores what one repository's chain points to. Used by one thread.
+
+    Args:
+        source: where its files come from.
+        means: where to.
+        turns: shared with the other repositories.
+        renew: gets other credentials where these were refused; false where there are none.
+        again: hears of what failed and will be tried again, and of the seconds until then.
+        transferred: hears of every so many bytes that went through; called from several threads.
+    """
+
+    def __init__(
+        self,
+        source: FileSource,
+        means: Means,
+        *,
+        turns: Turns,
+        renew: Callable[[], bool],
+        again: Callable[[BackupError, float], None],
+        transferred: Callable[[int], None],
+    ) -> None:
+        self._source = source
+        self._means = means
+        self._turns = turns
+        self._renew = renew
+        self._again = again
+        self._transferred = transferred
+        self._lock = Lock()
+        self._given_up: _Failure | None = None
+
+    def keep(
+        self,
+        chain: tuple[BundleLine, ...],
+        *,
+        previous: Record | None,
+        goes_on: bool,
+        object_format: ObjectFormat,
+        found: Mapping[str, tuple[Pointer, ...]],
+        also: Iterable[Pointer] = (),
+    ) -> FilesKept:
+        """Store all that a chain points to and that is not stored yet.
+
+        Ends early, and says so, where the run must stop.
+
+        Args:
+            chain: of the record that is being made.
+            previous: the record before, if there was one.
+            goes_on: whether the chain goes on from that one's, and does not begin anew.
+            object_format: of the repository's ids.
+            found: what packs that were searched just now point to, by their bundles' keys.
+            also: files that are known not to be there.
+
+        Raises:
+            SessionExpired: nothing more can be stored.
+        """
+        known = previous.lfs if previous is not None else None
+        before = {one.oid: one for one in known.not_stored} if known is not None else {}
+        wanted = {one.oid: one for one in also}
+        done: set[str] = set()
+        if previous is not None and known is not None and goes_on:
+            wanted |= {oid: Pointer(oid, one.size_bytes) for oid, one in before.items()}
+            done = {line.key for line in previous.chain if line.lfs_scanned}
+        lines, unsearched = [], []
+        for line in chain:
+            each = line
+            if line.key not in done:
+                each, pointers, problem = self._pointers_of(line, found, object_format)
+                wanted |= {one.oid: one for one in pointers}
+                unsearched += [problem] if problem else []
+            lines.append(each)
+        work = self._store(sorted(wanted.values()))
+        now = self._means.clock()
+        missing = tuple(
+            LfsMissing(
+                oid=oid,
+                size_bytes=wanted[oid].size_bytes,
+                since=before[oid].since if oid in before else now,
+                reason=failure.reason,
+                permanent=failure.permanent,
+            )
+            for oid, failure in sorted(work.failures.items())
+        )
+        return FilesKept(
+            chain=tuple(lines),
+            line=LfsLine(not_stored=missing),
+            wanted=len(wanted),
+            known=frozenset(oid for oid, one in before.items() if one.permanent),
+            unsearched=tuple(unsearched),
+            stored=work.stored,
+            stored_bytes=work.stored_bytes,
+            retain_until=work.retain_until,
+            found_there=work.found_there,
+        )
+
+    # --- What packs point to ---
+
+    def _pointers_of(
+        self,
+        line: BundleLine,
+        found: Mapping[str, tuple[Pointer, ...]],
+        object_format: ObjectFormat,
+    ) -> tuple[BundleLine, tuple[Pointer, ...], str]:
+        """Tell what one bundle points to, or why nobody knows; its line says that it was searched.
+
+        Packs that were captured without being indexed are searched now, from the vault.
+        """
+        if line.key in found:
+            return line, found[line.key], ""
+        try:
+            if line.lfs is not None:
+                index = load(self._means.destination, self._key(line.lfs), LfsIndex)
+                return line, tuple(Pointer(one.oid, one.size_bytes) for one in index.objects), ""
+            if line.lfs_scanned:
+                return line, (), ""
+            pointers = self._search(line, object_format)
+            if pointers is None:
+                return line, (), "the temporary folder has no room for a pack"
+            searched, _ = save_lfs_index(pointers, line, self._means)
+        except SessionExpired:
+            raise
+        except BackupError as error:
+            return line, (), sound(error.message)
+        return searched.model_copy(update={"lfs_scanned": True}), pointers, ""
+
+    def _search(self, line: BundleLine, object_format: ObjectFormat) -> tuple[Pointer, ...] | None:
+        """Have git index a stored pack, and search it; None where there is no room for it."""
+        means = self._means
+        with PackCheck(
+            object_format=object_format, connected=False, disk=means.disk, stop=means.stop
+        ) as check:
+            for piece in verified_pack(
+                means.destination, means.layout, line, transferred=self._transferred
+            ):
+                means.stop.check()
+                check.feed(piece)
+            if check.finish() is not None:
+                return None
+            _, pointers = check.survey(())
+            return pointers
+
+    # --- Storing ---
+
+    def _store(self, pointers: list[Pointer]) -> _Work:
+        work = _Work()
+        for start in range(0, len(pointers), MOST_AT_ONCE):
+            absent = self._absent(pointers[start : start + MOST_AT_ONCE], work)
+            if not absent:
+                continue
+            offers = self._offers(absent)
+            large = [one for one in absent if one.size_bytes > _SMALL_BYTES]
+            small = [one for one in absent if one.size_bytes <= _SMALL_BYTES]
+            for group, at_once in ((small, _SMALL_AT_ONCE), (large, 1)):
+                for pointer, result in self._each(group, offers, at_once=at_once):
+                    self._take(pointer, result, work)
+        return work
+
+    def _take(self, pointer: Pointer, result: "_Stored | _Failure", work: _Work) -> None:
+        if isinstance(result, _Failure):
+            work.failures[pointer.oid] = result
+            return
+        work.found_there |= result.found_there
+        if not result.found_there:
+            work.stored += 1
+            work.stored_bytes += result.size_bytes
+            times = (work.retain_until, result.retain_until)
+            work.retain_until = min((time for time in times if time is not None), default=None)
+
+    def _absent(self, pointers: list[Pointer], work: _Work) -> list[Pointer]:
+        """Leave out what is stored already; of others, what cannot be looked for has failed."""
+        absent = []
+        with ThreadPoolExecutor(_SMALL_AT_ONCE) as pool:
+            for pointer, there in zip(pointers, pool.map(self._is_there, pointers), strict=True):
+                if isinstance(there, _Failure):
+                    work.failures[pointer.oid] = there
+                elif there:
+                    work.found_there = True
+                else:
+                    absent.append(pointer)
+        return absent
+
+    def _is_there(self, pointer: Pointer) -> "bool | _Failure":
+        destination, key = self._means.destination, self._key(lfs_key(pointer.oid))
+        try:
+            stored = destination.stat(key)
+            if stored.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
+                return True
+        except ObjectNotFound:
+            return False
+        except SessionExpired:
+            raise
+        except DestinationError as error:
+            return _Failure(sound(error.message))
+        return _Failure(
+            f"{destination.uri(key)} is damaged: remove it, and the next run stores it anew"
+        )
+
+    def _offers(self, pointers: list[Pointer]) -> "Mapping[str, Offer | SourceError | _Failure]":
+        """Ask for links to all of them; where there are none, nothing more is asked for."""
+        if self._given_up is None:
+            try:
+                return self._ask(pointers)
+            except BackupError as error:
+                self._fail(error, of_all=True)
+        failure = self._given_up or _Failure("not tried")
+        return dict.fromkeys((one.oid for one in pointers), failure)
+
+    def _ask(self, pointers: list[Pointer]) -> Mapping[str, Offer | SourceError]:
+        def ask() -> Mapping[str, Offer | SourceError]:
+            self._means.stop.check()
+            try:
+                return self._source.offers(pointers)
+            except AuthenticationError:
+                if not self._renew():
+                    raise
+            return self._source.offers(pointers)
+
+        return repeat(ask, tries=TRIES, stop=self._means.stop, again=self._again)
+
+    def _each(
+        self,
+        pointers: list[Pointer],
+        offers: "Mapping[str, Offer | SourceError | _Failure]",
+        *,
+        at_once: int,
+    ) -> "Iterator[tuple[Pointer, _Stored | _Failure]]":
+        with ThreadPoolExecutor(at_once) as pool:
+            results = pool.map(lambda one: self._fetch(one, offers[one.oid]), pointers)
+            yield from zip(pointers, results, strict=True)
+
+    def _fetch(
+        self, pointer: Pointer, offer: "Offer | SourceError | _Failure"
+    ) -> "_Stored | _Failure":
+        """Store one file; whatever keeps it from being stored is the result."""
+        if isinstance(offer, _Failure):
+            return offer
+        if self._given_up is not None:
+            return self._given_up
+        left = [offer]
+        stop = self._means.stop
+
+        def attempt() -> _Stored:
+            given = left.pop() if left else self._ask([pointer])[pointer.oid]
+            if isinstance(given, Offer) and given.is_over:
+                given = self._ask([pointer])[pointer.oid]
+            if not isinstance(given, Offer):
+                raise given
+            return self._pour(pointer, given)
+
+        try:
+            with self._turns.turn(pointer.oid, stop) as is_stored:
+                if is_stored:
+                    return _Stored(0, found_there=True)
+                stored = repeat(attempt, tries=TRIES, stop=stop, again=self._again)
+                self._turns.note(pointer.oid)
+                return stored
+        except SessionExpired:
+            raise
+        except BackupError as error:
+            return self._fail(error, of_all=False)
+
+    def _fail(self, error: BackupError, *, of_all: bool) -> _Failure:
+        """Turn an error into what is said of a file; what hinders every file is not tried again."""
+        if isinstance(error, Interrupted | DeadlineReached):
+            failure = _Failure(f"not reached: {error.message}", of_all=True)
+        else:
+            permanent = isinstance(error, FileMissing | RepositoryMissing) or (
+                isinstance(error, LinkExpired) and error.is_gone
+            )
+            # Tried often enough: a server or store that is away is away for the next file, too.
+            away = error.retryable and not isinstance(error, LinkExpired)
+            failure = _Failure(sound(error.message), permanent=permanent, of_all=of_all or away)
+        if failure.of_all:
+            with self._lock:
+                self._given_up = self._given_up or failure
+        return failure
+
+    def _pour(self, pointer: Pointer, offer: Offer) -> "_Stored":
+        destination, key = self._means.destination, self._key(lfs_key(pointer.oid))
+        digest, size_bytes = hashlib.sha256(), 0
+        with destination.writer(key) as writer:
+            for piece in self._source.read(pointer, offer):
+                self._means.stop.check()
+                digest.update(piece)
+                size_bytes += len(piece)
+                writer.write(piece)
+                self._transferred(len(piece))
+            if digest.hexdigest() != pointer.oid:
+                raise SourceError(
+                    f"the server sent another file: {size_bytes} bytes with SHA-256 "
+                    f"{digest.hexdigest()}"
+                )
+            try:
+                stored = writer.commit(sha256=pointer.oid)
+            except WriteConflict:
+                # Another repository's, or another run's, may just have been stored.
+                if not is_whole(destination, key, pointer.oid):
+                    raise
+                return _Stored(size_bytes, found_there=True)
+        return _Stored(size_bytes, retain_until=stored.retain_until)
+
+    def _key(self, relative: str) -> Key:
+        return self._means.layout.key(relative)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A file that is in the vault now.
+
+    Attributes:
+        found_there: it was, before this run came to it.
+    """
+
+    size_bytes: int
+    retain_until: datetime | None = None
+    found_there: bool = False

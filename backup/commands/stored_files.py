@@ -1,0 +1,247 @@
+"""The files of Git LFS that are in a vault: which a chain points to, whether they are whole.
+
+A file's key is the SHA-256 of its content. So nothing else need be believed to tell whether it is
+the right one; in a store with versions one that was overwritten is found among the older ones.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backup.errors import (
+    BackupError,
+    ChecksumMismatch,
+    DestinationError,
+    IntegrityError,
+    ObjectNotFound,
+)
+from backup.git.pointers import Pointer
+from backup.model import Destination, Key
+from backup.stopping import Stop
+from backup.vault.documents import BundleLine, LfsIndex, Record
+from backup.vault.layout import Layout, folder_of, lfs_key
+from backup.vault.manifest import load
+
+_READ_BYTES = 1 << 18
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFiles:
+    """The files that were given back with a repository.
+
+    Attributes:
+        count: so many; with their bytes together.
+        not_stored: ids of those that were not to be had when the repository was captured.
+        failed: ids of those that are missing or damaged now, with what is wrong.
+    """
+
+    count: int = 0
+    size_bytes: int = 0
+    not_stored: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_whole(destination: Destination, key: Key, oid: str, *, version: str | None = None) -> bool:
+    """Read a stored file, and tell whether it is the one that its id names."""
+    digest = hashlib.sha256()
+    for data in _content(destination, key, version):
+        digest.update(data)
+    return digest.hexdigest() == oid
+
+
+def pointers_of(
+    destination: Destination, layout: Layout, chain: Iterable[BundleLine]
+) -> dict[str, Pointer]:
+    """Read what the searched packs of a chain point to, by id; raises as `read_index` does."""
+    found: dict[str, Pointer] = {}
+    for key in dict.fromkeys(line.lfs for line in chain if line.lfs is not None):
+        found |= read_index(destination, layout, key)
+    return found
+
+
+def read_index(destination: Destination, layout: Layout, key: str) -> dict[str, Pointer]:
+    """Read what one searched pack points to, by id.
+
+    Raises:
+        ObjectNotFound: the document is missing.
+        DamagedDocument: it cannot be read.
+    """
+    objects = load(destination, layout.key(key), LfsIndex).objects
+    return {one.oid: Pointer(one.oid, one.size_bytes) for one in objects}
+
+
+def promised_files(destination: Destination, layout: Layout, record: Record) -> dict[str, Pointer]:
+    """Tell which files a record says are stored, by id; raises as `pointers_of` does."""
+    if record.lfs is None:
+        return {}
+    missing = {one.oid for one in record.lfs.not_stored}
+    wanted = pointers_of(destination, layout, record.chain)
+    return {oid: one for oid, one in wanted.items() if oid not in missing}
+
+
+def lost_files(
+    destination: Destination, layout: Layout, record: Record, stored: Mapping[str, int] | None
+) -> tuple[Pointer, ...]:
+    """Tell which files of a record are not in the vault, though it says that they are.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        record: of the repository.
+        stored: relative key to size, as listed; None to look for each file by itself.
+    """
+    return tuple(
+        pointer
+        for oid, pointer in sorted(promised_files(destination, layout, record).items())
+        if not _is_stored(destination, layout, oid, stored)
+    )
+
+
+def _is_stored(
+    destination: Destination, layout: Layout, oid: str, stored: Mapping[str, int] | None
+) -> bool:
+    if stored is not None:
+        return lfs_key(oid) in stored
+    try:
+        destination.stat(layout.key(lfs_key(oid)))
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def problem_of(destination: Destination, layout: Layout, oid: str) -> str:
+    """Read a file, and say what is wrong with it; empty where nothing is.
+
+    Raises:
+        DestinationError: it could not be read, and is not missing.
+    """
+    key = layout.key(lfs_key(oid))
+    try:
+        if is_whole(destination, key, oid):
+            return ""
+    except ObjectNotFound:
+        return "it is missing"
+    for version in _first_version(destination, key):
+        if is_whole(destination, key, oid, version=version):
+            return f"it was overwritten: its version {version} was written"
+    return "its content is not the one that its name is the SHA-256 of"
+
+
+def give_files(
+    destination: Destination,
+    layout: Layout,
+    records: Iterable[Record],
+    git_directory: Path,
+    *,
+    transferred: Callable[[int], None],
+    stop: Stop,
+) -> GivenFiles:
+    """Put the files that some records' chains point to where git-lfs looks for them.
+
+    One that is missing or damaged keeps no other from being given back.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        records: of one repository.
+        git_directory: of the restored repository.
+        transferred: hears of the bytes that are read; called from several threads.
+        stop: ends it.
+
+    Raises:
+        Interrupted: somebody asked to stop.
+    """
+    wanted: set[str] = set()
+    promised: set[str] = set()
+    unread: dict[str, BackupError] = {}
+    for record in records:
+        try:
+            found = pointers_of(destination, layout, record.chain).keys()
+        except (IntegrityError, DestinationError) as error:
+            unread[f"of snapshot {record.snapshot_id}"] = error
+            continue
+        wanted |= found
+        if record.lfs is not None:
+            promised |= found - {one.oid for one in record.lfs.not_stored}
+
+    def give(oid: str) -> int | BackupError:
+        stop.check()
+        try:
+            return _give(destination, layout, oid, git_directory, transferred)
+        except (IntegrityError, DestinationError) as error:
+            return error
+
+    ids = sorted(wanted)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        results = dict(zip(ids, pool.map(give, ids), strict=True))
+    sizes = [size for size in results.values() if isinstance(size, int)]
+    failed = {oid: error for oid, error in results.items() if isinstance(error, BackupError)}
+    # Who did not ask for files then has no claim to them now.
+    not_stored = {
+        oid
+        for oid, error in failed.items()
+        if oid not in promised and isinstance(error, ObjectNotFound)
+    }
+    failed = {oid: error for oid, error in failed.items() if oid not in not_stored} | unread
+    return GivenFiles(
+        len(sizes),
+        sum(sizes),
+        tuple(sorted(not_stored)),
+        {oid: error.message for oid, error in failed.items()},
+    )
+
+
+def _give(
+    destination: Destination,
+    layout: Layout,
+    oid: str,
+    git_directory: Path,
+    transferred: Callable[[int], None],
+) -> int:
+    """Write one file, and give its size; nothing is left of one that is not the right one."""
+    key = layout.key(lfs_key(oid))
+    # Source: git-lfs, docs/man/git-lfs-config.adoc, lfs.storage: two levels, as in the vault.
+    target = git_directory / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for version in _versions(destination, key):
+            digest, size_bytes = hashlib.sha256(), 0
+            with target.open("wb") as file:
+                for data in _content(destination, key, version):
+                    digest.update(data)
+                    size_bytes += len(data)
+                    file.write(data)
+                    transferred(len(data))
+            if digest.hexdigest() == oid:
+                return size_bytes
+    except OSError as error:
+        raise DestinationError(f"{target} cannot be written: {error.strerror}") from error
+    except BackupError:
+        target.unlink(missing_ok=True)
+        raise
+    target.unlink()
+    raise ChecksumMismatch(f"{destination.uri(key)} is damaged: it has another SHA-256")
+
+
+def _versions(destination: Destination, key: Key) -> Iterator[str | None]:
+    """Yield what may be the file: the current object, then the one that was written first."""
+    yield None
+    yield from _first_version(destination, key)
+
+
+def _first_version(destination: Destination, key: Key) -> Iterator[str]:
+    """Yield the first version of an object that has several, where that can be told."""
+    with suppress(DestinationError):
+        first = destination.first_versions(folder_of(key)).get(key)
+        if first is not None:
+            yield first
+
+
+def _content(destination: Destination, key: Key, version: str | None) -> Iterator[bytes]:
+    with destination.open(key, version=version) as reader:
+        while data := reader.read(_READ_BYTES):
+            yield data

@@ -1,0 +1,301 @@
+"""The client of Git LFS: asks a server for files by their ids, and reads them where it says.
+
+A server is asked for up to a hundred files at once, and answers with a link for each, to itself or
+to a store, good for some minutes. Credentials go to the server alone; what a link needs comes with
+it.
+Source: git-lfs, docs/api/batch.md, docs/api/basic-transfers.md, docs/api/server-discovery.md.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urljoin
+
+from backup.errors import FileMissing, LinkExpired, SourceError, TruncatedResponse
+from backup.git.http import (
+    MOST_REDIRECTS,
+    REDIRECTS,
+    Answer,
+    HttpClient,
+    is_usable,
+    origin,
+    require_success,
+)
+from backup.git.pointers import Pointer
+from backup.secret import Secret
+
+MOST_AT_ONCE = 100
+
+_TYPE = "application/vnd.git-lfs+json"
+_MOST_ANSWER_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 18
+# What a store says of a link that is over (Amazon's of a token that is: 400), or of nothing there.
+_REFUSED = {400, 401, 403, 404, 410}
+_GONE = {404, 410}
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What the connection itself says.
+_OURS = {"accept-encoding", "connection", "content-length", "host", "te", "transfer-encoding"}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Where a file is to be had.
+
+    Attributes:
+        place: a URL, or a path on this machine. Who has it may need nothing else to read the file.
+        headers: go with the request to that place.
+        over_at: when the link ends, by `time.monotonic`; None where nobody said.
+    """
+
+    place: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    over_at: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the link has ended, by the word of who made it."""
+        return self.over_at is not None and time.monotonic() >= self.over_at
+
+
+class FileSource(Protocol):
+    """Where the files that a repository's pointers name come from. Used from many threads."""
+
+    def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
+        """Ask for files, at most `MOST_AT_ONCE`; tell of each by its id where it is, or why not.
+
+        Raises:
+            SourceError: none are to be had.
+        """
+
+    def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
+        """Yield a file's bytes. Whether they are the right ones is for the reader to see.
+
+        Raises:
+            LinkExpired: the offer is not good any more; a new one may be.
+            FileMissing: there is no such file.
+            BackupError: the network or the server failed.
+        """
+
+
+class LocalFiles:
+    """The files that a repository on this machine has itself.
+
+    Args:
+        git_directory: the repository's.
+    """
+
+    def __init__(self, git_directory: Path) -> None:
+        self._folder = git_directory / "lfs" / "objects"
+
+    def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
+        return {one.oid: self._offer(one) for one in pointers}
+
+    def _offer(self, pointer: Pointer) -> Offer | SourceError:
+        # Source: git-lfs, docs/spec.md, "The Server": objects lie below two levels of folders.
+        path = self._folder / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid
+        if not path.is_file():
+            return FileMissing("the repository does not have it")
+        return Offer(str(path))
+
+    def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
+        try:
+            with Path(offer.place).open("rb") as file:
+                while data := file.read(_PIECE_BYTES):
+                    yield data
+        except OSError as error:
+            raise SourceError(f"{pointer.oid} cannot be read: {error.strerror}") from error
+
+
+class NoFiles:
+    """A way to a repository by which no files come.
+
+    Args:
+        why: for people.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
+        raise SourceError(self._why)
+
+    def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
+        raise AssertionError("there was no offer")
+
+
+class LfsServer:
+    """The LFS server of a repository that is cloned over HTTP.
+
+    Args:
+        url: as it is cloned, without credentials.
+        client: its connections are used.
+        authorization: gives the header's value for the server, asked before each request.
+        count: called with ``lfs`` for every request made.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: HttpClient,
+        authorization: Callable[[], Secret | None],
+        count: Callable[[str], None],
+    ) -> None:
+        bare = url.rstrip("/")
+        self._base = f"{bare if bare.endswith('.git') else f'{bare}.git'}/info/lfs"
+        self._client = client
+        self._authorization = authorization
+        self._count = count
+
+    def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
+        asked = {
+            "operation": "download",
+            "transfers": ["basic"],
+            "objects": [{"oid": one.oid, "size": one.size_bytes} for one in pointers],
+            "hash_algo": "sha256",
+        }
+        answer = self._ask_batch(asked)
+        lines = {}
+        for line in answer["objects"]:
+            if isinstance(line, dict) and isinstance(line.get("oid"), str):
+                lines[line["oid"]] = line
+        return {one.oid: self._offer(lines.get(one.oid)) for one in pointers}
+
+    def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
+        named = f"{self._base}, {pointer.oid}"
+        url, headers = offer.place, dict(offer.headers)
+        for _ in range(MOST_REDIRECTS):
+            self._count("lfs")
+            answer = self._client.ask("GET", url, headers=headers, body=None, named=named)
+            if answer.status not in REDIRECTS:
+                yield from _content(answer, named)
+                return
+            answer.close()
+            target = urljoin(url, answer.headers.get("location", ""))
+            self._require_as_safe(target)
+            if origin(target) != origin(url):
+                headers = {}
+            url = target
+        raise SourceError(f"{named}: the store redirects in circles")
+
+    def _ask_batch(self, asked: Mapping[str, object]) -> Mapping[str, Any]:
+        self._count("lfs")
+        headers = {"Accept": _TYPE, "Content-Type": _TYPE}
+        authorization = self._authorization()
+        if authorization is not None:
+            headers["Authorization"] = authorization.reveal()
+        body = json.dumps(asked).encode()
+        url = f"{self._base}/objects/batch"
+        answer = self._client.ask("POST", url, headers=headers, body=body, named=self._base)
+        if answer.status in REDIRECTS:
+            answer.close()
+            raise SourceError(f"{self._base}: the server redirects, and credentials do not follow")
+        require_success(answer, self._base, signed_in=authorization is not None)
+        try:
+            found = json.loads(_whole(answer, self._base))
+        except ValueError as error:
+            raise SourceError(f"{self._base}: the answer is no JSON") from error
+        if not isinstance(found, dict) or not isinstance(found.get("objects"), list):
+            raise SourceError(f"{self._base}: the answer is not one of Git LFS")
+        if (
+            found.get("transfer", "basic") != "basic"
+            or found.get("hash_algo", "sha256") != "sha256"
+        ):
+            raise SourceError(
+                f"{self._base}: the server has another way of transfer than was asked"
+            )
+        return found
+
+    def _offer(self, line: Mapping[str, Any] | None) -> Offer | SourceError:
+        """Read what the server says of one file."""
+        if line is None:
+            return SourceError("the server says nothing of it")
+        error = line.get("error")
+        if isinstance(error, dict):
+            code = error.get("code")
+            message = str(error.get("message") or "the server refuses it")[:200]
+            kind = FileMissing if code in _GONE else SourceError
+            return kind(f"{message} ({code})")
+        action = (line.get("actions") or {}).get("download")
+        if not isinstance(action, dict) or not isinstance(action.get("href"), str):
+            return SourceError("the server gives no link to it")
+        try:
+            self._require_as_safe(action["href"])
+            headers = _headers(action.get("header") or {})
+        except SourceError as refused:
+            return refused
+        is_named = any(name.lower() == "authorization" for name in headers)
+        if not is_named and origin(action["href"]) == origin(self._base):
+            # Source: batch.md, "Response": a link to the server itself may need what we came with.
+            authorization = self._authorization()
+            if authorization is not None and line.get("authenticated") is not True:
+                headers["Authorization"] = authorization.reveal()
+        return Offer(action["href"], headers, _over_at(action))
+
+    def _require_as_safe(self, url: str) -> None:
+        """Refuse a link that is none, or that would be less private than the server's own URL."""
+        if not is_usable(url):
+            raise SourceError("the server's link to it is none")
+        if url.startswith("http:") and not self._base.startswith("http:"):
+            raise SourceError("the server's link to it is without encryption (http)")
+
+
+def _content(answer: Answer, named: str) -> Iterator[bytes]:
+    try:
+        if answer.status in _REFUSED:
+            raise LinkExpired(
+                f"{named}: the store refuses the link ({answer.status})",
+                is_gone=answer.status in _GONE,
+            )
+        require_success(answer, named, signed_in=True)
+        while data := answer.read(_PIECE_BYTES):
+            yield data
+    finally:
+        answer.close()
+
+
+def _whole(answer: Answer, named: str) -> bytes:
+    data = bytearray()
+    try:
+        while piece := answer.read(_PIECE_BYTES):
+            data += piece
+            if len(data) > _MOST_ANSWER_BYTES:
+                raise TruncatedResponse(f"{named}: the answer does not end")
+    finally:
+        answer.close()
+    return bytes(data)
+
+
+def _headers(given: object) -> dict[str, str]:
+    """Take the headers that a link needs; one that could not be sent as it is makes it unusable."""
+    if not isinstance(given, dict):
+        raise SourceError("the server's link to it is none")
+    headers = {}
+    for name, value in given.items():
+        text = str(value)
+        if not _TOKEN.fullmatch(name) or not (text.isascii() and text.isprintable()):
+            raise SourceError("the server's link to it has headers that cannot be sent")
+        if name.lower() == "authorization":
+            Secret(text)
+        if name.lower() not in _OURS:
+            headers[name] = text
+    return headers
+
+
+def _over_at(action: Mapping[str, Any]) -> float | None:
+    """Tell when a link ends, by our own clock that never jumps."""
+    seconds = action.get("expires_in")
+    if isinstance(seconds, int) and seconds > 0:
+        return time.monotonic() + seconds
+    # Source: batch.md: "expires_in" is preferred, since clocks differ.
+    with suppress(KeyError, ValueError):
+        until = datetime.fromisoformat(str(action["expires_at"]))
+        if until.tzinfo is not None and until.year > 1:
+            return time.monotonic() + (until - datetime.now(UTC)).total_seconds()
+    return None
