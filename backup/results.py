@@ -349,6 +349,21 @@ class ForgetReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CondemnedRow:
+    """Files of Git LFS of an owner that nothing names, and that are left alone for now.
+
+    Attributes:
+        owner: host and owner, as the vault has them.
+        first: when the first of them may be deleted.
+    """
+
+    owner: str
+    objects: int
+    size_bytes: int
+    first: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class LockedRow:
     """What of an owner is deleted and stays locked all the same, as versions.
 
@@ -371,6 +386,7 @@ class PruneReport:
 
     Attributes:
         forgotten: repositories that were forgotten.
+        condemned: files that nothing names any more, and that a later prune may delete.
         locked: what is locked of the objects that are deleted, and until when.
         objects: deleted, or to be deleted.
         freed_bytes: given back by the store.
@@ -392,3 +408,4 @@ class PruneReport:
     exit_code: int
     forgotten: tuple[ForgottenRow, ...] = ()
     locked: tuple[LockedRow, ...] = ()
+    condemned: tuple[CondemnedRow, ...] = ()

@@ -339,7 +339,7 @@ def _with_files(outcome: Outcome, kept: FilesKept | None) -> Outcome:
                 one.size_bytes,
                 one.reason,
                 permanent=one.permanent,
-                known=one.permanent and one.oid in kept.known,
+                known=(one.permanent or one.condemned) and one.oid in kept.known,
             )
             for one in kept.line.not_stored
         ),

@@ -22,7 +22,6 @@ from backup.errors import (
     AuthenticationError,
     BackupError,
     DeadlineReached,
-    DestinationError,
     FileMissing,
     Interrupted,
     LinkExpired,
@@ -46,6 +45,7 @@ from backup.vault.manifest import load
 _SMALL_AT_ONCE = 4
 _SMALL_BYTES = 8 << 20
 _LOOK_SECONDS = 0.5
+_CONDEMNED = "nothing needed it for a while, and a prune may delete it; the next one spares it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,13 @@ class _Failure:
 
     Attributes:
         permanent: its source says that it does not have it.
+        condemned: a prune may delete it.
         of_all: what is true of the others, too.
     """
 
     reason: str
     permanent: bool = False
+    condemned: bool = False
     of_all: bool = False
 
 
@@ -74,13 +76,35 @@ class _Work:
 
 
 class Turns:
-    """Has each file stored by one repository alone. Shared by an owner's repositories in a run."""
+    """Has each file stored by one repository alone. Shared by an owner's repositories in a run.
 
-    def __init__(self) -> None:
+    Args:
+        condemned: asks the vault which files a prune may delete.
+    """
+
+    def __init__(self, condemned: Callable[[], frozenset[str]]) -> None:
         self._changed = Condition()
+        self._ask_condemned = condemned
+        self._condemned: frozenset[str] | BackupError | None = None
         self._under_way: set[str] = set()
         # Half as long as in hex; there may be many.
         self._stored: set[bytes] = set()
+
+    def is_condemned(self, oid: str) -> bool:
+        """Tell whether a prune may delete a file. The vault is asked once, by whoever is first.
+
+        Raises:
+            BackupError: nobody can tell.
+        """
+        with self._changed:
+            if self._condemned is None:
+                try:
+                    self._condemned = self._ask_condemned()
+                except BackupError as error:
+                    self._condemned = error
+            if isinstance(self._condemned, BackupError):
+                raise self._condemned
+            return oid in self._condemned
 
     @contextmanager
     def turn(self, oid: str, stop: Stop) -> Iterator[bool]:
@@ -188,6 +212,7 @@ class FileKeeper:
                 since=before[oid].since if oid in before else now,
                 reason=failure.reason,
                 permanent=failure.permanent,
+                condemned=failure.condemned,
             )
             for oid, failure in sorted(work.failures.items())
         )
@@ -195,7 +220,7 @@ class FileKeeper:
             chain=tuple(lines),
             line=LfsLine(not_stored=missing),
             wanted=len(wanted),
-            known=frozenset(oid for oid, one in before.items() if one.permanent),
+            known=frozenset(oid for oid, one in before.items() if one.permanent or one.condemned),
             unsearched=tuple(unsearched),
             stored=work.stored,
             stored_bytes=work.stored_bytes,
@@ -292,6 +317,8 @@ class FileKeeper:
     def _is_there(self, pointer: Pointer) -> "bool | _Failure":
         destination, key = self._means.destination, self._key(lfs_key(pointer.oid))
         try:
+            if self._turns.is_condemned(pointer.oid):
+                return _Failure(_CONDEMNED, condemned=True)
             stored = destination.stat(key)
             if stored.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
                 return True
@@ -299,7 +326,7 @@ class FileKeeper:
             return False
         except SessionExpired:
             raise
-        except DestinationError as error:
+        except BackupError as error:
             return _Failure(sound(error.message))
         return _Failure(
             f"{destination.uri(key)} is damaged: remove it, and the next run stores it anew"

@@ -6,11 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Literal
 
 import backup
 from backup.capture import Means
+from backup.commands.condemning import condemned_files
 from backup.commands.entries import Result, carried, failed, outcome_of
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
 from backup.commands.files import Turns
@@ -416,7 +418,7 @@ class OwnerRun:
             pace=Pace(options.concurrency, stop=self._stop),
             prove_unchanged=self._vault_check_due,
             stored=self._stored,
-            turns=Turns(),
+            turns=Turns(partial(condemned_files, self._destination, self._layout)),
             max_drop_percent=options.max_drop_percent,
             accept_drop=options.accept_drop,
             dry_run=options.dry_run,

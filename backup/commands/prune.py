@@ -16,6 +16,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from backup.commands.condemning import (
+    FileSweep,
+    list_files,
+    plan_sweep,
+    write_list,
+)
 from backup.commands.finding import Snapshot as Head
 from backup.commands.finding import require_roots, snapshots
 from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
@@ -23,13 +29,14 @@ from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
     DamagedDocument,
+    DestinationError,
     ExitCode,
     IntegrityError,
     ObjectNotFound,
     PruneRefused,
 )
 from backup.model import Destination, Events, Key
-from backup.results import ForgottenRow, LockedRow, PruneReport, PruneRow
+from backup.results import CondemnedRow, ForgottenRow, LockedRow, PruneReport, PruneRow
 from backup.retention import Decision, Rules, Snapshot, decide
 from backup.stopping import Stop
 from backup.vault.documents import Entry, ForgottenLine, PinLine, SourceLine
@@ -42,6 +49,7 @@ from backup.vault.layout import (
     exports_folder,
     folder_of,
     is_bundle,
+    is_lfs_index,
     is_record,
     lfs_index_key,
     new_snapshot_id,
@@ -131,6 +139,7 @@ def prune(
         exit_code=code,
         forgotten=tuple(row for owner in owners for row in owner.forgotten_rows()),
         locked=tuple(row for owner in owners for row in owner.locked_rows()),
+        condemned=tuple(row for owner in owners for row in owner.condemned_rows()),
     )
 
 
@@ -203,6 +212,8 @@ class _Owner:
         self._locked: list[tuple[int, datetime]] = []
         self._private: set[Identity] = set()
         self.victims: list[_Victim] = []
+        self._files: FileSweep | None = None
+        self._now = datetime.min.replace(tzinfo=UTC)
         self.freed_bytes = self.marked_bytes = 0
 
     def rows(self, *, keep: bool) -> Iterator[PruneRow]:
@@ -217,6 +228,16 @@ class _Owner:
         for line in self._forgets:
             is_private = line.identity in self._private
             yield forgotten_row(self._layout, line, private=is_private)
+
+    def condemned_rows(self) -> Iterator[CondemnedRow]:
+        """Tell which files may be deleted by a later prune."""
+        if self._files is not None and self._files.first is not None:
+            yield CondemnedRow(
+                owner=self._layout.prefix.rstrip("/"),
+                objects=len(self._files.waiting),
+                size_bytes=sum(self._files.waiting.values()),
+                first=self._files.first,
+            )
 
     def locked_rows(self) -> Iterator[LockedRow]:
         """Tell what is locked of what goes, and until when."""
@@ -248,6 +269,7 @@ class _Owner:
 
     def _plan(self, names: Sequence[DocumentName], now: datetime) -> None:
         self.victims.clear()
+        self._now = now
         heads = snapshots(self._destination, self._layout)
         groups = _by_snapshot(heads)
         self._require_quiet(names, heads, groups, now)
@@ -268,9 +290,22 @@ class _Owner:
         doomed |= self._old_checkpoints(names, heads) - young
         needed = self._needed(names, doomed - young, young=young, state=state, since=since, now=now)
         marked = self._marked(needed.records.values())
+        # Before what packs point to, which is written before the files.
+        files = list_files(self._destination, self._layout)
         self._doom_documents(doomed)
-        self._sweep(marked, until=since - WINDOW)
+        indexes = self._sweep(marked, until=since - WINDOW)
         self._sweep_exports(needed, now=now, since=since)
+        self._files = plan_sweep(
+            self._destination,
+            self._layout,
+            files=files,
+            indexes=indexes,
+            now=now,
+            grace=timedelta(days=max(1, self._request.grace_days)),
+            stop=self._stop,
+        )
+        key = self._layout.key
+        self.victims += [_Victim(key(one), size) for one, size in self._files.victims.items()]
 
     def _require_quiet(
         self,
@@ -428,8 +463,11 @@ class _Owner:
             key = self._layout.document(name)
             self.victims.append(_Victim(key, sizes.get(key, 0)))
 
-    def _sweep(self, marked: set[str], *, until: datetime) -> None:
+    def _sweep(self, marked: set[str], *, until: datetime) -> list[str]:
         """Find the objects of repositories that nothing needs, and no run can be writing.
+
+        Returns:
+            What packs point to in Git LFS, of all that stays.
 
         Args:
             marked: what must stay.
@@ -437,11 +475,14 @@ class _Owner:
                 time that lies up to the window before their run.
         """
         old: dict[str, int] = {}
+        indexes: list[str] = []
         young: dict[str, dict[str, str | None]] = {}
         start = len(self._layout.prefix)
         for stored in self._destination.list(self._layout.folder("repositories")):
             relative = stored.key[start:]
             snapshot_id = snapshot_of(relative)
+            if snapshot_id and is_lfs_index(relative):
+                indexes.append(relative)
             # What other programs put there is theirs.
             if relative in marked or not snapshot_id:
                 continue
@@ -450,8 +491,11 @@ class _Owner:
             elif is_record(relative):
                 young.setdefault(folder_of(relative), {})[relative] = None
         needed = self._marked(young.values())
-        order = sorted(old.keys() - needed, key=lambda key: (is_bundle(key), key))
+        gone = old.keys() - needed
+        # Whatever it is cut off at, no record is left that lacks what it names.
+        order = sorted(gone, key=lambda key: (is_bundle(key), not is_record(key), key))
         self.victims += [_Victim(self._layout.key(key), old[key]) for key in order]
+        return [key for key in indexes if key not in gone]
 
     def _sweep_exports(self, needed: _Needed, *, now: datetime, since: datetime) -> None:
         """Find the exports that are too old, and those of repositories that were forgotten.
@@ -500,6 +544,23 @@ class _Owner:
                 self.marked_bytes += size_bytes
             else:
                 self.freed_bytes += size_bytes
+        if not dry_run:
+            self._note_condemned()
+
+    def _note_condemned(self) -> None:
+        """Write what may be deleted another time, or say why that is not noted."""
+        if self._files is None:
+            return
+        try:
+            write_list(
+                self._destination,
+                self._layout,
+                self._files,
+                snapshot_id=new_snapshot_id(self._now),
+                now=self._now,
+            )
+        except DestinationError as error:
+            self._events.note(f"which files nothing names is not noted: {error.message}")
 
 
 def _since(entry: Entry) -> str:

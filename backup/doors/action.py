@@ -265,10 +265,10 @@ def _prune(config: Config, runner: Runner) -> int:
     from backup.report.terminal import (
         TerminalEvents,
         forgotten_words,
-        locked_words,
         log_console,
         print_prune,
         prune_words,
+        staying_words,
     )
     from backup.results import Finding
 
@@ -293,7 +293,7 @@ def _prune(config: Config, runner: Runner) -> int:
             for one in rows
         ),
         *(Finding("warning", words) for words in forgotten_words(report)),
-        *(Finding("info", words) for words in locked_words(report)),
+        *(Finding("info", words) for words in staying_words(report)),
         Finding("info", prune_words(report)),
     ]
     heading = "✅ Old snapshots deleted" if is_well else "❌ Nothing was deleted of some owners"

@@ -236,6 +236,15 @@ def prune_document(report: PruneReport) -> JsonObject:
             }
             for one in report.locked
         ],
+        "condemned": [
+            {
+                "owner": one.owner,
+                "objects": one.objects,
+                "bytes": one.size_bytes,
+                "first": _time(one.first),
+            }
+            for one in report.condemned
+        ],
         "aborted_uploads": report.uploads,
         "refused": list(report.refused),
     }

@@ -393,7 +393,7 @@ def print_prune(report: PruneReport, console: Console) -> None:
         console.print(table)
     for line in forgotten_words(report):
         _line(console, line, style="yellow")
-    for line in locked_words(report):
+    for line in staying_words(report):
         _line(console, line)
     for words in report.refused:
         _line(console, f"refused: {words}", style="bold red")
@@ -406,13 +406,17 @@ def forgotten_words(report: PruneReport) -> list[str]:
     return [f"{verb}: {one.owner}/{one.path} ({one.reason})" for one in report.forgotten]
 
 
-def locked_words(report: PruneReport) -> list[str]:
-    """Say of each owner what object lock keeps of what is deleted."""
+def staying_words(report: PruneReport) -> list[str]:
+    """Say of each owner what stays for now: locked versions, and files in their grace."""
     return [
         f"{one.owner}: {one.objects} of these objects ({decimal(one.size_bytes)}) are locked, the "
         f"first until {one.first:%Y-%m-%d}, the last until {one.last:%Y-%m-%d}: versions of them "
         "stay until then"
         for one in report.locked
+    ] + [
+        f"{one.owner}: {one.objects} files of Git LFS ({decimal(one.size_bytes)}) are named by "
+        f"nothing any more: the first may be deleted from {one.first:%Y-%m-%d}"
+        for one in report.condemned
     ]
 
 

@@ -381,6 +381,9 @@ class LfsMissing(Part):
     permanent: bool = Field(
         default=False, description="the source itself says that it does not have it"
     )
+    condemned: bool = Field(
+        default=False, description="a prune may delete it, or take it off its list"
+    )
 
 
 class LfsLine(Part):
@@ -445,6 +448,25 @@ class LfsIndex(Part):
     objects: tuple[LfsObject, ...]
 
 
+class CondemnedLine(Part):
+    """A file that nothing named when prune looked."""
+
+    key: RelativeKey
+    since: Time = Field(description="when that was first seen")
+    until: Time = Field(description="no prune deletes it before")
+    deleted_at: Time | None = Field(None, description="when a prune did")
+
+
+class Condemned(Part):
+    """The files that a prune may delete: no run leans on them."""
+
+    format: Literal[1]
+    document: Literal["condemned"]
+    snapshot_id: SnapshotId
+    at: Time
+    objects: tuple[CondemnedLine, ...] = Field(description="sorted by key")
+
+
 class DamageLine(Part):
     """Damage that a drill found."""
 
@@ -482,6 +504,7 @@ STORED: Mapping[str, type[Part]] = {
     "manifest": Manifest,
     "record": Record,
     "lfs": LfsIndex,
+    "condemned": Condemned,
     "drill": Drill,
 }
 

@@ -12,6 +12,7 @@
       repositories/<path>/<host-id>/<snapshot-id>.metadata.jsonl.gz
       repositories/<path>/<host-id>/<snapshot-id>.lfs.json.gz
       lfs/<aa>/<bb>/<oid>        assets/<aa>/<bb>/<sha256>
+      condemned/<snapshot-id>.json.gz                     files that a prune may delete
       exports/<path>/<YYYY-MM-DD-HH-MM-SS>.tar.gz
       drills/<snapshot-id>.json.gz
 
@@ -168,6 +169,10 @@ class Layout:
         """Return the key of a verification's result."""
         return self.key(f"drills/{snapshot_id}.json.gz")
 
+    def condemned(self, snapshot_id: str) -> Key:
+        """Return the key of a list of files that a prune may delete."""
+        return self.key(f"condemned/{snapshot_id}.json.gz")
+
     def parse_document(self, key: str) -> DocumentName | None:
         """Take the key of a manifest or checkpoint apart; None for any other object."""
         found = _DOCUMENT.fullmatch(key.removeprefix(self.prefix))
@@ -185,7 +190,9 @@ class Layout:
 
     def folder(
         self,
-        kind: Literal["snapshots", "checkpoints", "repositories", "lfs", "drills", "exports"],
+        kind: Literal[
+            "snapshots", "checkpoints", "repositories", "lfs", "condemned", "drills", "exports"
+        ],
     ) -> str:
         """Return the prefix under which objects of one kind are listed."""
         return f"{self.prefix}{kind}/"
@@ -236,6 +243,18 @@ def lfs_oid(key: str) -> str:
     """Return the id of the file that a relative key is of; empty if it is of none."""
     oid = key.rpartition("/")[2]
     return oid if _LFS_OID.fullmatch(oid) and lfs_key(oid) == key else ""
+
+
+def is_lfs_index(key: str) -> bool:
+    """Tell whether a key is that of what a pack points to."""
+    return key.endswith(".lfs.json.gz")
+
+
+def condemned_of(layout: Layout, key: str) -> str:
+    """Return the snapshot id of a list of files that a prune may delete; empty if it is none."""
+    snapshot_id = key.rpartition("/")[2].removesuffix(".json.gz")
+    is_one = is_snapshot_id(snapshot_id) and layout.condemned(snapshot_id) == key
+    return snapshot_id if is_one else ""
 
 
 def bundles_beside(record: str) -> tuple[Key, Key]:

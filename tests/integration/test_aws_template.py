@@ -288,6 +288,11 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
             *("BackupRole", "PUT", "/acme-vault/git/h/o/checkpoints/a.forgotten.json.gz"),
             {"if-none-match": "*"},
         ),
+        ("PruneRole", "PUT", "/acme-vault/git/h/o/condemned/a.json.gz", {}),
+        (
+            *("BackupRole", "PUT", "/acme-vault/git/h/o/condemned/a.json.gz"),
+            {"if-none-match": "*"},
+        ),
         ("PruneRole", "DELETE", "/acme-vault/git/a?versionId=1", {}),
         ("PruneRole", "DELETE", "/another-bucket/git/a", {}),
         ("RestoreRole", "PUT", "/acme-vault/git/a", {"if-none-match": "*"}),
@@ -460,6 +465,7 @@ def function_statements() -> list[Any]:
         ("DELETE", "/acme-vault/git/a?versionId=1", False),
         ("PUT", "/acme-vault/elsewhere/a", False),
         ("PUT", "/acme-vault/git/h/o/checkpoints/a.forgotten.json.gz", False),
+        ("PUT", "/acme-vault/git/h/o/condemned/a.json.gz", False),
         ("GET", "/another-bucket/git/a", False),
     ],
 )

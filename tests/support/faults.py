@@ -25,6 +25,7 @@ from typing import Literal, Self, TypeVar
 
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.run import RunOptions, run
+from backup.commands.stored_files import promised_files
 from backup.errors import DestinationError, IncompleteWrite, ProtocolError
 from backup.git.pktline import PacketReader
 from backup.model import (
@@ -43,7 +44,7 @@ from backup.secret import Secret
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import Manifest, Record
-from backup.vault.layout import Layout
+from backup.vault.layout import Layout, lfs_key
 from backup.vault.manifest import (
     list_documents,
     load,
@@ -762,8 +763,9 @@ def states_of(source: Path) -> dict[str, MirrorState]:
 def assert_nothing_false(vault: Destination) -> list[Record]:
     """Hold every document of a vault against the objects that it names; return all records.
 
-    A record's bundles must be there, byte for byte; an entry's record must be there and be of that
-    repository and of those refs, unless the repository was forgotten since.
+    A record's bundles must be there, byte for byte, and the files of Git LFS that it promises; an
+    entry's record must be there and be of that repository and of those refs, unless the repository
+    was forgotten since.
     """
     digests: dict[str, tuple[int, str]] = {}
 
@@ -783,6 +785,8 @@ def assert_nothing_false(vault: Destination) -> list[Record]:
             for bundle in record.chain:
                 found = digest_of(layout.key(bundle.key))
                 assert found == (bundle.size_bytes, bundle.sha256), bundle.key
+            for oid in promised_files(vault, layout, record):
+                assert digest_of(layout.key(lfs_key(oid)))[1] == oid
         elif layout.parse_document(stored.key) is not None:
             manifest = load(vault, stored.key, Manifest)
             names = list_documents(vault, layout)

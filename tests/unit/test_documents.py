@@ -22,6 +22,7 @@ from backup.model import LeftOut, ObjectId, RefName, Refs
 from backup.refs import to_name
 from backup.vault.documents import (
     STORED,
+    Condemned,
     Drill,
     Entry,
     Header,
@@ -44,6 +45,7 @@ DOCUMENTS: dict[str, type[Part]] = {
     "format-1-checkpoint": Manifest,
     "format-1-record": Record,
     "format-1-lfs": LfsIndex,
+    "format-1-condemned": Condemned,
     "format-1-drill": Drill,
 }
 JsonObject = dict[str, Any]
