@@ -84,7 +84,8 @@ class FilesKept:
         line: what the record says of it.
         wanted: files that were looked for.
         known: ids that the source was known not to have.
-        unsearched: why packs could not be searched; empty where all were.
+        unsearched: why packs could not be searched that might be another time.
+        no_room: so many packs were not, since the temporary folder has no room for them.
         stored: files that were stored just now; with their bytes together.
         retain_until: how long these are locked.
         found_there: whether others were in the vault, locked for as long as whoever stored them.
@@ -95,6 +96,7 @@ class FilesKept:
     wanted: int
     known: frozenset[str]
     unsearched: tuple[str, ...]
+    no_room: int
     stored: int
     stored_bytes: int
     retain_until: datetime | None

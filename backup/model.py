@@ -447,6 +447,7 @@ class Outcome:
         retries: how often it was tried again before it came to this.
         lfs_objects: files of Git LFS that the new pack points to.
         lfs_bytes: their sizes together, as the pointers say.
+        lfs_unsearched: packs that may point to more, since there was no room to search them.
         lfs_stored: files of Git LFS that were stored.
         lfs_stored_bytes: their sizes together.
         lfs_missing: files that pointers name and that are not stored.
@@ -472,6 +473,7 @@ class Outcome:
     private: bool = False
     lfs_objects: int = 0
     lfs_bytes: int = 0
+    lfs_unsearched: int = 0
     lfs_stored: int = 0
     lfs_stored_bytes: int = 0
     lfs_missing: tuple[MissingFile, ...] = ()

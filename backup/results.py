@@ -174,6 +174,8 @@ class PushReport:
         hidden: refs that forges make themselves; they were not pushed.
         batches: so many pushes were made.
         notes: what is left to do or to know.
+        files: so many files of Git LFS were sent, which the remote had not.
+        files_failed: those that could not be, each with the reason.
     """
 
     state: Restored
@@ -184,6 +186,8 @@ class PushReport:
     hidden: tuple[RefName, ...]
     batches: int
     notes: tuple[str, ...] = ()
+    files: int = 0
+    files_failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ class FolderBench(Bench):
             row,
             {
                 LS_REMOTE: lambda: self._sample(lambda: self._git_each(jobs), place),
-                PACK: lambda: self.run(sources, vault, unchanged=number),
+                # What was not searched for files of Git LFS would be now.
+                PACK: lambda: self.run(sources, vault, "--check", "trailer", unchanged=number),
                 LIST: lambda: self.show(vault, expected=None),
             },
         )

@@ -289,6 +289,9 @@ def _degraded(record: Record) -> tuple[str, ...]:
         reasons.append("refs left out")
     if any(line.object_type is not None for line in record.refs):
         reasons.append("branches that name no commit: git fetch refuses them, restore does not")
+    unsearched = sum(not line.lfs_scanned for line in record.chain)
+    if record.lfs is not None and unsearched:
+        reasons.append(f"{unsearched} packs were not searched for files of Git LFS")
     gone = [] if record.lfs is None else [one for one in record.lfs.not_stored if one.permanent]
     if gone:
         reasons.append(
@@ -331,6 +334,7 @@ def _with_files(outcome: Outcome, kept: FilesKept | None) -> Outcome:
         return outcome
     return replace(
         outcome,
+        lfs_unsearched=kept.no_room,
         lfs_stored=kept.stored,
         lfs_stored_bytes=kept.stored_bytes,
         lfs_missing=tuple(

@@ -45,6 +45,7 @@ from backup.vault.manifest import load
 _SMALL_AT_ONCE = 4
 _SMALL_BYTES = 8 << 20
 _LOOK_SECONDS = 0.5
+_NO_ROOM = "the temporary folder has no room for the pack"
 _CONDEMNED = "nothing needed it for a while, and a prune may delete it; the next one spares it"
 
 
@@ -195,13 +196,14 @@ class FileKeeper:
         if previous is not None and known is not None and goes_on:
             wanted |= {oid: Pointer(oid, one.size_bytes) for oid, one in before.items()}
             done = {line.key for line in previous.chain if line.lfs_scanned}
-        lines, unsearched = [], []
+        lines, unsearched, no_room = [], [], 0
         for line in chain:
             each = line
             if line.key not in done:
                 each, pointers, problem = self._pointers_of(line, found, object_format)
                 wanted |= {one.oid: one for one in pointers}
-                unsearched += [problem] if problem else []
+                unsearched += [problem] if problem and problem != _NO_ROOM else []
+                no_room += problem == _NO_ROOM
             lines.append(each)
         work = self._store(sorted(wanted.values()))
         now = self._means.clock()
@@ -222,6 +224,7 @@ class FileKeeper:
             wanted=len(wanted),
             known=frozenset(oid for oid, one in before.items() if one.permanent or one.condemned),
             unsearched=tuple(unsearched),
+            no_room=no_room,
             stored=work.stored,
             stored_bytes=work.stored_bytes,
             retain_until=work.retain_until,
@@ -250,7 +253,7 @@ class FileKeeper:
                 return line, (), ""
             pointers = self._search(line, object_format)
             if pointers is None:
-                return line, (), "the temporary folder has no room for a pack"
+                return line, (), _NO_ROOM
             searched, _ = save_lfs_index(pointers, line, self._means)
         except SessionExpired:
             raise
@@ -261,6 +264,10 @@ class FileKeeper:
     def _search(self, line: BundleLine, object_format: ObjectFormat) -> tuple[Pointer, ...] | None:
         """Have git index a stored pack, and search it; None where there is no room for it."""
         means = self._means
+        # What did not fit tonight would not either, and need not be downloaded to see that.
+        room = means.disk.free_bytes() - means.disk.reserve_bytes
+        if line.snapshot_id == means.snapshot_id or line.size_bytes > room:
+            return None
         with PackCheck(
             object_format=object_format, connected=False, disk=means.disk, stop=means.stop
         ) as check:

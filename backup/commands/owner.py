@@ -179,6 +179,11 @@ class OwnerRun:
                 f"{one.owner}/{one.path}: {count} files of Git LFS are missing at the source, as "
                 "the run before"
             )
+        for one in [one for one in outcomes if one.lfs_unsearched][:_MOST_NAMED]:
+            self._note(
+                f"{one.owner}/{one.path}: the temporary folder has no room to search "
+                f"{one.lfs_unsearched} packs for files of Git LFS"
+            )
         if self._options.selection.lfs:
             return
         pointing = [one for one in outcomes if one.lfs_objects]

@@ -1,15 +1,21 @@
 """Pushes what was restored to a remote, and asks the remote afterwards what it has."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from backup.commands.remotes import Network, NetworkSettings
+from backup.commands.sending import FILES_AT_ONCE, SentFiles, send_files, stored_locally
 from backup.errors import SourceError
 from backup.git.fallback import Reach
+from backup.git.lfs import LfsServer
 from backup.git.push import PushRemote, RemoteRefs
 from backup.model import Events, ObjectId, RefName
 from backup.refs import HIDDEN_PREFIXES, to_bytes
 from backup.results import PushReport, Restored
+from backup.secret import Secret
 from backup.stopping import Stop
 
 _WORKFLOW_HINT = (
@@ -26,6 +32,8 @@ class PushRequest:
         reach: how git gets there.
         limit_bytes: how much of packed objects goes in one push.
         force: overwrite refs that differ there.
+        network: how servers are reached.
+        authorization: what goes into the Authorization header; None where nothing does.
         scopes: asks GitHub what the token may do, None where that cannot be told; None in its
             place where the remote is not GitHub's, or is reached by another key.
     """
@@ -33,6 +41,8 @@ class PushRequest:
     url: str
     reach: Reach
     limit_bytes: int
+    network: NetworkSettings
+    authorization: Secret | None = None
     force: bool = False
     scopes: Callable[[], frozenset[str] | None] | None = None
 
@@ -79,6 +89,8 @@ class Push:
         wanted = {name: oid for name, oid in tips.items() if name not in left_out}
         before = remote.ask()
         notes = self._workflows(remote, wanted, before)
+        # A forge refuses refs whose files it does not have.
+        files = self._send_files(directory)
         pushed = remote.push(wanted, before, first=head)
         after = remote.ask()
         refused = dict(pushed.refused)
@@ -103,7 +115,28 @@ class Push:
             hidden=hidden,
             batches=pushed.batches,
             notes=tuple(notes),
+            files=files.sent,
+            files_failed=tuple(files.failed),
         )
+
+    def _send_files(self, directory: Path) -> "SentFiles":
+        """Send what the repository has of Git LFS and the remote has not."""
+        pointers = stored_locally(directory)
+        if not pointers:
+            return SentFiles()
+        url = self._request.url
+        if urlsplit(url).scheme not in {"http", "https"}:
+            count = f"{len(pointers)} files of Git LFS"
+            return SentFiles(failed=[f"{count} were not sent: git lfs push --all {url} sends them"])
+        network = Network(self._request.network, connections=FILES_AT_ONCE, stop=self._stop)
+        with closing(network):
+            server = LfsServer(
+                url,
+                client=network.http,
+                authorization=lambda: self._request.authorization,
+                count=lambda _: None,
+            )
+            return send_files(server, directory, pointers, events=self._events, stop=self._stop)
 
     def _workflows(
         self, remote: PushRemote, wanted: Mapping[RefName, ObjectId], known: RemoteRefs

@@ -212,7 +212,7 @@ class _Restoring:
         if push is None:
             return RestoreReport(kept, lost=lost, exit_code=damage)
         done = self._pushed(work, push, made)
-        code = ExitCode.PARTIAL if done.refused else damage
+        code = ExitCode.PARTIAL if done.refused or done.files_failed else damage
         return RestoreReport(kept, lost=lost, push=done, exit_code=code)
 
     def _pushed(self, work: _Work, push: Push, made: Restored) -> PushReport:

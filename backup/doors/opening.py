@@ -123,10 +123,13 @@ def push_request(config: Config) -> "PushRequest | None":
     from backup.commands.pushing import PushRequest
     from backup.commands.remotes import reach_of
 
+    network, authorization = network_settings(config), _authorization(config)
     return PushRequest(
         config.push,
-        reach=reach_of(config.push, network_settings(config), _authorization(config)),
+        reach=reach_of(config.push, network, authorization),
         limit_bytes=config.push_batch_mib << 20,
+        network=network,
+        authorization=authorization,
         force=config.force,
         scopes=_scopes(config, config.push),
     )

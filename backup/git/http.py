@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from queue import Empty, Full, Queue
 from threading import Event, Thread
+from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit, urlunsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
 
@@ -44,6 +45,9 @@ from backup.git.pktline import PacketReader, Special
 from backup.secret import Secret
 from backup.stopping import Stop
 from backup.times import http_time
+
+# What a request sends: bytes, or a file whose length a header tells.
+Body = bytes | BinaryIO | None
 
 _SERVICE = "git-upload-pack"
 # Some servers tell git from a browser by how the name begins.
@@ -122,7 +126,7 @@ class HttpClient:
             self._proxied[proxy] = _proxy_manager(proxy, connections=connections, tls=tls)
 
     def request(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None
+        self, method: str, url: str, *, headers: Mapping[str, str], body: Body
     ) -> BaseHTTPResponse:
         """Send one request and return its answer when the head is there; raises as urllib3 does."""
         proxy = self._settings.proxy_for(url)
@@ -139,7 +143,7 @@ class HttpClient:
         )
 
     def ask(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None, named: str
+        self, method: str, url: str, *, headers: Mapping[str, str], body: Body, named: str
     ) -> "Answer":
         """Send one request and wait for the head of its answer, whatever its status is.
 

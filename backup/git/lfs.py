@@ -22,6 +22,7 @@ from backup.git.http import (
     MOST_REDIRECTS,
     REDIRECTS,
     Answer,
+    Body,
     HttpClient,
     is_usable,
     origin,
@@ -40,7 +41,7 @@ _REFUSED = {400, 401, 403, 404, 410}
 _GONE = {404, 410}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What the connection itself says.
-_OURS = {"accept-encoding", "connection", "content-length", "host", "te", "transfer-encoding"}
+_OURS = {"accept-encoding", "connection", "content-length", "host", "transfer-encoding"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,14 @@ class Offer:
     def is_over(self) -> bool:
         """Whether the link has ended, by the word of who made it."""
         return self.over_at is not None and time.monotonic() >= self.over_at
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Where a file is to be sent, and whom to tell; None for either where nobody asks for it."""
+
+    send: Offer | None
+    verify: Offer | None
 
 
 class FileSource(Protocol):
@@ -154,18 +163,43 @@ class LfsServer:
         self._count = count
 
     def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
-        asked = {
-            "operation": "download",
-            "transfers": ["basic"],
-            "objects": [{"oid": one.oid, "size": one.size_bytes} for one in pointers],
-            "hash_algo": "sha256",
-        }
-        answer = self._ask_batch(asked)
-        lines = {}
-        for line in answer["objects"]:
-            if isinstance(line, dict) and isinstance(line.get("oid"), str):
-                lines[line["oid"]] = line
-        return {one.oid: self._offer(lines.get(one.oid)) for one in pointers}
+        lines = self._ask_batch("download", pointers)
+        return {one.oid: self._download(lines.get(one.oid)) for one in pointers}
+
+    def uploads(self, pointers: Sequence[Pointer]) -> Mapping[str, Upload | SourceError]:
+        """Ask where files are to be sent, at most `MOST_AT_ONCE`; raises as `offers` does."""
+        lines = self._ask_batch("upload", pointers)
+        return {one.oid: self._upload(lines.get(one.oid)) for one in pointers}
+
+    def send(self, pointer: Pointer, upload: Upload, path: Path) -> None:
+        """Send a file, and have it verified where the server asks for that.
+
+        Raises:
+            LinkExpired: the link is not good any more; a new one may be.
+            BackupError: the network or the server failed.
+        """
+        named = f"{self._base}, {pointer.oid}"
+        if upload.send is not None:
+            headers = {"Content-Type": "application/octet-stream"} | dict(upload.send.headers)
+            headers["Content-Length"] = str(path.stat().st_size)
+            with path.open("rb") as file:
+                self._tell("PUT", upload.send.place, headers, file, named)
+        if upload.verify is not None:
+            headers = {"Accept": _TYPE, "Content-Type": _TYPE} | dict(upload.verify.headers)
+            body = json.dumps({"oid": pointer.oid, "size": pointer.size_bytes}).encode()
+            self._tell("POST", upload.verify.place, headers, body, named)
+
+    def _tell(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body, named: str
+    ) -> None:
+        self._count("lfs")
+        answer = self._client.ask(method, url, headers=headers, body=body, named=named)
+        try:
+            _require_good_link(answer, named)
+            if not 200 <= answer.status < 300:
+                require_success(answer, named, signed_in=True)
+        finally:
+            answer.close()
 
     def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
         named = f"{self._base}, {pointer.oid}"
@@ -184,8 +218,17 @@ class LfsServer:
             url = target
         raise SourceError(f"{named}: the store redirects in circles")
 
-    def _ask_batch(self, asked: Mapping[str, object]) -> Mapping[str, Any]:
+    def _ask_batch(
+        self, operation: str, pointers: Sequence[Pointer]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Ask for links; give what the server says of each file, by id."""
         self._count("lfs")
+        asked = {
+            "operation": operation,
+            "transfers": ["basic"],
+            "objects": [{"oid": one.oid, "size": one.size_bytes} for one in pointers],
+            "hash_algo": "sha256",
+        }
         headers = {"Accept": _TYPE, "Content-Type": _TYPE}
         authorization = self._authorization()
         if authorization is not None:
@@ -210,26 +253,40 @@ class LfsServer:
             raise SourceError(
                 f"{self._base}: the server has another way of transfer than was asked"
             )
-        return found
+        lines = {}
+        for line in found["objects"]:
+            if isinstance(line, dict) and isinstance(line.get("oid"), str):
+                lines[line["oid"]] = line
+        return lines
 
-    def _offer(self, line: Mapping[str, Any] | None) -> Offer | SourceError:
-        """Read what the server says of one file."""
-        if line is None:
-            return SourceError("the server says nothing of it")
-        error = line.get("error")
-        if isinstance(error, dict):
-            code = error.get("code")
-            message = str(error.get("message") or "the server refuses it")[:200]
-            kind = FileMissing if code in _GONE else SourceError
-            return kind(f"{message} ({code})")
-        action = (line.get("actions") or {}).get("download")
-        if not isinstance(action, dict) or not isinstance(action.get("href"), str):
-            return SourceError("the server gives no link to it")
+    def _download(self, line: Mapping[str, Any] | None) -> Offer | SourceError:
+        """Read what the server says of one file that is asked for."""
         try:
-            self._require_as_safe(action["href"])
-            headers = _headers(action.get("header") or {})
+            actions = _actions(line)
+            offer = None if line is None else self._offer(line, actions.get("download"))
         except SourceError as refused:
             return refused
+        return offer or SourceError("the server gives no link to it")
+
+    def _upload(self, line: Mapping[str, Any] | None) -> Upload | SourceError:
+        """Read what the server says of one file that it is to have."""
+        try:
+            actions = _actions(line)
+            if line is None:
+                raise AssertionError("there are actions")
+            return Upload(
+                self._offer(line, actions.get("upload")), self._offer(line, actions.get("verify"))
+            )
+        except SourceError as refused:
+            return refused
+
+    def _offer(self, line: Mapping[str, Any], action: object) -> Offer | None:
+        if action is None:
+            return None
+        if not isinstance(action, dict) or not isinstance(action.get("href"), str):
+            raise SourceError("the server's link to it is none")
+        self._require_as_safe(action["href"])
+        headers = _headers(action.get("header") or {})
         is_named = any(name.lower() == "authorization" for name in headers)
         if not is_named and origin(action["href"]) == origin(self._base):
             # Source: batch.md, "Response": a link to the server itself may need what we came with.
@@ -246,13 +303,33 @@ class LfsServer:
             raise SourceError("the server's link to it is without encryption (http)")
 
 
+def _actions(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Take the links out of what a server says of a file; raise what it refuses."""
+    if line is None:
+        raise SourceError("the server says nothing of it")
+    error = line.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        message = str(error.get("message") or "the server refuses it")[:200]
+        kind = FileMissing if code in _GONE else SourceError
+        raise kind(f"{message} ({code})")
+    actions = line.get("actions") or {}
+    if not isinstance(actions, dict):
+        raise SourceError("the server's link to it is none")
+    return actions
+
+
+def _require_good_link(answer: Answer, named: str) -> None:
+    if answer.status in _REFUSED:
+        raise LinkExpired(
+            f"{named}: the store refuses the link ({answer.status})",
+            is_gone=answer.status in _GONE,
+        )
+
+
 def _content(answer: Answer, named: str) -> Iterator[bytes]:
     try:
-        if answer.status in _REFUSED:
-            raise LinkExpired(
-                f"{named}: the store refuses the link ({answer.status})",
-                is_gone=answer.status in _GONE,
-            )
+        _require_good_link(answer, named)
         require_success(answer, named, signed_in=True)
         while data := answer.read(_PIECE_BYTES):
             yield data

@@ -183,6 +183,7 @@ def _push(report: PushReport) -> JsonObject:
         "refused": [{"ref": name, "reason": reason} for name, reason in report.refused],
         "hidden": list(report.hidden),
         "batches": report.batches,
+        "lfs": {"sent": report.files, "failed": list(report.files_failed)},
         "notes": list(report.notes),
     }
 
@@ -298,6 +299,7 @@ def _outcome(outcome: Outcome) -> JsonObject:
         "lfs": {
             "objects": outcome.lfs_objects,
             "bytes": outcome.lfs_bytes,
+            "unsearched": outcome.lfs_unsearched,
             "stored": outcome.lfs_stored,
             "stored_bytes": outcome.lfs_stored_bytes,
             "missing": [

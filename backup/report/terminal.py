@@ -332,6 +332,10 @@ def _print_push(push: PushReport, console: Console) -> None:
     there = f", {push.unchanged} were there already" if push.unchanged else ""
     as_of = f"{push.state.name} as of {_time(push.state.state_at)} UTC"
     _line(console, f"{as_of}, pushed to {push.url}: {len(push.sent)} refs{there}")
+    if push.files:
+        _line(console, f"{push.state.name}: {push.files} files of Git LFS were sent")
+    for problem in push.files_failed:
+        _line(console, f"not sent: {problem}", style="bold red")
     for name, reason in push.refused:
         _line(console, f"refused: {name}: {reason}", style="bold red")
     if push.hidden:

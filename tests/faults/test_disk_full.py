@@ -104,6 +104,12 @@ def test_a_pack_that_the_temporary_folder_cannot_hold_is_stored_with_the_lesser_
     [record] = [r for r in assert_nothing_false(destination) if r.repository.path == "large"]
     [bundle] = record.chain
     assert bundle.check == "trailer (disk)"
+    # Whether it points to files of Git LFS nobody knows, and that is said.
+    assert done["large"]["lfs"]["unsearched"] == 1
+    assert (bundle.lfs_scanned, record.lfs is None) == (False, False)
+    listed = repo_backup("list", "--from", vault, "--json").json["repositories"]
+    reasons = {one["path"]: one["reason"] for one in listed}
+    assert reasons["large"] == "1 packs were not searched for files of Git LFS"
     numbers = [int(number) for number in re.findall(r"\d+", bundle.check_detail or "")]
     pack, needed, free = numbers
     assert pack == bundle.size_bytes - bundle.header_bytes

@@ -106,7 +106,6 @@ def act(inputs: dict[str, str], here: Path, *words: str) -> "subprocess.Complete
     [
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "METADATA": "all"}, "metadata is"),
         ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "COMMAND": "plan"}, "command: "),
-        ({"OWNER": "acme", "TOKEN": "x", "BUCKET": "vault", "LFS": "true"}, "lfs is not"),
     ],
 )
 def test_the_action_refuses_honestly_what_does_not_work_yet(

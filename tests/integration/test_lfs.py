@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.git import init_bare
+from tests.support.git import git, init_bare
 from tests.support.gitserver import Answer, GitHttpServer
 from tests.support.lfsserver import LfsStore, commit, lfs_server, oid_of, pointer
 from tests.support.program import Completed, repo_backup
@@ -256,6 +256,23 @@ def test_a_folder_has_its_files_itself(tmp_path: Path) -> None:
     assert of(repo_backup(*words).json)["lfs"]["missing"][0]["known"]
 
 
+def test_two_thousand_files_are_asked_for_by_hundreds_and_had_once_each(case: Case) -> None:
+    contents = [b"file %d" % number for number in range(2000)]
+    case.lfs.add(*contents)
+    files = {f"{number}.bin": pointer(one) for number, one in enumerate(contents)}
+    commit(case.folder / "acme" / "more.git", "many", files)
+    report = case.night(names=("more",))
+    assert of(report, "more")["lfs"]["stored"] == 2001
+    assert case.stored() == sizes(*contents, FILES[2])
+    assert set(case.lfs.links.values()) == {1}
+    assert sorted(case.lfs.batches) == [1, *[100] * 20]
+    # Two requests of git, and of each file one; a file, a record and what the pack points to.
+    requests = report["totals"]["requests"]
+    assert requests["lfs"] == 21 + 2001
+    assert requests["put"] == 2001 + 4
+    assert case.night(names=("more",))["totals"]["requests"].get("lfs", 0) == 0
+
+
 # --- Given back ---
 
 
@@ -341,3 +358,69 @@ def test_verify_reads_what_packs_point_to(case: Case) -> None:
     # What git has comes back all the same.
     assert restore(case, "back.git", code=4)["restored"][0]["refs"] == 3
     assert given_back(case.folder / "back.git") == {}
+
+
+# --- To a new home ---
+
+
+@pytest.fixture
+def new_home(tmp_path: Path) -> Iterator[tuple[GitHttpServer, LfsStore]]:
+    path = init_bare(tmp_path / "home" / "acme" / "media.git")
+    git("config", "http.receivepack", "true", cwd=path)
+    with lfs_server(tmp_path / "home", credentials=("x-access-token", TOKEN)) as (server, lfs):
+        yield server, lfs
+        assert lfs.wrong == []
+
+
+def push(case: Case, server: GitHttpServer, *, code: int = 0, name: str = "media") -> Any:
+    words = ("acme/media", "--from", str(case.vault), "--json")
+    to = f"{server.url}/acme/{name}.git"
+    env = {"REPO_BACKUP_TOKEN": TOKEN}
+    return repo_backup("restore", *words, "--push", to, env=env, check=code).json["push"]
+
+
+def test_a_push_sends_files_first(case: Case, new_home: tuple[GitHttpServer, LfsStore]) -> None:
+    server, lfs = new_home
+    case.night()
+    lfs.add(FILES[0])
+    lfs.ends[oid_of(FILES[1])] = 1
+    told = push(case, server)
+    assert told["lfs"] == {"sent": 3, "failed": []}
+    assert lfs.files == case.lfs.files
+    assert sorted(lfs.verified) == sorted(oid_of(one) for one in FILES[1:])
+    # A forge refuses refs whose files it does not have.
+    sent = [one.target for one in server.requests]
+    last_batch = max(number for number, one in enumerate(sent) if one.endswith("objects/batch"))
+    assert last_batch < next(n for n, one in enumerate(sent) if one.endswith("/git-receive-pack"))
+    # What is there is not sent again.
+    again = push(case, server)
+    assert (again["lfs"]["sent"], again["sent"]) == (0, [])
+
+
+def test_what_the_new_home_does_not_take_is_named(
+    case: Case, new_home: tuple[GitHttpServer, LfsStore]
+) -> None:
+    server, lfs = new_home
+    case.night()
+    full = oid_of(FILES[3])
+    lfs.corrupt.add(full)
+    told = push(case, server, code=3)
+    assert told["lfs"]["sent"] == 3
+    (problem,) = told["lfs"]["failed"]
+    assert full in problem
+    assert "full" in problem
+    assert len(told["sent"]) == 3
+    server.answer = None
+    told = push(case, server, code=3)
+    (problem,) = told["lfs"]["failed"]
+    assert problem.startswith("4 files of Git LFS: ")
+
+
+def test_files_are_not_sent_where_that_cannot_be_done(case: Case, tmp_path: Path) -> None:
+    case.night()
+    target = init_bare(tmp_path / "plain.git")
+    words = ("acme/media", "--from", str(case.vault), "--push", str(target), "--json")
+    told = repo_backup("restore", *words, check=3).json["push"]
+    assert told["lfs"]["failed"] == [
+        f"4 files of Git LFS were not sent: git lfs push --all {target} sends them"
+    ]

@@ -56,6 +56,7 @@ class LfsStore:
         ends: for an id, how many of its links end before they are used.
         batches: how many files each batch asked for.
         links: how often a file was asked for at the store.
+        verified: ids that the server was told were sent.
         wrong: what no client may do.
     """
 
@@ -66,6 +67,7 @@ class LfsStore:
     ends: Counter[str] = field(default_factory=Counter)
     batches: list[int] = field(default_factory=list)
     links: Counter[str] = field(default_factory=Counter)
+    verified: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     store_url: str = ""
     header: dict[str, str] = field(default_factory=lambda: {"X-Link": "good"})
@@ -104,7 +106,7 @@ class LfsStore:
         line: dict[str, Any] = {"oid": oid, "size": one["size"], "authenticated": True}
         if operation == "upload":
             if oid not in self.files:
-                line["actions"] = {"upload": self._link(oid)}
+                line["actions"] = {"upload": self._link(oid), "verify": self._link("verify")}
             return line
         if oid not in self.files:
             return line | {"error": {"code": 404, "message": "Object does not exist"}}
@@ -127,7 +129,14 @@ class LfsStore:
             return Answer(403, {"Content-Type": "application/xml"}, b"<Error>expired</Error>")
         if any(request.headers.get(name.lower()) != text for name, text in self.header.items()):
             return Answer(403, {}, b"without the link's header")
+        if oid == "verify":
+            told = json.loads(request.form)
+            self.verified.append(told["oid"])
+            is_there = len(self.files.get(told["oid"], b"")) == told["size"]
+            return Answer(200 if is_there else 422)
         if request.method == "PUT":
+            if oid in self.corrupt:
+                return Answer(507, {"Content-Type": TYPE["Content-Type"]}, b'{"message": "full"}')
             self.files[oid] = request.form
             return Answer(200)
         if oid in self.missing_at_the_store or oid not in self.files:

@@ -95,6 +95,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
         urgent="all its branches are gone",
         lfs_objects=2,
         lfs_bytes=30,
+        lfs_unsearched=1,
         lfs_stored=1,
         lfs_stored_bytes=10,
         lfs_missing=(MissingFile("ab" * 32, 20, "gone (404)", permanent=True, known=False),),
@@ -153,6 +154,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                 "lfs": {
                     "objects": 2,
                     "bytes": 30,
+                    "unsearched": 1,
                     "stored": 1,
                     "stored_bytes": 10,
                     "missing": [
@@ -322,6 +324,7 @@ def test_a_push_is_reported_with_what_came_through_and_what_did_not() -> None:
         "refused": [{"ref": "refs/heads/b", "reason": "[rejected]"}],
         "hidden": ["refs/pull/1/head"],
         "batches": 2,
+        "lfs": {"sent": 0, "failed": []},
         "notes": ["look"],
     }
 
