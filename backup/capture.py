@@ -87,8 +87,8 @@ class FilesKept:
         unsearched: why packs could not be searched that might be another time.
         no_room: so many packs were not, since the temporary folder has no room for them.
         stored: files that were stored just now; with their bytes together.
-        retain_until: how long these are locked.
-        found_there: whether others were in the vault, locked for as long as whoever stored them.
+        retain_until: until when all of them are locked, those included that were there before.
+        lock_unknown: whether it cannot be told how long some are locked, or they are not.
     """
 
     chain: tuple[BundleLine, ...]
@@ -100,7 +100,7 @@ class FilesKept:
     stored: int
     stored_bytes: int
     retain_until: datetime | None
-    found_there: bool
+    lock_unknown: bool
 
 
 class Files(Protocol):

@@ -153,7 +153,8 @@ class StoredObject:
 
     Attributes:
         version_id: the store's own version, where it has versions.
-        retain_until: how long nobody can remove that version, where it was just locked.
+        retain_until: how long nobody can remove that version, where it was just locked, or looked
+            at by itself.
     """
 
     key: Key

@@ -264,7 +264,7 @@ def _locked_until(captured: Captured, base: Entry) -> datetime | None:
 
 def _no_longer_than(before: datetime | None, captured: Captured) -> datetime | None:
     """Tell how long everything is locked that is new and that was there; None if nobody knows."""
-    if captured.files is not None and captured.files.found_there:
+    if captured.files is not None and captured.files.lock_unknown:
         return None
     if before is None or captured.retain_until is None:
         return None

@@ -73,7 +73,21 @@ class _Work:
     stored: int = 0
     stored_bytes: int = 0
     retain_until: datetime | None = None
-    found_there: bool = False
+    lock_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A file that is in the vault now.
+
+    Attributes:
+        retain_until: how long it is locked; None where nobody knows, or it is not.
+        was_there: it was, before this repository came to it.
+    """
+
+    size_bytes: int
+    retain_until: datetime | None = None
+    was_there: bool = False
 
 
 class Turns:
@@ -89,7 +103,7 @@ class Turns:
         self._condemned: frozenset[str] | BackupError | None = None
         self._under_way: set[str] = set()
         # Half as long as in hex; there may be many.
-        self._stored: set[bytes] = set()
+        self._stored: dict[bytes, datetime | None] = {}
 
     def is_condemned(self, oid: str) -> bool:
         """Tell whether a prune may delete a file. The vault is asked once, by whoever is first.
@@ -108,8 +122,8 @@ class Turns:
             return oid in self._condemned
 
     @contextmanager
-    def turn(self, oid: str, stop: Stop) -> Iterator[bool]:
-        """Wait until nobody else stores the file, and tell whether this run has it already.
+    def turn(self, oid: str, stop: Stop) -> Iterator["_Stored | None"]:
+        """Wait until nobody else stores the file, and give it where this run has stored it.
 
         Raises:
             BackupError: the run must stop.
@@ -119,18 +133,24 @@ class Turns:
                 self._changed.wait(_LOOK_SECONDS)
                 stop.check()
             self._under_way.add(oid)
-            is_stored = bytes.fromhex(oid) in self._stored
         try:
-            yield is_stored
+            yield self.stored(oid)
         finally:
             with self._changed:
                 self._under_way.discard(oid)
                 self._changed.notify_all()
 
-    def note(self, oid: str) -> None:
+    def stored(self, oid: str) -> "_Stored | None":
+        """Give a file that this run has stored; None for any other."""
+        with self._changed:
+            if bytes.fromhex(oid) not in self._stored:
+                return None
+            return _Stored(0, self._stored[bytes.fromhex(oid)], was_there=True)
+
+    def note(self, oid: str, stored: _Stored) -> None:
         """Note that a file is in the vault now."""
         with self._changed:
-            self._stored.add(bytes.fromhex(oid))
+            self._stored[bytes.fromhex(oid)] = stored.retain_until
 
 
 class FileKeeper:
@@ -228,7 +248,7 @@ class FileKeeper:
             stored=work.stored,
             stored_bytes=work.stored_bytes,
             retain_until=work.retain_until,
-            found_there=work.found_there,
+            lock_unknown=work.lock_unknown,
         )
 
     # --- What packs point to ---
@@ -294,43 +314,46 @@ class FileKeeper:
             small = [one for one in absent if one.size_bytes <= _SMALL_BYTES]
             for group, at_once in ((small, _SMALL_AT_ONCE), (large, 1)):
                 for pointer, result in self._each(group, offers, at_once=at_once):
-                    self._take(pointer, result, work)
+                    self._take(result, pointer, work)
         return work
 
-    def _take(self, pointer: Pointer, result: "_Stored | _Failure", work: _Work) -> None:
+    def _take(self, result: "_Stored | _Failure", pointer: Pointer, work: _Work) -> None:
         if isinstance(result, _Failure):
             work.failures[pointer.oid] = result
             return
-        work.found_there |= result.found_there
-        if not result.found_there:
+        if not result.was_there:
             work.stored += 1
             work.stored_bytes += result.size_bytes
-            times = (work.retain_until, result.retain_until)
-            work.retain_until = min((time for time in times if time is not None), default=None)
+        if result.retain_until is None:
+            work.lock_unknown = True
+        else:
+            known = work.retain_until or result.retain_until
+            work.retain_until = min(known, result.retain_until)
 
     def _absent(self, pointers: list[Pointer], work: _Work) -> list[Pointer]:
         """Leave out what is stored already; of others, what cannot be looked for has failed."""
         absent = []
         with ThreadPoolExecutor(_SMALL_AT_ONCE) as pool:
-            for pointer, there in zip(pointers, pool.map(self._is_there, pointers), strict=True):
-                if isinstance(there, _Failure):
-                    work.failures[pointer.oid] = there
-                elif there:
-                    work.found_there = True
-                else:
+            for pointer, found in zip(pointers, pool.map(self._look, pointers), strict=True):
+                if found is None:
                     absent.append(pointer)
+                else:
+                    self._take(found, pointer, work)
         return absent
 
-    def _is_there(self, pointer: Pointer) -> "bool | _Failure":
+    def _look(self, pointer: Pointer) -> "_Stored | _Failure | None":
+        """Tell whether a file is in the vault; None where it is not."""
         destination, key = self._means.destination, self._key(lfs_key(pointer.oid))
+        if (stored := self._turns.stored(pointer.oid)) is not None:
+            return stored
         try:
             if self._turns.is_condemned(pointer.oid):
                 return _Failure(_CONDEMNED, condemned=True)
-            stored = destination.stat(key)
-            if stored.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
-                return True
+            found = destination.stat(key)
+            if found.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
+                return _Stored(found.size_bytes, found.retain_until, was_there=True)
         except ObjectNotFound:
-            return False
+            return None
         except SessionExpired:
             raise
         except BackupError as error:
@@ -392,11 +415,11 @@ class FileKeeper:
             return self._pour(pointer, given)
 
         try:
-            with self._turns.turn(pointer.oid, stop) as is_stored:
-                if is_stored:
-                    return _Stored(0, found_there=True)
+            with self._turns.turn(pointer.oid, stop) as there:
+                if there is not None:
+                    return there
                 stored = repeat(attempt, tries=TRIES, stop=stop, again=self._again)
-                self._turns.note(pointer.oid)
+                self._turns.note(pointer.oid, stored)
                 return stored
         except SessionExpired:
             raise
@@ -440,21 +463,8 @@ class FileKeeper:
                 # Another repository's, or another run's, may just have been stored.
                 if not is_whole(destination, key, pointer.oid):
                     raise
-                return _Stored(size_bytes, found_there=True)
+                return _Stored(size_bytes, was_there=True)
         return _Stored(size_bytes, retain_until=stored.retain_until)
 
     def _key(self, relative: str) -> Key:
         return self._means.layout.key(relative)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A file that is in the vault now.
-
-    Attributes:
-        found_there: it was, before this run came to it.
-    """
-
-    size_bytes: int
-    retain_until: datetime | None = None
-    found_there: bool = False

@@ -28,7 +28,7 @@ from tests.support.faults import (
     back_up,
 )
 from tests.support.git import git, init_bare
-from tests.support.lfsserver import commit, oid_of, pointer
+from tests.support.lfsserver import commit, keep, oid_of, pointer
 
 FILES = Selection(lfs=True)
 
@@ -43,11 +43,7 @@ class FileEstate(Estate):
 
     def commit(self, path: Path, *contents: bytes, anew: bool = False) -> None:
         """Commit files, as all that the branch holds, and anew as all that it ever held."""
-        for content in contents:
-            oid = oid_of(content)
-            place = path / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+        keep(path, *contents)
         if anew:
             git("update-ref", "-d", "refs/heads/main", cwd=path)
         files = {f"file-{number}": pointer(one) for number, one in enumerate(contents)}

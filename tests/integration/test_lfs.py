@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.git import git, init_bare
 from tests.support.gitserver import Answer, GitHttpServer
-from tests.support.lfsserver import LfsStore, commit, lfs_server, oid_of, pointer
+from tests.support.lfsserver import LfsStore, commit, keep, lfs_server, oid_of, pointer
 from tests.support.program import Completed, repo_backup
 
 TOKEN = "hunter2-and-more"
@@ -244,9 +244,7 @@ def test_a_folder_has_its_files_itself(tmp_path: Path) -> None:
     media = init_bare(tmp_path / "acme" / "media.git")
     commit(media, "main", {"a.bin": pointer(FILES[0]), "b.bin": pointer(FILES[1])})
     oid = oid_of(FILES[0])
-    place = media / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
-    place.parent.mkdir(parents=True)
-    place.write_bytes(FILES[0])
+    keep(media, FILES[0])
     vault = tmp_path / "vault"
     words = ("run", "--from", tmp_path / "acme", "--to", vault, "--json")
     report = repo_backup(*words, check=3).json

@@ -14,15 +14,16 @@ from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions
 from backup.destinations.s3 import S3Destination, S3Settings
 from backup.errors import AccessDenied
-from backup.model import Key, RunReport
+from backup.model import Key, RunReport, Selection
 from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import Entry
-from backup.vault.layout import Layout
+from backup.vault.layout import Layout, lfs_key
 from backup.vault.manifest import list_documents, load_manifest, load_record
 from tests.support import shapes
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
+from tests.support.lfsserver import commit, keep, oid_of, pointer
 from tests.support.program import repo_backup
 from tests.support.proxy import FaultProxy
 from tests.support.s3server import S3Server
@@ -101,15 +102,25 @@ class LockCase:
         update_refs(path, {MAIN: self._tips[name]})
         set_head(path, MAIN)
 
-    def night(self, *, days: float = 0, code: int = 0) -> list[tuple[str, str | None]]:
+    def push_file(self, name: str, *contents: bytes) -> None:
+        """Commit files of Git LFS, which the repository has itself."""
+        path = self.source / f"{name}.git"
+        if not path.exists():
+            init_bare(path)
+        keep(path, *contents)
+        commit(path, "files", {one.decode(): pointer(one) for one in contents})
+
+    def night(
+        self, *, days: float = 0, code: int = 0, lfs: bool = False
+    ) -> list[tuple[str, str | None]]:
         """Back up so many days from now, and tell whose locks were renewed."""
         self.store.renewed.clear()
-        self.night_report(days=days, code=code)
+        self.night_report(days=days, code=code, lfs=lfs)
         return list(self.store.renewed)
 
-    def night_report(self, *, days: float = 0, code: int = 0) -> RunReport:
+    def night_report(self, *, days: float = 0, code: int = 0, lfs: bool = False) -> RunReport:
         moment = datetime.now(UTC) + timedelta(days=days)
-        options = RunOptions(concurrency=1, lock_days=DAYS)
+        options = RunOptions(concurrency=1, lock_days=DAYS, selection=Selection(lfs=lfs))
         report = run_at(moment, FolderSource(self.source, owner="acme"), self.store, options)
         assert report.exit_code == code, report.problems
         return report
@@ -173,6 +184,26 @@ def test_what_is_uploaded_in_parts_is_locked_too(case: LockCase) -> None:
     assert in_days(head["ObjectLockRetainUntilDate"]) == pytest.approx(DAYS, abs=0.01)
     with pytest.raises(ClientError, match="AccessDenied"):
         case.client.delete_object(Bucket=case.bucket, Key=key, VersionId=head["VersionId"])
+
+
+def test_files_of_git_lfs_are_locked_as_long_as_their_repositories(case: LockCase) -> None:
+    """A file is of several repositories, and whoever needs it next renews it in time."""
+    for name in ("quiet", "busy"):
+        case.push_file(name, b"shared", name.encode())
+    assert case.night(lfs=True) == []
+    keys = [LAYOUT.key(lfs_key(oid_of(one))) for one in (b"shared", b"quiet", b"busy")]
+    for key in keys:
+        head = case.client.head_object(Bucket=case.bucket, Key=key)
+        assert in_days(head["ObjectLockRetainUntilDate"]) == pytest.approx(DAYS, abs=0.01)
+        with pytest.raises(ClientError, match="AccessDenied"):
+            case.client.delete_object(Bucket=case.bucket, Key=key, VersionId=head["VersionId"])
+    assert in_days(case.entry("busy").locked_until) == pytest.approx(DAYS, abs=0.01)
+    # One that comes to a file that is there sees how long it is locked, and locks nothing anew.
+    case.push_file("third", b"shared")
+    assert case.night(days=8, lfs=True) == []
+    assert in_days(case.entry("third").locked_until) == pytest.approx(DAYS, abs=0.01)
+    renewed = {key for key, _ in case.night(days=25, lfs=True)}
+    assert renewed >= set(keys)
 
 
 def test_a_lock_that_was_asked_for_and_not_made_is_a_problem(case: LockCase) -> None:

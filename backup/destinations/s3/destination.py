@@ -94,7 +94,8 @@ class S3Destination:
     def stat(self, key: Key) -> StoredObject:
         check_key(key)
         answer = self._bucket.ask("head_object", key, Key=self._bucket.name(key))
-        return StoredObject(key, int(answer["ContentLength"]), version_of(answer))
+        until = answer.get("ObjectLockRetainUntilDate")
+        return StoredObject(key, int(answer["ContentLength"]), version_of(answer), until)
 
     def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         """Yield the objects below prefix; what other programs put there is left out.

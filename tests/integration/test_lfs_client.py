@@ -1,0 +1,265 @@
+"""The client of Git LFS against a server that says anything: links, credentials, quotas, ends."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup.errors import (
+    BackupError,
+    FileMissing,
+    LinkExpired,
+    RateLimited,
+    RepositoryUnavailable,
+    SourceError,
+)
+from backup.git.http import HttpClient, HttpSettings, basic
+from backup.git.lfs import LfsServer, Offer
+from backup.git.pointers import Pointer
+from backup.secret import Secret
+from backup.stopping import Stop
+from tests.support.gitserver import Answer, GitHttpServer, Request
+from tests.support.lfsserver import TYPE, oid_of
+from tests.support.tls import Certificates
+
+CONTENT = b"the file"
+ONE = Pointer(oid_of(CONTENT), len(CONTENT))
+AUTHORIZATION = basic("x-access-token", Secret("s3cret-of-this-test"))
+
+
+class Server:
+    """A server of which each test says what it answers."""
+
+    def __init__(self, folder: Path, tls: Certificates | None = None) -> None:
+        self.batch: Answer | dict[str, Any] = {}
+        self.files: dict[str, Answer] = {}
+        context = None if tls is None else tls.server_context()
+        self._tls = tls
+        self.http = GitHttpServer(folder, answer=self._answer, tls=context)
+
+    def _answer(self, request: Request) -> Answer:
+        if request.target.endswith("/objects/batch"):
+            if isinstance(self.batch, Answer):
+                return self.batch
+            return Answer(200, TYPE, json.dumps(self.batch).encode())
+        return self.files.get(request.target, Answer(404))
+
+    def client(self, *, clone: str = "/acme/media.git", stop: Stop | None = None) -> LfsServer:
+        bundle = None if self._tls is None else str(self._tls.ca_file)
+        http = HttpClient(HttpSettings(ca_bundle=bundle), connections=2, stop=stop or Stop())
+        return LfsServer(
+            self.http.url + clone,
+            client=http,
+            authorization=lambda: AUTHORIZATION,
+            count=lambda _: None,
+        )
+
+    def links(self, href: str, **more: Any) -> None:
+        """Give a link to the file."""
+        action = {"href": href, **more}
+        self.batch = {"objects": [{"oid": ONE.oid, "size": 8, "actions": {"download": action}}]}
+
+    def asked(self, target: str) -> Request:
+        return next(one for one in self.http.requests if one.target == target)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    with made.http:
+        yield made
+
+
+def offer(client: LfsServer) -> Offer:
+    found = client.offers([ONE])[ONE.oid]
+    assert isinstance(found, Offer), found
+    return found
+
+
+def refusal(client: LfsServer) -> SourceError:
+    found = client.offers([ONE])[ONE.oid]
+    assert isinstance(found, SourceError), found
+    return found
+
+
+# --- Where the server is, and what it is asked ---
+
+
+@pytest.mark.parametrize("clone", ["/acme/media.git", "/acme/media", "/acme/media/"])
+def test_the_server_is_beside_the_repository(clone: str, server: Server) -> None:
+    server.links(f"{server.http.url}/file")
+    offer(server.client(clone=clone))
+    request = server.asked("/acme/media.git/info/lfs/objects/batch")
+    assert request.headers["authorization"] == AUTHORIZATION.reveal()
+    assert request.headers["accept"] == TYPE["Content-Type"]
+    assert json.loads(request.form) == {
+        "operation": "download",
+        "transfers": ["basic"],
+        "objects": [{"oid": ONE.oid, "size": 8}],
+        "hash_algo": "sha256",
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (Answer(401), SourceError, "does not accept who we are"),
+        (Answer(403, TYPE, b'{"message": "over its data quota"}'), RepositoryUnavailable, "quota"),
+        (Answer(404, TYPE, b'{"message": "no LFS"}'), RepositoryUnavailable, "(404): no LFS"),
+        (Answer(429, {"Retry-After": "7"}), RateLimited, "slow down"),
+        (Answer(507, TYPE, b'{"message": "x"}'), RepositoryUnavailable, "quota is used up (507)"),
+        (Answer(509), RepositoryUnavailable, "quota is used up (509)"),
+        (Answer(302, {"Location": "/elsewhere"}), SourceError, "redirects"),
+        (Answer(200, {}, b"<html>"), SourceError, "no JSON"),
+        (Answer(200, TYPE, b"[]"), SourceError, "not one of Git LFS"),
+        (Answer(200, TYPE, b'{"objects": 1}'), SourceError, "not one of Git LFS"),
+        (Answer(200, TYPE, b'{"objects": [], "transfer": "tus"}'), SourceError, "another way"),
+        (Answer(200, TYPE, b'{"objects": [], "hash_algo": "md5"}'), SourceError, "another way"),
+    ],
+)
+def test_a_server_that_gives_no_links(
+    answer: Answer, kind: type[BackupError], words: str, server: Server
+) -> None:
+    server.batch = answer
+    with pytest.raises(kind) as caught:
+        server.client().offers([ONE])
+    assert words in caught.value.message
+    assert AUTHORIZATION.reveal() not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "words"),
+    [
+        ({"error": {"code": 404, "message": "gone"}}, FileMissing, "gone (404)"),
+        ({"error": {"code": 410}}, FileMissing, "the server refuses it (410)"),
+        ({"error": {"code": 422, "message": "bad size"}}, SourceError, "bad size (422)"),
+        ({}, SourceError, "gives no link"),
+        ({"actions": []}, SourceError, "gives no link"),
+        ({"actions": "x"}, SourceError, "is none"),
+        ({"actions": {"download": {"href": 7}}}, SourceError, "is none"),
+        ({"actions": {"download": {"href": "ftp://host/file"}}}, SourceError, "is none"),
+        ({"actions": {"download": {"href": "file:///etc/passwd"}}}, SourceError, "is none"),
+        ({"actions": {"download": {"href": "https://user:pw@host/"}}}, SourceError, "is none"),
+        ({"actions": {"download": {"href": "https://host:99999/"}}}, SourceError, "is none"),
+        ({"actions": {"download": {"href": "/file"}}}, SourceError, "is none"),
+        (
+            {"actions": {"download": {"href": "https://host/", "header": {"A": "b\r\nC: d"}}}},
+            SourceError,
+            "headers that cannot be sent",
+        ),
+        (
+            {"actions": {"download": {"href": "https://host/", "header": {"A:": "b"}}}},
+            SourceError,
+            "headers that cannot be sent",
+        ),
+        (
+            {"actions": {"download": {"href": "https://host/", "header": ["A"]}}},
+            SourceError,
+            "is none",
+        ),
+    ],
+)
+def test_a_link_that_is_none(
+    line: dict[str, Any], kind: type[SourceError], words: str, server: Server
+) -> None:
+    server.batch = {"objects": [7, {"oid": 8}, {"oid": ONE.oid, "size": 8} | line]}
+    found = refusal(server.client())
+    assert type(found) is kind
+    assert words in found.message
+
+
+def test_a_file_that_the_server_says_nothing_of(server: Server) -> None:
+    server.batch = {"objects": [{"oid": "0" * 64}]}
+    assert "says nothing of it" in refusal(server.client()).message
+
+
+# --- Who gets the credentials ---
+
+
+def test_a_link_to_the_server_itself_gets_what_we_came_with(server: Server) -> None:
+    server.links(f"{server.http.url}/file")
+    server.files["/file"] = Answer(200, {}, CONTENT)
+    client = server.client()
+    assert b"".join(client.read(ONE, offer(client))) == CONTENT
+    assert server.asked("/file").headers["authorization"] == AUTHORIZATION.reveal()
+    # Unless the server says what is needed, or that nothing is.
+    server.http.requests.clear()
+    server.links(f"{server.http.url}/file", header={"authorization": "RemoteAuth of-the-link"})
+    b"".join(client.read(ONE, offer(client)))
+    assert server.asked("/file").headers["authorization"] == "RemoteAuth of-the-link"
+    server.http.requests.clear()
+    assert isinstance(server.batch, dict)
+    server.links(f"{server.http.url}/file")
+    server.batch["objects"][0]["authenticated"] = True
+    b"".join(client.read(ONE, offer(client)))
+    assert "authorization" not in server.asked("/file").headers
+
+
+def test_nothing_that_a_link_needs_follows_a_redirect_elsewhere(
+    server: Server, tmp_path: Path
+) -> None:
+    store = Server(tmp_path)
+    with store.http:
+        server.links(f"{server.http.url}/file", header={"X-Of-The-Link": "1"})
+        server.files["/file"] = Answer(307, {"Location": "/again"})
+        server.files["/again"] = Answer(302, {"Location": f"{store.http.url}/there"})
+        store.files["/there"] = Answer(200, {}, CONTENT)
+        client = server.client()
+        assert b"".join(client.read(ONE, offer(client))) == CONTENT
+        assert server.asked("/again").headers["x-of-the-link"] == "1"
+        there = store.asked("/there").headers
+        assert {"authorization", "x-of-the-link"}.isdisjoint(there)
+        store.files["/there"] = Answer(302, {"Location": "/there"})
+        with pytest.raises(SourceError, match="in circles"):
+            b"".join(client.read(ONE, offer(client)))
+
+
+def test_a_link_is_as_private_as_the_server(server: Server, tls: Certificates) -> None:
+    secure = Server(server.http.root, tls)
+    with secure.http:
+        client = secure.client()
+        secure.links(f"{server.http.url}/file")
+        assert "without encryption" in refusal(client).message
+        # Nor does a redirect lead out of it.
+        secure.links(f"{secure.http.url}/file")
+        secure.files["/file"] = Answer(302, {"Location": f"{server.http.url}/file"})
+        with pytest.raises(SourceError, match="without encryption"):
+            b"".join(client.read(ONE, offer(client)))
+    assert server.http.requests == []
+
+
+# --- Links that end ---
+
+
+@pytest.mark.parametrize(
+    ("more", "is_over"),
+    [
+        ({}, False),
+        ({"expires_in": 3600}, False),
+        ({"expires_in": -1, "expires_at": "2020-01-01T00:00:00Z"}, True),
+        ({"expires_at": "2999-01-01T00:00:00.5+02:00"}, False),
+        ({"expires_at": "2020-01-01T00:00:00"}, False),
+        ({"expires_at": "0001-01-01T00:00:00Z"}, False),
+        ({"expires_at": "some day"}, False),
+        ({"expires_in": "soon"}, False),
+    ],
+)
+def test_a_link_says_when_it_ends(more: Mapping[str, Any], is_over: bool, server: Server) -> None:
+    server.links(f"{server.http.url}/file", **more)
+    assert offer(server.client()).is_over == is_over
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_store_that_refuses_a_link_is_asked_with_another(status: int, server: Server) -> None:
+    server.links(f"{server.http.url}/file?X-Signature=abcdef")
+    server.files["/file?X-Signature=abcdef"] = Answer(status)
+    client = server.client()
+    with pytest.raises(LinkExpired) as caught:
+        b"".join(client.read(ONE, offer(client)))
+    assert caught.value.retryable
+    assert caught.value.is_gone == (status in {404, 410})
+    # Who has the link can read the file: it is not for a log.
+    assert "abcdef" not in caught.value.message
+    assert "abcdef" not in repr(offer(client))
