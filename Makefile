@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= auto
-LOCK    = $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+LOCK    = $(COMPILE) pyproject.toml
 
 WORKFLOWS = .github/workflows/*.yml examples/*.yml
 ACTIONS   = action.yml with-role/action.yml
@@ -41,7 +42,7 @@ restore: $(VENV)/installed ## bring back REPOSITORY=<name> FROM=<vault> TO=<fold
 test: $(VENV)/developed ## run every test
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-stores: $(VENV)/developed ## run the contract of destinations against Ceph and Swift (as root)
+test-stores: $(VENV)/developed ## run against Ceph, Swift and a server of Git LFS (as root)
 	$(BIN)/python -m pytest tests/stores
 
 image-test: $(VENV)/developed ## build the image and run it as GitHub's runner does (as root)
@@ -78,6 +79,7 @@ lock: $(VENV)/developed ## choose the newest versions and write the lock files a
 	$(LOCK) --group build -o requirements/runtime.txt
 	$(LOCK) --group build --group lambda -c requirements/runtime.txt -o requirements/lambda.txt
 	$(LOCK) --group build --group lambda --group dev -c requirements/lambda.txt -o requirements/development.txt
+	$(COMPILE) requirements/lfs-server.in -o requirements/lfs-server.txt
 
 clean: ## remove the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
