@@ -66,9 +66,9 @@ class FileEstate(Estate):
     def on_the_list(self) -> set[str]:
         return set(condemned_files(self.vault, LAYOUT))
 
-    def assert_files_come_back(self) -> None:
-        """Restore everything at every snapshot, and miss no file."""
-        for number, snapshot_id in enumerate(sorted(self.snapshots())):
+    def assert_files_come_back(self, at: str = "") -> None:
+        """Restore everything at a snapshot or at every one, and miss no file."""
+        for number, snapshot_id in enumerate([at] if at else sorted(self.snapshots())):
             target = self.folder / f"back-{number}"
             request = RestoreRequest(repository=None, all=True, at=snapshot_id, target=target)
             report = restore(self.vault, request, events=Heard(), stop=Stop())

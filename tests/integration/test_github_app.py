@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from backup.commands.run import RunOptions
 from backup.destinations.memory import MemoryDestination
 from backup.errors import AuthenticationError, ConfigError, ExitCode
+from backup.model import Selection
 from backup.secret import Secret
 from backup.sources.github import GitHubSource
 from backup.sources.github.api import api_of
@@ -19,7 +20,8 @@ from backup.sources.github.credentials import LEAST_LIFE_SECONDS, App
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import App as FakeApp
 from tests.support.github import GitHub, Owner
-from tests.support.gitserver import Answer, Request
+from tests.support.gitserver import Answer, GitHttpServer, Request
+from tests.support.lfsserver import LfsStore, commit, pointer
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.vaults import run_at, to_be_kept
@@ -232,13 +234,17 @@ def test_a_token_is_used_until_five_minutes_before_its_end_by_github_s_clock(
     assert third == made.token().reveal() != second
 
 
-def three_hours(forge: Forge, clock: Clock, *, minutes: float) -> GitHubSource:
-    """Let so many minutes pass at each git request, between its begin and the forge's look."""
+def three_hours(
+    forge: Forge, clock: Clock, *, minutes: float, lfs: LfsStore | None = None
+) -> GitHubSource:
+    """Let so many minutes pass at each request for a repository, before the forge looks at it."""
     forge.clock = clock.now
 
     def takes_long(request: Request) -> Answer | None:
         if ".git/" in request.target:
             clock.seconds += 60 * minutes
+        if lfs is not None and "/info/lfs/" in request.target:
+            return forge.guard_git(request) or lfs.answer(request)
         return None
 
     forge.answer = takes_long
@@ -260,6 +266,26 @@ def test_a_run_of_three_hours_has_new_tokens_in_time(tmp_path: Path) -> None:
         # An hour each, and none was used with less than five minutes to live.
         assert 4 <= len(forge.app.made) <= 5
         assert min(forge.lives) >= LEAST_LIFE_SECONDS - 60 * 4
+
+
+def test_files_of_git_lfs_are_asked_for_with_tokens_that_live(tmp_path: Path) -> None:
+    clock, vault, lfs = Clock(), MemoryDestination(), LfsStore()
+    with Forge(tmp_path / "git") as forge, GitHttpServer(tmp_path, answer=lfs.serve) as store:
+        lfs.store_url = store.url
+        forge.fill(16)
+        for number, path in enumerate(sorted(forge.root.glob("Acme/*.git"))):
+            content = b"file %d" % number
+            lfs.add(content)
+            commit(path, "media", {"file": pointer(content)})
+        source = three_hours(forge, clock, minutes=4, lfs=lfs)
+        options = RunOptions(concurrency=1, selection=Selection(lfs=True))
+        report = run_at(clock.now(), source, vault, options)
+        assert report.result == "success", report.problems
+        assert clock.seconds > 3 * 3600
+        assert sum(one.lfs_stored for one in report.outcomes) == 16
+        assert 4 <= len(forge.app.made) <= 5
+        assert min(forge.lives) >= LEAST_LIFE_SECONDS - 60 * 4
+        assert lfs.wrong == []
 
 
 def test_a_token_that_is_revoked_in_the_middle_ends_in_a_clear_partial_result(

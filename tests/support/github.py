@@ -174,7 +174,7 @@ class GitHub:
         if (instead := self.answer(request)) is not None:
             return instead
         if not request.target.startswith(PREFIX):
-            return self._guard_git(request)
+            return self.guard_git(request)
         place = urlsplit(request.target.removeprefix(PREFIX))
         query = {name: values[0] for name, values in parse_qs(place.query).items()}
         status, body, headers = self._respond(place.path, query, request)
@@ -192,7 +192,7 @@ class GitHub:
         }
         return Answer(status, fields, json.dumps(body).encode())
 
-    def _guard_git(self, request: Request) -> Answer | None:
+    def guard_git(self, request: Request) -> Answer | None:
         """Refuse private repositories to those who may not see them, as GitHub does: with 404."""
         path = request.target.removeprefix("/").partition(".git/")[0].removesuffix(".wiki")
         found = [one for one in self.repositories if f"{one.owner.login}/{one.name}" == path]
