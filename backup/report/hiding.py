@@ -57,6 +57,7 @@ def _hidden(one: Outcome, name: str) -> Outcome:
         reason=_WHY[one.status],
         hint="",
         urgent="it lost refs; the report's file says which" if one.urgent else "",
+        lfs_missing=(),
         changes=tuple(RefChange(_HIDDEN_REF, c.kind, None, None) for c in one.changes),
     )
 

@@ -153,7 +153,10 @@ class TerminalEvents:
             self._say(f"{name}: failed: {outcome.reason}")
         elif outcome.status == "captured":
             size = decimal(outcome.bytes_written)
-            self._say(f"{name}: {outcome.plan}, {outcome.objects} objects, {size}")
+            what = f"{outcome.plan}, {outcome.objects} objects"
+            if outcome.plan is None:
+                what = f"{outcome.lfs_stored} files of Git LFS"
+            self._say(f"{name}: {what}, {size}")
 
     def ended(self, name: str) -> None:
         with self._lock:

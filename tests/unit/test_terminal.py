@@ -313,6 +313,7 @@ def everything(events: Events) -> None:
     events.finished(outcome())
     events.finished(replace(outcome("broken", "failed"), reason="it broke"))
     events.finished(outcome("quiet", "unchanged"))
+    events.finished(replace(outcome("media"), plan=None, lfs_stored=3))
     events.note("a clock was wrong")
 
 
@@ -326,6 +327,7 @@ def test_without_a_terminal_progress_is_plain_lines() -> None:
         "acme/widgets: full (first capture)",
         "acme/widgets: full, 67 objects, 12.3 kB",
         "acme/broken: failed: it broke",
+        "acme/media: 3 files of Git LFS, 12.3 kB",
         "a clock was wrong",
     ]
 
