@@ -19,6 +19,7 @@ from backup.commands.rebuilding import verified_pack
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.stored_files import is_whole
 from backup.errors import (
+    AccessDenied,
     AuthenticationError,
     BackupError,
     DeadlineReached,
@@ -211,17 +212,18 @@ class FileKeeper:
         """
         known = previous.lfs if previous is not None else None
         before = {one.oid: one for one in known.not_stored} if known is not None else {}
-        wanted = {one.oid: one for one in also}
+        wanted: dict[str, Pointer] = {}
+        _add(also, wanted)
         done: set[str] = set()
         if previous is not None and known is not None and goes_on:
-            wanted |= {oid: Pointer(oid, one.size_bytes) for oid, one in before.items()}
+            _add((Pointer(oid, one.size_bytes) for oid, one in before.items()), wanted)
             done = {line.key for line in previous.chain if line.lfs_scanned}
         lines, unsearched, no_room = [], [], 0
         for line in chain:
             each = line
             if line.key not in done:
                 each, pointers, problem = self._pointers_of(line, found, object_format)
-                wanted |= {one.oid: one for one in pointers}
+                _add(pointers, wanted)
                 unsearched += [problem] if problem and problem != _NO_ROOM else []
                 no_room += problem == _NO_ROOM
             lines.append(each)
@@ -367,6 +369,8 @@ class FileKeeper:
         if self._given_up is None:
             try:
                 return self._ask(pointers)
+            except SessionExpired:
+                raise
             except BackupError as error:
                 self._fail(error, of_all=True)
         failure = self._given_up or _Failure("not tried")
@@ -436,6 +440,7 @@ class FileKeeper:
             )
             # Tried often enough: a server or store that is away is away for the next file, too.
             away = error.retryable and not isinstance(error, LinkExpired)
+            away = away or isinstance(error, AccessDenied)
             failure = _Failure(sound(error.message), permanent=permanent, of_all=of_all or away)
         if failure.of_all:
             with self._lock:
@@ -450,6 +455,10 @@ class FileKeeper:
                 self._means.stop.check()
                 digest.update(piece)
                 size_bytes += len(piece)
+                if size_bytes > pointer.size_bytes:
+                    raise SourceError(
+                        f"the server sends more than the {pointer.size_bytes} bytes that it has"
+                    )
                 writer.write(piece)
                 self._transferred(len(piece))
             if digest.hexdigest() != pointer.oid:
@@ -468,3 +477,13 @@ class FileKeeper:
 
     def _key(self, relative: str) -> Key:
         return self._means.layout.key(relative)
+
+
+def _add(pointers: Iterable[Pointer], wanted: dict[str, Pointer]) -> None:
+    """Add files; of one that is said to have several sizes the largest counts.
+
+    Anybody who may push can commit a pointer with a wrong size. A smaller one must not keep the
+    file from being stored.
+    """
+    for one in pointers:
+        wanted[one.oid] = max(one, wanted.get(one.oid, one))

@@ -375,9 +375,7 @@ class _Restoring:
             files=given.count,
             files_bytes=given.size_bytes,
             files_not_stored=len(given.not_stored),
-            files_failed=tuple(
-                f"file {oid} of Git LFS: {problem}" for oid, problem in sorted(given.failed.items())
-            ),
+            files_failed=given.failed,
         )
 
     def _record(self, found: Found) -> Record:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from backup.errors import (
@@ -36,13 +36,13 @@ class GivenFiles:
     Attributes:
         count: so many; with their bytes together.
         not_stored: ids of those that were not to be had when the repository was captured.
-        failed: ids of those that are missing or damaged now, with what is wrong.
+        failed: what is wrong with each that is missing or damaged now.
     """
 
     count: int = 0
     size_bytes: int = 0
     not_stored: tuple[str, ...] = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
 
 
 def is_whole(destination: Destination, key: Key, oid: str, *, version: str | None = None) -> bool:
@@ -157,12 +157,12 @@ def give_files(
     """
     wanted: set[str] = set()
     promised: set[str] = set()
-    unread: dict[str, BackupError] = {}
+    problems: list[str] = []
     for record in records:
         try:
             found = pointers_of(destination, layout, record.chain).keys()
         except (IntegrityError, DestinationError) as error:
-            unread[f"of snapshot {record.snapshot_id}"] = error
+            problems.append(f"files of Git LFS of {record.snapshot_id}: {error.message}")
             continue
         wanted |= found
         if record.lfs is not None:
@@ -186,13 +186,12 @@ def give_files(
         for oid, error in failed.items()
         if oid not in promised and isinstance(error, ObjectNotFound)
     }
-    failed = {oid: error for oid, error in failed.items() if oid not in not_stored} | unread
-    return GivenFiles(
-        len(sizes),
-        sum(sizes),
-        tuple(sorted(not_stored)),
-        {oid: error.message for oid, error in failed.items()},
-    )
+    problems += [
+        f"file {oid} of Git LFS: {error.message}"
+        for oid, error in failed.items()
+        if oid not in not_stored
+    ]
+    return GivenFiles(len(sizes), sum(sizes), tuple(sorted(not_stored)), tuple(problems))
 
 
 def _give(

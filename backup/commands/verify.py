@@ -104,8 +104,8 @@ def verify(
     """Look at every owner, note the result in the vault, and tell what is damaged.
 
     Requests for ``objects``: the listings, of versions where the store has them, every manifest,
-    and one or two records for each repository. Memory grows with the number of objects, by some
-    hundred bytes each.
+    one or two records for each repository, and what its packs point to in Git LFS. Memory grows
+    with the number of objects, by some hundred bytes each.
 
     Raises:
         ConfigError: the destination holds no vault.

@@ -56,7 +56,7 @@ def parse_pointer(content: bytes) -> Pointer | None:
 def find_pointers(
     repository: Path, *, stop: Stop, kinds: MutableMapping[ObjectId, str] | None = None
 ) -> tuple[Pointer, ...]:
-    """Read all pointers in a repository's packs, each file once, in the order of their ids.
+    """Read all pointers in a repository's packs: each file once, with the largest size said of it.
 
     Memory grows with the number of files that pointers name, and with nothing else.
 
@@ -69,15 +69,16 @@ def find_pointers(
     Raises:
         MalformedPack: git cannot read the packs.
     """
-    found: set[Pointer] = set()
+    found: dict[str, int] = {}
     candidates = _small_blobs(repository, stop, {} if kinds is None else kinds)
     with ObjectReader(repository, stop) as objects:
         while some := [*islice(candidates, _AT_ONCE)]:
             for blob in objects.read(some):
                 pointer = None if blob is None else parse_pointer(blob[1])
                 if pointer is not None:
-                    found.add(pointer)
-    return tuple(sorted(found))
+                    # Anybody can commit one with another size.
+                    found[pointer.oid] = max(pointer.size_bytes, found.get(pointer.oid, 0))
+    return tuple(Pointer(oid, size_bytes) for oid, size_bytes in sorted(found.items()))
 
 
 def _small_blobs(

@@ -174,6 +174,24 @@ def test_another_file_than_was_asked_for_is_not_stored(case: Case) -> None:
     assert case.stored() == sizes(*FILES)
 
 
+def test_a_pointer_with_a_wrong_size_keeps_no_file_from_being_stored(case: Case) -> None:
+    wrong = {"a": pointer(FILES[0], size=3), "b": pointer(FILES[1], size=1 << 40)}
+    commit(case.folder / "acme" / "media.git", "wrong", wrong)
+    case.night()
+    assert case.stored() == sizes(*FILES)
+    # Nor from being found there, nor from coming back.
+    assert case.night()["totals"]["objects_written"] == 1
+    assert repo_backup("verify", "--from", case.vault).code == 0
+    assert restore(case, "back.git")["restored"][0]["lfs"]["files"] == 4
+
+
+def test_a_server_that_does_not_stop_is_not_listened_to(case: Case) -> None:
+    case.lfs.files[oid_of(FILES[1])] = bytes(1 << 20)
+    (missing,) = of(case.night(code=3))["lfs"]["missing"]
+    assert missing["reason"] == "the server sends more than the 6 bytes that it has"
+    assert case.stored() == sizes(FILES[0], FILES[2], FILES[3])
+
+
 QUOTA = "This repository is over its data quota. Account responsible should purchase more."
 
 
