@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from backup.commands.remotes import Network, NetworkSettings
+from backup.commands.remotes import Network, NetworkSettings, lfs_server
 from backup.commands.sending import FILES_AT_ONCE, SentFiles, send_files, stored_locally
 from backup.errors import SourceError
 from backup.git.fallback import Reach
-from backup.git.lfs import LfsServer
 from backup.git.push import PushRemote, RemoteRefs
 from backup.model import Events, ObjectId, RefName
 from backup.refs import HIDDEN_PREFIXES, to_bytes
@@ -125,16 +123,18 @@ class Push:
         if not pointers:
             return SentFiles()
         url = self._request.url
-        if urlsplit(url).scheme not in {"http", "https"}:
+        if url.startswith("/"):
             count = f"{len(pointers)} files of Git LFS"
             return SentFiles(failed=[f"{count} were not sent: git lfs push --all {url} sends them"])
         network = Network(self._request.network, connections=FILES_AT_ONCE, stop=self._stop)
         with closing(network):
-            server = LfsServer(
+            server = lfs_server(
                 url,
-                client=network.http,
-                authorization=lambda: self._request.authorization,
+                network,
+                lambda: self._request.authorization,
+                operation="upload",
                 count=lambda _: None,
+                stop=self._stop,
             )
             return send_files(server, directory, pointers, events=self._events, stop=self._stop)
 

@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 from urllib.parse import urlsplit
 
 from backup.errors import IncompleteRepository, NotOurRef, ProtocolError
 from backup.git.check import Disk
 from backup.git.fallback import Reach, mirrored
 from backup.git.http import HttpClient, HttpSettings, HttpTransport, git_settings
-from backup.git.lfs import FileSource, LfsServer, LocalFiles, NoFiles
-from backup.git.ssh import command_line, is_ssh, open_ssh
+from backup.git.lfs import FileSource, LfsServer, LocalFiles, OverSsh, over_http
+from backup.git.ssh import ask_for_lfs, command_line, is_ssh, open_ssh
 from backup.git.transport import Transport, open_folder
 from backup.git.upload_pack import Remote
 from backup.model import Repository, Selection
@@ -130,13 +131,13 @@ class Remotes:
         """Give the way to a repository's files of Git LFS."""
         if is_local(repository):
             return LocalFiles(open_git_folder(repository).git_directory)
-        if is_ssh(repository.clone_url):
-            return NoFiles("files of Git LFS come over HTTP alone, and not over ssh")
-        return LfsServer(
+        return lfs_server(
             repository.clone_url,
-            client=self.network.http,
-            authorization=self.authorization,
+            self.network,
+            self.authorization,
+            operation="download",
             count=self.count,
+            stop=self.stop,
         )
 
     def _remote(self, transport: Transport) -> Remote:
@@ -158,6 +159,35 @@ class Remotes:
         if is_local(repository):
             return Reach("file", safe=open_git_folder(repository).safe)
         return reach_of(repository.clone_url, self.network.settings, self.authorization())
+
+
+def lfs_server(
+    url: str,
+    network: Network,
+    authorization: Authorization,
+    *,
+    operation: Literal["download", "upload"],
+    count: Callable[[str], None],
+    stop: Stop,
+) -> LfsServer:
+    """Give the LFS server of a repository on another machine."""
+    access = over_http(url, authorization)
+    if is_ssh(url):
+        settings = network.settings
+
+        def ask() -> bytes:
+            count("lfs")
+            return ask_for_lfs(
+                url,
+                operation=operation,
+                key_file=settings.ssh_key_file,
+                known_hosts=settings.ssh_known_hosts_file,
+                agent=settings.ssh_agent,
+                stop=stop,
+            )
+
+        access = OverSsh(ask)
+    return LfsServer(access, named=f"{url} (Git LFS)", client=network.http, count=count)
 
 
 def reach_of(url: str, settings: NetworkSettings, authorization: Secret | None) -> Reach:

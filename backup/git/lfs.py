@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from backup.errors import FileMissing, LinkExpired, SourceError, TruncatedResponse
 from backup.git.http import (
@@ -35,6 +36,10 @@ MOST_AT_ONCE = 100
 
 _TYPE = "application/vnd.git-lfs+json"
 _MOST_ANSWER_BYTES = 16 << 20
+# Of what ssh was told: at the least when it is used, and where it says nothing.
+_LEAST_LIFE = 300.0
+_LIFE_SECONDS = 900.0
+_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _PIECE_BYTES = 1 << 18
 # What a store says of a link that is over (Amazon's of a token that is: 400), or of nothing there.
 _REFUSED = {400, 401, 403, 404, 410}
@@ -121,45 +126,100 @@ class LocalFiles:
             raise SourceError(f"{pointer.oid} cannot be read: {error.strerror}") from error
 
 
-class NoFiles:
-    """A way to a repository by which no files come.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where a server is, and what it must be told of who asks.
 
-    Args:
-        why: for people.
+    Attributes:
+        headers: for requests to the server itself.
     """
 
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
-        raise SourceError(self._why)
-
-    def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
-        raise AssertionError("there was no offer")
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-class LfsServer:
-    """The LFS server of a repository that is cloned over HTTP.
+def over_http(url: str, authorization: Callable[[], Secret | None]) -> Callable[[], Access]:
+    """Reach the server of a repository that is cloned over HTTP, with its credentials.
 
     Args:
         url: as it is cloned, without credentials.
+        authorization: gives the header's value, asked before each request.
+    """
+    bare = url.rstrip("/")
+    base = f"{bare if bare.endswith('.git') else f'{bare}.git'}/info/lfs"
+
+    def access() -> Access:
+        value = authorization()
+        return Access(base, {} if value is None else {"Authorization": value.reveal()})
+
+    return access
+
+
+class OverSsh:
+    """Reaches the server of a repository that is cloned over ssh: there is told where it is.
+
+    Used from many threads. What was told is used until it has less than five minutes to live.
+
+    Args:
+        ask: asks, and gives the answer as it is.
+    """
+
+    def __init__(self, ask: Callable[[], bytes]) -> None:
+        self._ask = ask
+        self._lock = Lock()
+        self._known: Access | None = None
+        self._good_until = 0.0
+
+    def __call__(self) -> Access:
+        """Give the way to the server.
+
+        Raises:
+            BackupError: there is none.
+        """
+        with self._lock:
+            if self._known is None or time.monotonic() >= self._good_until:
+                self._known, self._good_until = self._read(self._ask())
+            return self._known
+
+    def _read(self, answer: bytes) -> tuple[Access, float]:
+        # Source: git-lfs, docs/api/server-discovery.md, "SSH".
+        try:
+            found = json.loads(answer)
+        except ValueError as error:
+            raise SourceError("what git-lfs-authenticate says is no JSON") from error
+        url = found.get("href") if isinstance(found, dict) else None
+        if not isinstance(url, str) or not is_usable(url):
+            raise SourceError("git-lfs-authenticate names no server")
+        if url.startswith("http:") and urlsplit(url).hostname not in _THIS_MACHINE:
+            raise SourceError("git-lfs-authenticate names a server without encryption (http)")
+        over_at = _over_at(found)
+        good_until = time.monotonic() + _LIFE_SECONDS if over_at is None else over_at
+        return Access(
+            url.rstrip("/"), _headers(found.get("header") or {})
+        ), good_until - _LEAST_LIFE
+
+
+class LfsServer:
+    """The LFS server of a repository.
+
+    Args:
+        access: tells where it is and what it needs, asked before each request.
+        named: what messages call it.
         client: its connections are used.
-        authorization: gives the header's value for the server, asked before each request.
         count: called with ``lfs`` for every request made.
     """
 
     def __init__(
         self,
-        url: str,
+        access: Callable[[], Access],
         *,
+        named: str,
         client: HttpClient,
-        authorization: Callable[[], Secret | None],
         count: Callable[[str], None],
     ) -> None:
-        bare = url.rstrip("/")
-        self._base = f"{bare if bare.endswith('.git') else f'{bare}.git'}/info/lfs"
+        self._access = access
+        self._named = named
         self._client = client
-        self._authorization = authorization
         self._count = count
 
     def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
@@ -178,7 +238,7 @@ class LfsServer:
             LinkExpired: the link is not good any more; a new one may be.
             BackupError: the network or the server failed.
         """
-        named = f"{self._base}, {pointer.oid}"
+        named = f"{self._named}, file {pointer.oid}"
         if upload.send is not None:
             headers = {"Content-Type": "application/octet-stream"} | dict(upload.send.headers)
             headers["Content-Length"] = str(path.stat().st_size)
@@ -202,7 +262,7 @@ class LfsServer:
             answer.close()
 
     def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
-        named = f"{self._base}, {pointer.oid}"
+        named = f"{self._named}, file {pointer.oid}"
         url, headers = offer.place, dict(offer.headers)
         for _ in range(MOST_REDIRECTS):
             self._count("lfs")
@@ -212,7 +272,7 @@ class LfsServer:
                 return
             answer.close()
             target = urljoin(url, answer.headers.get("location", ""))
-            self._require_as_safe(target)
+            self._require_as_safe(target, self._access())
             if origin(target) != origin(url):
                 headers = {}
             url = target
@@ -229,30 +289,24 @@ class LfsServer:
             "objects": [{"oid": one.oid, "size": one.size_bytes} for one in pointers],
             "hash_algo": "sha256",
         }
-        headers = {"Accept": _TYPE, "Content-Type": _TYPE}
-        authorization = self._authorization()
-        if authorization is not None:
-            headers["Authorization"] = authorization.reveal()
+        access, named = self._access(), self._named
+        headers = {"Accept": _TYPE, "Content-Type": _TYPE} | dict(access.headers)
         body = json.dumps(asked).encode()
-        url = f"{self._base}/objects/batch"
-        answer = self._client.ask("POST", url, headers=headers, body=body, named=self._base)
+        url = f"{access.url}/objects/batch"
+        answer = self._client.ask("POST", url, headers=headers, body=body, named=named)
         if answer.status in REDIRECTS:
             answer.close()
-            raise SourceError(f"{self._base}: the server redirects, and credentials do not follow")
-        require_success(answer, self._base, signed_in=authorization is not None)
+            raise SourceError(f"{named}: the server redirects, and credentials do not follow")
+        require_success(answer, named, signed_in="Authorization" in access.headers)
         try:
-            found = json.loads(_whole(answer, self._base))
+            found = json.loads(_whole(answer, named))
         except ValueError as error:
-            raise SourceError(f"{self._base}: the answer is no JSON") from error
+            raise SourceError(f"{named}: the answer is no JSON") from error
         if not isinstance(found, dict) or not isinstance(found.get("objects"), list):
-            raise SourceError(f"{self._base}: the answer is not one of Git LFS")
-        if (
-            found.get("transfer", "basic") != "basic"
-            or found.get("hash_algo", "sha256") != "sha256"
-        ):
-            raise SourceError(
-                f"{self._base}: the server has another way of transfer than was asked"
-            )
+            raise SourceError(f"{named}: the answer is not one of Git LFS")
+        ways = found.get("transfer", "basic"), found.get("hash_algo", "sha256")
+        if ways != ("basic", "sha256"):
+            raise SourceError(f"{named}: the server has another way of transfer than was asked")
         lines = {}
         for line in found["objects"]:
             if isinstance(line, dict) and isinstance(line.get("oid"), str):
@@ -285,21 +339,21 @@ class LfsServer:
             return None
         if not isinstance(action, dict) or not isinstance(action.get("href"), str):
             raise SourceError("the server's link to it is none")
-        self._require_as_safe(action["href"])
+        access = self._access()
+        self._require_as_safe(action["href"], access)
         headers = _headers(action.get("header") or {})
         is_named = any(name.lower() == "authorization" for name in headers)
-        if not is_named and origin(action["href"]) == origin(self._base):
-            # Source: batch.md, "Response": a link to the server itself may need what we came with.
-            authorization = self._authorization()
-            if authorization is not None and line.get("authenticated") is not True:
-                headers["Authorization"] = authorization.reveal()
+        is_ours = origin(action["href"]) == origin(access.url)
+        # Source: batch.md, "Response": a link to the server itself may need what we came with.
+        if is_ours and not is_named and line.get("authenticated") is not True:
+            headers = dict(access.headers) | headers
         return Offer(action["href"], headers, _over_at(action))
 
-    def _require_as_safe(self, url: str) -> None:
+    def _require_as_safe(self, url: str, access: Access) -> None:
         """Refuse a link that is none, or that would be less private than the server's own URL."""
         if not is_usable(url):
             raise SourceError("the server's link to it is none")
-        if url.startswith("http:") and not self._base.startswith("http:"):
+        if url.startswith("http:") and not access.url.startswith("http:"):
             raise SourceError("the server's link to it is without encryption (http)")
 
 

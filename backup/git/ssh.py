@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from backup.errors import (
@@ -19,10 +20,12 @@ from backup.errors import (
     RepositoryMissing,
     SourceError,
 )
-from backup.git.command import clean_environment
+from backup.git.child import Child
+from backup.git.command import PATIENCE_SECONDS, clean_environment
 from backup.git.transport import ProcessTransport
 from backup.stopping import Stop
 
+_MOST_ANSWER_BYTES = 1 << 16
 _CONNECT_SECONDS = 30
 _ALIVE_SECONDS = 30
 _ALIVE_TIMES = 10
@@ -82,6 +85,54 @@ def open_ssh(
     environment = clean_environment() | ({"SSH_AUTH_SOCK": agent} if agent else {})
     environment["GIT_PROTOCOL"] = "version=2"
     return SshTransport(argv, url=url, environment=environment, stop=stop)
+
+
+def ask_for_lfs(
+    url: str,
+    *,
+    operation: Literal["download", "upload"],
+    key_file: Path | None,
+    known_hosts: Path | None,
+    agent: str,
+    stop: Stop,
+) -> bytes:
+    """Ask a server where the files of Git LFS of a repository are; give its answer, some JSON.
+
+    Source: git-lfs, docs/api/server-discovery.md, "SSH".
+
+    Args:
+        url: `is_ssh` is true of it.
+        operation: what is to be done there.
+        key_file: as for `open_ssh`.
+        known_hosts: as for `open_ssh`.
+        agent: as for `open_ssh`.
+        stop: looked at while waiting.
+
+    Raises:
+        BackupError: the server cannot be reached, or does not know.
+    """
+    host, port, path = _place(url)
+    argv: list[str | os.PathLike[str]] = [
+        *ssh_command(key_file=key_file, known_hosts=known_hosts),
+        *([] if port is None else ["-p", str(port)]),
+        "--",
+        host,
+        f"git-lfs-authenticate {_quoted(path)} {operation}",
+    ]
+    environment = clean_environment() | ({"SSH_AUTH_SOCK": agent} if agent else {})
+    with Child(
+        argv, environment=environment, stop=stop, patience_seconds=PATIENCE_SECONDS
+    ) as child:
+        child.close_stdin()
+        answer = b""
+        while len(answer) < _MOST_ANSWER_BYTES and (data := child.read(_MOST_ANSWER_BYTES)):
+            answer += data
+        if child.wait() == 0:
+            return answer
+        words = child.words()
+    raise ssh_error(url, words) or SourceError(
+        f"{url}: the server does not tell where its files of Git LFS are ({words})"
+    )
 
 
 class SshTransport(ProcessTransport):

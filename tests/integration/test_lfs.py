@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from backup.git.http import basic
+from backup.secret import Secret
 from tests.support.git import git, init_bare
 from tests.support.gitserver import Answer, GitHttpServer
 from tests.support.lfsserver import LfsStore, commit, keep, lfs_server, oid_of, pointer
 from tests.support.program import Completed, repo_backup
+from tests.support.sshserver import SshServer, ssh_server
 
 TOKEN = "hunter2-and-more"
 FILES = (b"first" * 100, b"second", b"shared" * 9, b"third" * 1000)
@@ -440,3 +443,80 @@ def test_files_are_not_sent_where_that_cannot_be_done(case: Case, tmp_path: Path
     assert told["lfs"]["failed"] == [
         f"4 files of Git LFS were not sent: git lfs push --all {target} sends them"
     ]
+
+
+# --- Over ssh ---
+
+
+@pytest.fixture
+def over_ssh(case: Case, tmp_path: Path) -> Iterator[tuple[SshServer, Path]]:
+    told = tmp_path / "told.json"
+    with ssh_server(tmp_path, tmp_path / "ssh", writes=True, lfs=told) as server:
+        yield server, told
+
+
+def tell(case: Case, told: Path, **more: Any) -> None:
+    """Let the ssh server say where the LFS server is, and what it needs."""
+    value = basic("x-access-token", Secret(TOKEN)).reveal()
+    answer = {
+        "href": f"{case.server.url}/acme/media.git/info/lfs",
+        "header": {"Authorization": value},
+        "expires_in": 3600,
+    }
+    told.write_text(json.dumps(answer | more))
+
+
+def ssh_words(server: SshServer) -> dict[str, str]:
+    return {
+        "REPO_BACKUP_FROM": f"git:{server.url}/acme/media.git",
+        "REPO_BACKUP_SSH_KEY_FILE": str(server.key_file),
+        "REPO_BACKUP_SSH_KNOWN_HOSTS_FILE": str(server.known_hosts_file),
+    }
+
+
+def test_over_ssh_the_server_tells_where_files_are(
+    case: Case, over_ssh: tuple[SshServer, Path]
+) -> None:
+    server, told = over_ssh
+    tell(case, told)
+    words = ("run", "--to", str(case.vault), "--owner", "acme", "--json")
+    report = repo_backup(*words, env=ssh_words(server)).json
+    assert case.stored() == sizes(*FILES)
+    # ssh is asked once, the server for links once, and the store for each file.
+    assert report["totals"]["requests"]["lfs"] == 1 + 1 + 4
+    again = repo_backup(*words, env=ssh_words(server)).json
+    assert again["totals"]["requests"].get("lfs", 0) == 0
+    case.lfs.files.clear()
+    env = ssh_words(server)
+    env.pop("REPO_BACKUP_FROM")
+    restored = ("restore", "acme/media", "--from", str(case.vault), "--json", "--force")
+    pushed = repo_backup(*restored, "--push", f"{server.url}/acme/more.git", env=env, check=None)
+    assert pushed.json["push"]["lfs"] == {"sent": 4, "failed": []}
+    assert case.lfs.files == {oid_of(one): one for one in FILES}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"href": "http://elsewhere.example/lfs"}, "without encryption"),
+        ({"href": 7}, "names no server"),
+        ({"header": {"A": "b\nc"}}, "headers that cannot be sent"),
+    ],
+)
+def test_over_ssh_a_server_that_is_none(
+    answer: dict[str, Any], words: str, case: Case, over_ssh: tuple[SshServer, Path]
+) -> None:
+    server, told = over_ssh
+    tell(case, told, **answer)
+    run = ("run", "--to", str(case.vault), "--owner", "acme", "--json")
+    report = repo_backup(*run, env=ssh_words(server), check=3).json
+    assert of(report)["status"] == "captured"
+    assert words in of(report)["lfs"]["missing"][0]["reason"]
+
+
+def test_over_ssh_a_server_without_files(case: Case, tmp_path: Path) -> None:
+    with ssh_server(tmp_path, tmp_path / "ssh") as server:
+        run = ("run", "--to", str(case.vault), "--owner", "acme", "--json")
+        report = repo_backup(*run, env=ssh_words(server), check=3).json
+    reason = of(report)["lfs"]["missing"][0]["reason"]
+    assert "does not tell where its files of Git LFS are (only reading is allowed" in reason

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.git.http import HttpClient, HttpSettings, basic
-from backup.git.lfs import LfsServer, Offer
+from backup.git.lfs import Access, LfsServer, Offer, OverSsh, over_http
 from backup.git.pointers import Pointer
 from backup.secret import Secret
 from backup.stopping import Stop
@@ -49,12 +50,8 @@ class Server:
     def client(self, *, clone: str = "/acme/media.git", stop: Stop | None = None) -> LfsServer:
         bundle = None if self._tls is None else str(self._tls.ca_file)
         http = HttpClient(HttpSettings(ca_bundle=bundle), connections=2, stop=stop or Stop())
-        return LfsServer(
-            self.http.url + clone,
-            client=http,
-            authorization=lambda: AUTHORIZATION,
-            count=lambda _: None,
-        )
+        access = over_http(self.http.url + clone, lambda: AUTHORIZATION)
+        return LfsServer(access, named="the server", client=http, count=lambda _: None)
 
     def links(self, href: str, **more: Any) -> None:
         """Give a link to the file."""
@@ -228,6 +225,43 @@ def test_a_link_is_as_private_as_the_server(server: Server, tls: Certificates) -
         with pytest.raises(SourceError, match="without encryption"):
             b"".join(client.read(ONE, offer(client)))
     assert server.http.requests == []
+
+
+# --- Over ssh ---
+
+
+def test_what_ssh_was_told_is_used_for_as_long_as_it_is_good() -> None:
+    asked: list[int] = []
+
+    def ask(**more: object) -> bytes:
+        asked.append(1)
+        told = {"href": "https://host/lfs/", "header": {"Authorization": "RemoteAuth x"}}
+        return json.dumps(told | more).encode()
+
+    access = OverSsh(ask)
+    assert access() == access()
+    assert access() == Access("https://host/lfs", {"Authorization": "RemoteAuth x"})
+    assert len(asked) == 1
+    # No request begins with less than five minutes.
+    short = OverSsh(partial(ask, expires_in=299))
+    short()
+    short()
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"welcome", "no JSON"),
+        (b"[]", "names no server"),
+        (b'{"href": "ssh://host/"}', "names no server"),
+        (b'{"href": "https://u:p@host/"}', "names no server"),
+        (b'{"href": "http://host/"}', "without encryption"),
+    ],
+)
+def test_ssh_may_be_told_anything(answer: bytes, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        OverSsh(lambda: answer)()
 
 
 # --- Links that end ---

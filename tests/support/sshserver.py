@@ -19,6 +19,7 @@ _FORCED = """#!/bin/sh
 case "$SSH_ORIGINAL_COMMAND" in
 "git-upload-pack '/"*) ;;
 {writing}
+{lfs}
 *) echo "only reading is allowed, not: $SSH_ORIGINAL_COMMAND" >&2; exit 1 ;;
 esac
 path=${{SSH_ORIGINAL_COMMAND#*\\'/}}
@@ -61,7 +62,7 @@ class SshServer:
 
 @contextmanager
 def ssh_server(
-    root: Path, folder: Path, *, protocol: int = 2, writes: bool = False
+    root: Path, folder: Path, *, protocol: int = 2, writes: bool = False, lfs: Path | None = None
 ) -> Iterator[SshServer]:
     """Run sshd.
 
@@ -71,6 +72,7 @@ def ssh_server(
         protocol: 0 for a server that does not pass on which protocol is asked for, as sshd does
             unless it is told to.
         writes: let the key push, too.
+        lfs: a file with what the server says of its files of Git LFS; None where it has none.
     """
     sshd = require("sshd", "openssh-server")
     # It insists on this folder.
@@ -82,7 +84,8 @@ def ssh_server(
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
     forced = folder / "forced"
     writing = '"git-receive-pack \'/"*) ;;' if writes else ""
-    forced.write_text(_FORCED.format(root=root, writing=writing))
+    known = f'"git-lfs-authenticate \'/"*) cat "{lfs}"; exit ;;' if lfs else ""
+    forced.write_text(_FORCED.format(root=root, writing=writing, lfs=known))
     forced.chmod(0o755)
     public = (folder / "key.pub").read_text()
     (folder / "authorized_keys").write_text(f"restrict,command=\"'{forced}'\" {public}")
