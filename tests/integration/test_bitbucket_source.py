@@ -445,3 +445,46 @@ def test_without_credentials_or_scopes_little_can_be_said(forge: Bitbucket) -> N
     public = BitbucketSource("acme", credentials=None, server_url=forge.url, api_url=forge.api_url)
     (finding,) = public.diagnose().findings
     assert finding.message == "without credentials only what is public is seen"
+
+
+# --- What credentials say of themselves ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"),
+    [
+        ("repository", [("info", "the credentials have the scopes repository")]),
+        ("account, repository:write", [("info", "the credentials have the scopes account, rep")]),
+        ("read:repository:bitbucket", [("info", "the credentials have the scopes read:")]),
+        ("account", [("error", "the credentials have the scopes account: they cannot read")]),
+        ("", [("error", "the credentials have the scopes none: they cannot read")]),
+        (None, []),
+    ],
+)
+def test_what_credentials_may_do_is_told(
+    scopes: str | None, expected: list[tuple[str, str]], forge: Bitbucket
+) -> None:
+    forge.workspace("acme")
+    one = source(forge)
+    assert one.identity.owner == "acme"
+
+    def answer(request: Request) -> Answer | None:
+        headers = {"Content-Type": "application/json"}
+        headers |= {} if scopes is None else {"X-OAuth-Scopes": scopes}
+        return Answer(200, headers, b'{"slug": "acme"}')
+
+    forge.answer = answer
+    diagnosis = one.diagnose()
+    found = [(one.severity, one.message) for one in diagnosis.findings]
+    assert [severity for severity, _ in found] == [severity for severity, _ in expected]
+    for (_, message), (_, words) in zip(found, expected, strict=True):
+        assert message.startswith(words)
+    assert all(one.fix for one in diagnosis.findings if one.severity == "error")
+    assert diagnosis.server_time is not None
+
+
+def test_without_credentials_nothing_is_asked(forge: Bitbucket) -> None:
+    made = BitbucketSource("acme", credentials=None, server_url=forge.url, api_url=forge.api_url)
+    (finding,) = made.diagnose().findings
+    assert finding.severity == "warning"
+    assert forge.asked == []

@@ -409,3 +409,48 @@ def test_what_says_nothing_of_itself_is_a_warning(forge: GitLab) -> None:
     assert finding.message == "without a token only what is public is seen"
     (finding,) = source(forge, "acme", is_job=True).diagnose().findings
     assert "it ends with the job" in finding.message
+
+
+# --- What a token says of itself -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "token", "expected"),
+    [
+        (
+            {"scopes": ["read_api", "read_repository"], "expires_at": "2027-01-31"},
+            PAT,
+            [
+                ("info", "the token has the scopes read_api, read_repository"),
+                ("info", "the token ends on 2027-01-31"),
+            ],
+        ),
+        ({"scopes": ["api"], "expires_at": None}, PAT, [("info", "the token has the scopes api")]),
+        (
+            {"scopes": ["read_api"]},
+            PAT,
+            [("error", "the token has the scopes read_api: it cannot list and read projects")],
+        ),
+        ({"scopes": []}, PAT, [("error", "the token has the scopes none: it cannot list")]),
+        (None, PAT, [("warning", "the token says nothing of itself")]),
+        (None, JOB, [("info", "the token is a CI job's: it ends with the job")]),
+        (None, None, [("warning", "without a token only what is public is seen")]),
+    ],
+)
+def test_what_a_token_may_do_is_told(
+    said: dict[str, Any] | None, token: str | None, expected: list[tuple[str, str]], forge: GitLab
+) -> None:
+    def answer(request: Request) -> Answer | None:
+        if request.target != "/api/v4/personal_access_tokens/self" or said is None:
+            return None
+        fields = {"id": 1, "name": "backup", "active": True, "revoked": False}
+        return Answer(200, {"Content-Type": "application/json"}, json.dumps(fields | said).encode())
+
+    forge.answer = answer
+    diagnosis = source(forge, "acme", token, is_job=token == JOB).diagnose()
+    found = [(one.severity, one.message) for one in diagnosis.findings]
+    assert [severity for severity, _ in found] == [severity for severity, _ in expected]
+    for (_, message), (_, words) in zip(found, expected, strict=True):
+        assert message.startswith(words)
+    assert all(one.fix for one in diagnosis.findings if one.severity == "error")
+    assert (diagnosis.server_time is not None) == (said is not None)
