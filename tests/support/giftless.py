@@ -5,23 +5,20 @@ into an environment of their own.
 """
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.packages import PackagesMissing, require
 from tests.support.ports import free_port
+from tests.support.stores import listens, process, until
 from tests.support.tls import Certificates
 
 REQUIREMENTS = Path(__file__).parent.parent.parent / "requirements" / "lfs-server.txt"
 USER, PASSWORD = "x-access-token", "s3cret-of-the-lfs-server"
-_START_SECONDS = 30
-_STOP_SECONDS = 10
 
 _LIGHTTPD = """
 server.modules = (
@@ -129,18 +126,17 @@ def lfs_host(folder: Path, tls: Certificates) -> Iterator[LfsHost]:
     )
     (folder / "giftless.yaml").write_text(_GIFTLESS.format(folder=folder))
     words = ("--url-scheme=https", "--host=127.0.0.1", f"--port={ports['lfs_port']}")
-    with ExitStack() as running:
-        running.enter_context(
-            _process(
-                folder / "giftless.out",
-                [python.parent / "waitress-serve", *words, "giftless.wsgi_entrypoint:app"],
-                {"GIFTLESS_CONFIG_FILE": str(folder / "giftless.yaml")},
-            )
-        )
-        running.enter_context(
-            _process(folder / "lighttpd.out", [lighttpd, "-D", "-f", folder / "lighttpd.conf"], {})
-        )
-        _until_listening(ports.values(), folder)
+    serve: list[str | Path] = [
+        python.parent / "waitress-serve",
+        *words,
+        "giftless.wsgi_entrypoint:app",
+    ]
+    settings = {"GIFTLESS_CONFIG_FILE": str(folder / "giftless.yaml")}
+    with (
+        process("giftless", folder, *serve, environment=settings),
+        process("lighttpd", folder, lighttpd, "-D", "-f", folder / "lighttpd.conf"),
+    ):
+        until(lambda: all(map(listens, ports.values())), folder)
         url = f"https://localhost:{ports['port']}"
         yield LfsHost(url, root, folder / "files", git_lfs, tls.ca_file)
 
@@ -158,35 +154,3 @@ def _environment_of(folder: Path) -> Path:
         if done.returncode:
             raise PackagesMissing(f"the LFS server cannot be installed:\n{done.stderr}")
     return python
-
-
-@contextmanager
-def _process(log: Path, argv: list[str | Path], more: Mapping[str, str]) -> Iterator[None]:
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"} | dict(more)
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ) as process,
-    ):
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _until_listening(ports: Iterable[int], folder: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    for port in ports:
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if time.monotonic() > end:
-                logs = [log.read_text(errors="replace") for log in folder.glob("*.out")]
-                raise AssertionError("the LFS server did not start:\n" + "\n".join(logs))
-            time.sleep(0.1)

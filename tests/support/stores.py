@@ -53,13 +53,13 @@ def ceph_gateway(folder: Path, tls: Certificates) -> Iterator[tuple[S3Server, S3
     _run("monmaptool", "--create", "--clobber", "--fsid", cluster, "--addv", "a", address, map_file)
     _run("ceph-mon", "--mkfs", "-i", "a", "-c", str(config), "--monmap", map_file)
     with ExitStack() as running:
-        running.enter_context(_process("mon", folder, "ceph-mon", "-f", "-i", "a", "-c", config))
-        _until(lambda: _succeeds(*ceph, "mon", "stat"), folder)
+        running.enter_context(process("mon", folder, "ceph-mon", "-f", "-i", "a", "-c", config))
+        until(lambda: _succeeds(*ceph, "mon", "stat"), folder)
         osd = str(uuid.uuid4())
         _run(*ceph, "osd", "new", osd, "0")
         _run("ceph-osd", "--mkfs", "-i", "0", "-c", str(config), "--osd-uuid", osd)
-        running.enter_context(_process("osd", folder, "ceph-osd", "-f", "-i", "0", "-c", config))
-        _until(lambda: b'"num_up_osds":1' in _run(*ceph, "osd", "stat", "-f", "json"), folder)
+        running.enter_context(process("osd", folder, "ceph-osd", "-f", "-i", "0", "-c", config))
+        until(lambda: b'"num_up_osds":1' in _run(*ceph, "osd", "stat", "-f", "json"), folder)
         made = _run(
             *("radosgw-admin", "-c", str(config), "user", "create", "--uid=test"),
             *("--display-name=Test", f"--access-key={ACCESS_KEY}", f"--secret={SECRET_KEY}"),
@@ -67,8 +67,8 @@ def ceph_gateway(folder: Path, tls: Certificates) -> Iterator[tuple[S3Server, S3
         if json.loads(made)["user_id"] != "test":
             raise StoreDidNotStart(made.decode())
         words = ("radosgw", "-f", "-n", "client.rgw.a", "-c", config)
-        running.enter_context(_process("rgw", folder, *words))
-        _until(lambda: _listens(plain) and _listens(secure), folder)
+        running.enter_context(process("rgw", folder, *words))
+        until(lambda: listens(plain) and listens(secure), folder)
         yield (
             S3Server(f"http://127.0.0.1:{plain}"),
             S3Server(f"https://127.0.0.1:{secure}", ca_file=tls.ca_file),
@@ -113,14 +113,14 @@ def swift(folder: Path, tls: Certificates) -> Iterator[tuple[S3Server, S3Server]
     )
     with ExitStack() as running:
         cache = ("memcached", "-l", "127.0.0.1", "-p", str(ports["memcached"]), "-u", "root")
-        running.enter_context(_process("memcached", folder, *cache))
+        running.enter_context(process("memcached", folder, *cache))
         for kind in kinds:
             server = (f"swift-{kind}-server", folder / f"{kind}-server.conf", "-v")
-            running.enter_context(_process(kind, folder, *server, environment=environment))
+            running.enter_context(process(kind, folder, *server, environment=environment))
         front_door = ("swift-proxy-server", proxy, "-v")
-        running.enter_context(_process("proxy", folder, *front_door, environment=environment))
-        running.enter_context(_process("stunnel", folder, stunnel, front))
-        _until(lambda: all(map(_listens, ports.values())), folder)
+        running.enter_context(process("proxy", folder, *front_door, environment=environment))
+        running.enter_context(process("stunnel", folder, stunnel, front))
+        until(lambda: all(map(listens, ports.values())), folder)
         keys = ("test:tester", "testing")
         yield (
             S3Server(f"http://127.0.0.1:{ports['proxy']}", *keys),
@@ -132,12 +132,13 @@ def swift(folder: Path, tls: Certificates) -> Iterator[tuple[S3Server, S3Server]
 
 
 @contextmanager
-def _process(
+def process(
     name: str,
     folder: Path,
     *argv: str | Path,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
+    """Run a program in the background, its words in a file beside it; end it at last."""
     log = folder / f"{name}.out"
     with (
         log.open("wb") as output,
@@ -181,7 +182,12 @@ def _succeeds(*argv: str) -> bool:
     return True
 
 
-def _until(is_so: Callable[[], bool], folder: Path) -> None:
+def until(is_so: Callable[[], bool], folder: Path) -> None:
+    """Wait for something to be so.
+
+    Raises:
+        StoreDidNotStart: with all that the programs said.
+    """
     end = time.monotonic() + _START_SECONDS
     while not is_so():
         if time.monotonic() > end:
@@ -190,7 +196,8 @@ def _until(is_so: Callable[[], bool], folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether something on loopback takes connections at a port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
