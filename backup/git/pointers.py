@@ -85,6 +85,8 @@ def _small_blobs(
     repository: Path, stop: Stop, kinds: MutableMapping[ObjectId, str]
 ) -> Iterator[str]:
     """Yield the ids of blobs that may be pointers, in the order in which packs hold them."""
+    # Where git is quicker than any wait for it, nothing else would look.
+    stop.check()
     asked = {oid.encode(): oid for oid in kinds}
     shape = "--batch-check=%(objectname) %(objecttype) %(objectsize)"
     with Child(
@@ -96,7 +98,6 @@ def _small_blobs(
         child.close_stdin()
         rest = b""
         while data := child.read(_READ_BYTES):
-            # Where git is quicker than this loop, no wait would look at it.
             stop.check()
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
