@@ -51,7 +51,6 @@ from backup.vault.layout import (
     is_bundle,
     is_lfs_index,
     is_record,
-    lfs_index_key,
     new_snapshot_id,
     snapshot_of,
     snapshot_time,
@@ -443,8 +442,6 @@ class _Owner:
     def _chain_of(self, key: str, version: str | None) -> set[str]:
         record = load_record(self._destination, self._layout, key, version=version)
         found = {str(line.key) for line in record.chain}
-        # What a run has just found out about a pack that was there before.
-        found |= {lfs_index_key(folder_of(line.key), line.snapshot_id) for line in record.chain}
         found |= {str(line.lfs) for line in record.chain if line.lfs is not None}
         if record.metadata is not None:
             found.add(record.metadata.key)
@@ -484,14 +481,14 @@ class _Owner:
             if snapshot_id and is_lfs_index(relative):
                 indexes.append(relative)
             # What other programs put there is theirs.
-            if relative in marked or not snapshot_id:
+            if not snapshot_id or _stays(relative, marked):
                 continue
             if snapshot_time(snapshot_id) < until:
                 old[relative] = stored.size_bytes
             elif is_record(relative):
                 young.setdefault(folder_of(relative), {})[relative] = None
         needed = self._marked(young.values())
-        gone = old.keys() - needed
+        gone = {key for key in old if not _stays(key, needed)}
         # Whatever it is cut off at, no record is left that lacks what it names.
         order = sorted(gone, key=lambda key: (is_bundle(key), not is_record(key), key))
         self.victims += [_Victim(self._layout.key(key), old[key]) for key in order]
@@ -561,6 +558,16 @@ class _Owner:
             )
         except DestinationError as error:
             self._events.note(f"which files nothing names is not noted: {error.message}")
+
+
+def _stays(key: str, marked: set[str]) -> bool:
+    """Tell whether a repository's object is needed.
+
+    What a pack points to may have been found out by a run that has not said so yet.
+    """
+    if key in marked:
+        return True
+    return is_lfs_index(key) and not marked.isdisjoint(bundles_beside(key))
 
 
 def _since(entry: Entry) -> str:

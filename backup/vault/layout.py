@@ -257,9 +257,9 @@ def condemned_of(layout: Layout, key: str) -> str:
     return snapshot_id if is_one else ""
 
 
-def bundles_beside(record: str) -> tuple[Key, Key]:
-    """Return the keys that the bundle of a record's own capture may have."""
-    stem = record.removesuffix(".record.json.gz")
+def bundles_beside(document: str) -> tuple[Key, Key]:
+    """Return the keys that the bundle may have that a record, or what it points to, lies beside."""
+    stem = document.removesuffix(".record.json.gz").removesuffix(".lfs.json.gz")
     return Key(f"{stem}.full.bundle"), Key(f"{stem}.incremental.bundle")
 
 

@@ -297,6 +297,34 @@ def test_a_run_at_any_moment_of_a_prune_that_deletes_what_it_needs(
     assert moments > 20
 
 
+def test_a_prune_at_any_moment_of_a_run_that_searches_old_packs(
+    estate: FileEstate, tmp_path: Path
+) -> None:
+    """What they point to lies beside them under an old name, and no record says so yet."""
+    one = estate.media("one", b"first")
+    for days in (1, 20, 1):
+        # The chain goes on, and the record of its beginning is of no snapshot that stays.
+        estate.commit(one, b"first", b"second", str(days).encode())
+        estate.now += timedelta(days=days)
+        options = RunOptions(concurrency=1, check="trailer")
+        back_up(estate.source, estate.vault, options, at=estate.now)
+    at = 0
+    while True:
+        other = copied(estate, tmp_path / f"moment-{at}")
+        inner = partial(other.prune, daily=1, grace_days=1)
+        store = Interrupting(other.vault, at, inner)
+        report = other.run(other.now + timedelta(minutes=1), vault=store)
+        assert report.exit_code == 0, report.problems
+        assert_nothing_false(other.vault)
+        assert other.files() == ids(b"first", b"second", b"1", b"20")
+        other.now += timedelta(days=1)
+        assert other.run(other.now).objects_written == 1
+        if store.seen <= at:
+            break
+        at += 1
+    assert at > 8
+
+
 @pytest.mark.parametrize("operation", ["delete", "put"])
 def test_a_prune_that_breaks_off_goes_on_the_next_time(
     operation: str, estate: FileEstate, tmp_path: Path
