@@ -40,7 +40,7 @@ restore: $(VENV)/installed ## bring back REPOSITORY=<name> FROM=<vault> TO=<fold
 	@$(BIN)/repo-backup restore "$(REPOSITORY)" --from "$(FROM)" "$(TO)"
 
 test: $(VENV)/developed ## run every test
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test-stores: $(VENV)/developed ## run against Ceph, Swift and a server of Git LFS (as root)
 	$(BIN)/python -m pytest tests/stores

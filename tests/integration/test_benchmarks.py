@@ -14,6 +14,9 @@ from benchmarks.measure import CommandFailed, contents, measure, written
 from tests.support.git import commit_chain, git, init_bare, update_refs, write_blob
 from tests.support.program import environment
 
+# What they share takes long to make: once, on one worker.
+pytestmark = pytest.mark.xdist_group("benchmarks")
+
 CHECKOUT = Path(__file__).parents[2]
 NAMES = ("alpha", "beta", "team/gamma")
 MANY, NIGHTS = 4, 3

@@ -23,6 +23,9 @@ from tests.support.shapes import LARGE, SOUND, make
 from tests.support.tls import certificates
 from tests.support.vaults import captures_of, plain_mirror, to_be_kept
 
+# What they share takes long to make: once, on one worker.
+pytestmark = pytest.mark.xdist_group("over-the-network")
+
 WHOLE = sorted({*SOUND, *LARGE})
 BUCKET = "vault"
 TO = f"s3://{BUCKET}/git"
