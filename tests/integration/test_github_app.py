@@ -234,17 +234,13 @@ def test_a_token_is_used_until_five_minutes_before_its_end_by_github_s_clock(
     assert third == made.token().reveal() != second
 
 
-def three_hours(
-    forge: Forge, clock: Clock, *, minutes: float, lfs: LfsStore | None = None
-) -> GitHubSource:
-    """Let so many minutes pass at each request for a repository, before the forge looks at it."""
+def three_hours(forge: Forge, clock: Clock, *, minutes: float) -> GitHubSource:
+    """Let so many minutes pass at each git request, between its begin and the forge's look."""
     forge.clock = clock.now
 
     def takes_long(request: Request) -> Answer | None:
         if ".git/" in request.target:
             clock.seconds += 60 * minutes
-        if lfs is not None and "/info/lfs/" in request.target:
-            return forge.guard_git(request) or lfs.answer(request)
         return None
 
     forge.answer = takes_long
@@ -268,23 +264,37 @@ def test_a_run_of_three_hours_has_new_tokens_in_time(tmp_path: Path) -> None:
         assert min(forge.lives) >= LEAST_LIFE_SECONDS - 60 * 4
 
 
-def test_files_of_git_lfs_are_asked_for_with_tokens_that_live(tmp_path: Path) -> None:
+def test_files_of_git_lfs_are_asked_for_with_tokens_that_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One repository, whose files take three hours: so no other request is under way meanwhile."""
+    monkeypatch.setattr("backup.commands.files.MOST_AT_ONCE", 2)
     clock, vault, lfs = Clock(), MemoryDestination(), LfsStore()
+    contents = [b"file %d" % number for number in range(32)]
+    lfs.add(*contents)
     with Forge(tmp_path / "git") as forge, GitHttpServer(tmp_path, answer=lfs.serve) as store:
         lfs.store_url = store.url
-        forge.fill(16)
-        for number, path in enumerate(sorted(forge.root.glob("Acme/*.git"))):
-            content = b"file %d" % number
-            lfs.add(content)
-            commit(path, "media", {"file": pointer(content)})
-        source = three_hours(forge, clock, minutes=4, lfs=lfs)
+        forge.fill(1)
+        files = {one.decode(): pointer(one) for one in contents}
+        commit(forge.root / "Acme" / "r0.git", "media", files)
+        source = three_hours(forge, clock, minutes=0)
+
+        def takes_long(request: Request) -> Answer | None:
+            if "/info/lfs/" not in request.target:
+                return None
+            refused = forge.guard_git(request)
+            clock.seconds += 12 * 60
+            return refused or lfs.answer(request)
+
+        forge.answer = takes_long
         options = RunOptions(concurrency=1, selection=Selection(lfs=True))
         report = run_at(clock.now(), source, vault, options)
         assert report.result == "success", report.problems
         assert clock.seconds > 3 * 3600
-        assert sum(one.lfs_stored for one in report.outcomes) == 16
+        assert sum(one.lfs_stored for one in report.outcomes) == 32
+        # An hour each, of which the last five minutes are not begun with.
         assert 4 <= len(forge.app.made) <= 5
-        assert min(forge.lives) >= LEAST_LIFE_SECONDS - 60 * 4
+        assert min(forge.lives) >= LEAST_LIFE_SECONDS
         assert lfs.wrong == []
 
 

@@ -54,13 +54,10 @@ class Store:
         return json.loads(gzip.decompress((self.folder / key).read_bytes()))
 
 
-@pytest.fixture(scope="module", params=["http", "https"])
-def store(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Store]:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("store")
-    tls = certificates(folder / "tls") if request.param == "https" else None
-    with rclone_server(folder / "objects", tls) as server:
+    with rclone_server(folder / "objects", certificates(folder / "tls")) as server:
         server.make_bucket(BUCKET)
         yield Store(server, folder / "objects" / BUCKET / "git")
 
