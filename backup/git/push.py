@@ -340,9 +340,9 @@ def _push_error(url: str, words: str) -> BackupError:
         return error
     hint = ""
     said = words.casefold()
-    if "authentication failed" in said or "could not read username" in said or "403" in said:
+    if "authentication failed" in said or "could not read username" in said or "error: 403" in said:
         hint = "give a token with write access in REPO_BACKUP_TOKEN"
-    elif "not found" in said or "404" in said:
+    elif "not found" in said or "error: 404" in said:
         hint = "make the repository first, empty, and check that the token may write to it"
     elif _TOO_LARGE.search(words):
         hint = "the remote may not take so much at once: give a smaller --push-batch-mib"
