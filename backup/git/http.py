@@ -590,10 +590,12 @@ def _notice(headers: Mapping[str, str]) -> str:
 def is_usable(url: str) -> bool:
     """Tell whether a URL that somebody else made can be asked at all."""
     try:
-        place = parse_url(url)
+        place, read = parse_url(url), urlsplit(url)
     except (HTTPError, ValueError):
         return False
-    return place.scheme in _PORTS and bool(place.host) and place.auth is None
+    # What is compared with other places must be the place that is asked.
+    is_one = (place.host or "").strip("[]").lower() == (read.hostname or "")
+    return place.scheme in _PORTS and bool(place.host) and place.auth is None and is_one
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

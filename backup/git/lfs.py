@@ -43,7 +43,9 @@ _THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _PIECE_BYTES = 1 << 18
 # What a store says of a link that is over (Amazon's of a token that is: 400), or of nothing there.
 _REFUSED = {400, 401, 403, 404, 410}
-_GONE = {404, 410}
+# Compared, and not looked up: what a server says may be anything.
+_GONE = (404, 410)
+_MOST_LIFE = 1e9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What the connection itself says.
 _OURS = {"accept-encoding", "connection", "content-length", "host", "transfer-encoding"}
@@ -185,7 +187,7 @@ class OverSsh:
         # Source: git-lfs, docs/api/server-discovery.md, "SSH".
         try:
             found = json.loads(answer)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError("what git-lfs-authenticate says is no JSON") from error
         url = found.get("href") if isinstance(found, dict) else None
         if not isinstance(url, str) or not is_usable(url):
@@ -271,7 +273,10 @@ class LfsServer:
                 yield from _content(answer, named)
                 return
             answer.close()
-            target = urljoin(url, answer.headers.get("location", ""))
+            try:
+                target = urljoin(url, answer.headers.get("location", ""))
+            except ValueError as error:
+                raise SourceError(f"{named}: the store redirects to no URL") from error
             self._require_as_safe(target, self._access())
             if origin(target) != origin(url):
                 headers = {}
@@ -300,7 +305,7 @@ class LfsServer:
         require_success(answer, named, signed_in="Authorization" in access.headers)
         try:
             found = json.loads(_whole(answer, named))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{named}: the answer is no JSON") from error
         if not isinstance(found, dict) or not isinstance(found.get("objects"), list):
             raise SourceError(f"{named}: the answer is not one of Git LFS")
@@ -422,7 +427,7 @@ def _headers(given: object) -> dict[str, str]:
 def _over_at(action: Mapping[str, Any]) -> float | None:
     """Tell when a link ends, by our own clock that never jumps."""
     seconds = action.get("expires_in")
-    if isinstance(seconds, int) and seconds > 0:
+    if isinstance(seconds, int) and 0 < seconds < _MOST_LIFE:
         return time.monotonic() + seconds
     # Source: batch.md: "expires_in" is preferred, since clocks differ.
     with suppress(KeyError, ValueError):

@@ -110,6 +110,7 @@ def test_the_server_is_beside_the_repository(clone: str, server: Server) -> None
         (Answer(509), RepositoryUnavailable, "quota is used up (509)"),
         (Answer(302, {"Location": "/elsewhere"}), SourceError, "redirects"),
         (Answer(200, {}, b"<html>"), SourceError, "no JSON"),
+        (Answer(200, TYPE, b"[" * 200_000), SourceError, "no JSON"),
         (Answer(200, TYPE, b"[]"), SourceError, "not one of Git LFS"),
         (Answer(200, TYPE, b'{"objects": 1}'), SourceError, "not one of Git LFS"),
         (Answer(200, TYPE, b'{"objects": [], "transfer": "tus"}'), SourceError, "another way"),
@@ -132,6 +133,7 @@ def test_a_server_that_gives_no_links(
         ({"error": {"code": 404, "message": "gone"}}, FileMissing, "gone (404)"),
         ({"error": {"code": 410}}, FileMissing, "the server refuses it (410)"),
         ({"error": {"code": 422, "message": "bad size"}}, SourceError, "bad size (422)"),
+        ({"error": {"code": [404], "message": {}}}, SourceError, "the server refuses it ([404])"),
         ({}, SourceError, "gives no link"),
         ({"actions": []}, SourceError, "gives no link"),
         ({"actions": "x"}, SourceError, "is none"),
@@ -141,6 +143,9 @@ def test_a_server_that_gives_no_links(
         ({"actions": {"download": {"href": "https://user:pw@host/"}}}, SourceError, "is none"),
         ({"actions": {"download": {"href": "https://host:99999/"}}}, SourceError, "is none"),
         ({"actions": {"download": {"href": "/file"}}}, SourceError, "is none"),
+        # Two readers of this see two hosts.
+        ({"actions": {"download": {"href": "https://one\\@other/"}}}, SourceError, "is none"),
+        ({"actions": {"download": {"href": "https://[one]/"}}}, SourceError, "is none"),
         (
             {"actions": {"download": {"href": "https://host/", "header": {"A": "b\r\nC: d"}}}},
             SourceError,
@@ -208,6 +213,9 @@ def test_nothing_that_a_link_needs_follows_a_redirect_elsewhere(
         assert server.asked("/again").headers["x-of-the-link"] == "1"
         there = store.asked("/there").headers
         assert {"authorization", "x-of-the-link"}.isdisjoint(there)
+        store.files["/there"] = Answer(302, {"Location": "http://["})
+        with pytest.raises(SourceError, match="redirects to no URL"):
+            b"".join(client.read(ONE, offer(client)))
         store.files["/there"] = Answer(302, {"Location": "/there"})
         with pytest.raises(SourceError, match="in circles"):
             b"".join(client.read(ONE, offer(client)))
@@ -278,6 +286,7 @@ def test_ssh_may_be_told_anything(answer: bytes, words: str) -> None:
         ({"expires_at": "0001-01-01T00:00:00Z"}, False),
         ({"expires_at": "some day"}, False),
         ({"expires_in": "soon"}, False),
+        ({"expires_in": 10**400}, False),
     ],
 )
 def test_a_link_says_when_it_ends(more: Mapping[str, Any], is_over: bool, server: Server) -> None:
