@@ -420,7 +420,7 @@ class MissingFile:
         oid: SHA-256 of its content, its id.
         size_bytes: as its pointer says.
         permanent: the source says that it does not have it.
-        known: it said so the run before.
+        known: the run before found the same; the file is gone for good, or waits for a prune.
     """
 
     oid: str

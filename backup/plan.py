@@ -103,6 +103,7 @@ def make_plan(
     refs: Refs,
     *,
     why: str,
+    broken: str = "",
     entry: Entry | None,
     record: Record | None,
     stored: Mapping[str, int],
@@ -116,6 +117,7 @@ def make_plan(
         repository: what to capture.
         refs: its refs now.
         why: the reason there is anything to do.
+        broken: what is wrong with the chain though all of it is stored; empty where nothing is.
         entry: its entry in the newest state.
         record: the record that entry names; None when there is none or it cannot be used.
         stored: objects in the repository's folder, relative key to size.
@@ -146,7 +148,9 @@ def make_plan(
     )
     if record is None:
         return full
-    reason = _why_full(repository, refs, record, stored=stored, policy=policy, now=now)
+    reason = _why_full(
+        repository, refs, record, broken=broken, stored=stored, policy=policy, now=now
+    )
     if reason:
         return replace(full, reason=reason)
     haves, prerequisites = haves_of(record)
@@ -223,6 +227,7 @@ def _why_full(
     refs: Refs,
     record: Record,
     *,
+    broken: str,
     stored: Mapping[str, int],
     policy: Policy,
     now: datetime,
@@ -233,7 +238,7 @@ def _why_full(
         return "the server has no protocol version 2"
     if record.object_format != refs.object_format:
         return f"the object format changed from {record.object_format} to {refs.object_format}"
-    if problem := missing(record, stored):
+    if problem := broken or missing(record, stored):
         return f"the chain is broken: {problem}"
     if len(record.chain) >= policy.max_chain_length:
         return f"the chain has {len(record.chain)} bundles"

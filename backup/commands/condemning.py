@@ -13,6 +13,7 @@ prune; runs leave alone what stands on any.
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,6 +26,7 @@ from backup.vault.layout import Layout, condemned_of, lfs_key, lfs_oid
 from backup.vault.manifest import load
 
 _READERS = 8
+_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,17 @@ def condemned_files(destination: Destination, layout: Layout) -> frozenset[str]:
         DamagedDocument: a list cannot be read.
         DestinationError: they cannot be had.
     """
-    found: set[str] = set()
-    for key in condemned_documents(destination, layout):
-        try:
-            document = load(destination, key, Condemned)
-        except ObjectNotFound:
-            # A prune has just replaced it; its successor is in the listing, or says less.
-            return condemned_files(destination, layout)
-        found.update(lfs_oid(line.key) for line in document.objects)
-    return frozenset(found)
+    for _ in range(_LOOKS):
+        # A prune may just have put another list in the place of one.
+        with suppress(ObjectNotFound):
+            return _on_lists(destination, layout)
+    return _on_lists(destination, layout)
+
+
+def _on_lists(destination: Destination, layout: Layout) -> frozenset[str]:
+    keys = condemned_documents(destination, layout)
+    documents = [load(destination, key, Condemned) for key in keys]
+    return frozenset(lfs_oid(line.key) for one in documents for line in one.objects)
 
 
 def list_files(destination: Destination, layout: Layout) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """What is said of a repository after the work on it: its outcome, and its entry in the manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from backup.plan import (
 from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, LfsLine, PinLine, Record
 
 _LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
+_MOST_NAMED = 20
 # What an entry says of the run that made it; everything else is the repository's state.
 _NOTHING_DONE: Mapping[str, object] = {
     "status": None,
@@ -392,8 +393,9 @@ def both(one: str, other: str) -> str:
 def tells_more(kept: FilesKept, record: Record) -> bool:
     """Tell whether the record does not say what is known now, but for when and in which words."""
 
-    def key(line: LfsLine | None) -> set[tuple[str, bool]]:
-        return set() if line is None else {(one.oid, one.permanent) for one in line.not_stored}
+    def key(line: LfsLine | None) -> set[tuple[str, bool, bool]]:
+        lines = () if line is None else line.not_stored
+        return {(one.oid, one.permanent, one.condemned) for one in lines}
 
     is_first = record.lfs is None and kept.wanted > 0
     return is_first or kept.chain != record.chain or key(kept.line) != key(record.lfs)
@@ -426,3 +428,43 @@ def files_looked_for(
             "locked_until": _no_longer_than(entry.locked_until, captured),
         }
     return Result(outcome, entry.model_copy(update=marks), _files_problem(outcome, kept))
+
+
+def notes_on_files(outcomes: Iterable[Outcome], *, asked: bool) -> Iterator[str]:
+    """Say which files of Git LFS came into the vault, and which are not there.
+
+    Args:
+        outcomes: of an owner's repositories.
+        asked: whether files were asked for.
+    """
+    everything = [*outcomes]
+    if stored := sum(one.lfs_stored for one in everything):
+        size_bytes = sum(one.lfs_stored_bytes for one in everything)
+        yield f"{stored} files of Git LFS were stored ({size_bytes} bytes)"
+    for words in (_known_missing, _not_searched) if asked else (_not_asked_for,):
+        told = [f"{one.owner}/{one.path}: {said}" for one in everything if (said := words(one))]
+        yield from told[:_MOST_NAMED]
+        if len(told) > _MOST_NAMED:
+            yield f"the same goes for {len(told) - _MOST_NAMED} more repositories"
+
+
+def _known_missing(one: Outcome) -> str:
+    gone = sum(file.permanent for file in one.lfs_missing if file.known)
+    waiting = sum(not file.permanent for file in one.lfs_missing if file.known)
+    words = [f"{gone} files of Git LFS are missing at the source"] if gone else []
+    words += [f"{waiting} files of Git LFS wait for the next prune"] if waiting else []
+    return f"{' and '.join(words)}, as the run before" if words else ""
+
+
+def _not_searched(one: Outcome) -> str:
+    if not one.lfs_unsearched:
+        return ""
+    packs = f"{one.lfs_unsearched} packs for files of Git LFS"
+    return f"the temporary folder has no room to search {packs}"
+
+
+def _not_asked_for(one: Outcome) -> str:
+    if not one.lfs_objects:
+        return ""
+    count, size_bytes = one.lfs_objects, one.lfs_bytes
+    return f"{count} new files are kept by Git LFS ({size_bytes} bytes), and are not stored"

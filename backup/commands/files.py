@@ -24,6 +24,7 @@ from backup.errors import (
     BackupError,
     DeadlineReached,
     FileMissing,
+    IntegrityError,
     Interrupted,
     LinkExpired,
     ObjectNotFound,
@@ -351,6 +352,14 @@ class FileKeeper:
         try:
             if self._turns.is_condemned(pointer.oid):
                 return _Failure(_CONDEMNED, condemned=True)
+        except IntegrityError as error:
+            # It may be: nobody knows before the next prune, which must not wait for this run.
+            return _Failure(sound(error.message), condemned=True)
+        except SessionExpired:
+            raise
+        except BackupError as error:
+            return _Failure(sound(error.message))
+        try:
             found = destination.stat(key)
             if found.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
                 return _Stored(found.size_bytes, found.retain_until, was_there=True)

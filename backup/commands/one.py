@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 
 from backup.capture import Captured, Means, capture, capture_files
@@ -224,10 +225,23 @@ def chain_problem(entry: Entry, shop: Workshop) -> str:
     record, problem = _load_record(entry, shop)
     if record is None:
         return problem
-    problem = missing(record, _stored(record, shop))
-    if not problem and (lost := _lost_files(record, shop)):
+    problem, lost = _prove(record, shop)
+    if lost:
         return f"{len(lost)} files of Git LFS are missing, first {lost[0].oid}"
     return problem
+
+
+def _prove(record: Record, shop: Workshop) -> tuple[str, tuple[Pointer, ...]]:
+    """Say what is wrong with a chain; where nothing is, which of its files of Git LFS are gone."""
+    problem = missing(record, _stored(record, shop))
+    if problem:
+        return problem, ()
+    means = shop.means
+    try:
+        return "", lost_files(means.destination, means.layout, record, shop.stored)
+    except (IntegrityError, ObjectNotFound) as error:
+        # What a pack points to cannot be read, and is written once.
+        return error.message, ()
 
 
 def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
@@ -281,27 +295,14 @@ def _ask_and_capture(
     checked_at = shop.means.clock()
     digest = refs_digest(refs)
     why = why_not_unchanged(entry, digest=digest, selection=shop.selection)
-    due = "" if entry is None or why else why_files_are_due(entry, shop.selection)
+    broken = ""
     if entry is not None and not why:
-        if not due and not shop.prove_unchanged:
-            return unchanged(
-                repository, entry, refs, selection=shop.selection, checked_at=checked_at
-            )
-        record, problem = _load_record(entry, shop)
-        if record is not None and shop.prove_unchanged:
-            problem = missing(record, _stored(record, shop))
-        if record is not None and not problem:
-            lost = _lost_files(record, shop) if shop.prove_unchanged and shop.selection.lfs else ()
-            due = due or (f"{len(lost)} files of Git LFS are gone from the vault" if lost else "")
-            as_before = unchanged(
-                repository, entry, refs, selection=shop.selection, checked_at=checked_at
-            )
-            if not due:
-                return as_before
-            return _look_for_files(repository, as_before, record, shop, why=due, lost=lost)
-        why = f"the chain is broken: {problem}"
+        looked = _look_after(repository, entry, shop, refs=refs, checked_at=checked_at)
+        if isinstance(looked, Result):
+            return looked
+        broken, why = looked, f"the chain is broken: {looked}"
     with _slot(shop):
-        plan = _plan(repository, entry, shop, refs=refs, why=why)
+        plan = _plan(repository, entry, shop, refs=refs, why=why, broken=broken)
         if shop.dry_run:
             return planned(plan, entry)
         with _time_enough(shop):
@@ -321,14 +322,42 @@ def _ask_and_capture(
     )
 
 
+def _look_after(
+    repository: Repository, entry: Entry, shop: Workshop, *, refs: Refs, checked_at: datetime
+) -> Result | str:
+    """Say that nothing changed, after whatever is due, or why the chain must begin anew."""
+    as_before = unchanged(repository, entry, refs, selection=shop.selection, checked_at=checked_at)
+    due = why_files_are_due(entry, shop.selection)
+    if not due and not shop.prove_unchanged:
+        return as_before
+    record, problem = _load_record(entry, shop)
+    lost: tuple[Pointer, ...] = ()
+    if record is not None and shop.prove_unchanged:
+        problem, lost = _prove(record, shop)
+    if record is None or problem:
+        return problem
+    if lost and shop.selection.lfs and not due:
+        due = f"{len(lost)} files of Git LFS are gone from the vault"
+    if not due:
+        return as_before
+    return _look_for_files(repository, as_before, record, shop, why=due, lost=lost)
+
+
 def _plan(
-    repository: Repository, entry: Entry | None, shop: Workshop, *, refs: Refs, why: str
+    repository: Repository,
+    entry: Entry | None,
+    shop: Workshop,
+    *,
+    refs: Refs,
+    why: str,
+    broken: str,
 ) -> Plan:
     record, problem = (None, "") if entry is None else _load_record(entry, shop)
     return make_plan(
         repository,
         refs,
         why=problem or why,
+        broken=broken,
         entry=entry,
         record=record,
         stored={} if record is None or refs.empty else _stored(record, shop),
@@ -391,10 +420,6 @@ def _keeper(repository: Repository, shop: Workshop) -> FileKeeper:
         again=again,
         transferred=lambda size: shop.events.transferred(name, size),
     )
-
-
-def _lost_files(record: Record, shop: Workshop) -> tuple[Pointer, ...]:
-    return lost_files(shop.means.destination, shop.means.layout, record, shop.stored)
 
 
 def _look_for_files(

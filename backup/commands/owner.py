@@ -13,7 +13,7 @@ from typing import Literal
 import backup
 from backup.capture import Means
 from backup.commands.condemning import condemned_files
-from backup.commands.entries import Result, carried, failed, outcome_of
+from backup.commands.entries import Result, carried, failed, notes_on_files, outcome_of
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
 from backup.commands.files import Turns
 from backup.commands.finding import newest_drills, roots_of_same_owner
@@ -78,7 +78,6 @@ VAULT_CHECK_EVERY = timedelta(days=7)
 _ASKING_PER_CAPTURE = 4
 REQUESTS_PER_CAPTURE = 1 + _ASKING_PER_CAPTURE
 _LOOK_SECONDS = 0.5
-_MOST_NAMED = 20
 
 
 class OwnerRun:
@@ -156,7 +155,9 @@ class OwnerRun:
         self._work_off(selected)
         self._look_after_the_rest()
         self._export(selected)
-        self._tell_of_lfs()
+        asked = self._options.selection.lfs
+        for words in notes_on_files(self.ledger.outcomes(), asked=asked):
+            self._note(words)
         if self._stop.abandoned is not None:
             raise self._stop.abandoned
         if self._stop.interrupted:
@@ -165,36 +166,6 @@ class OwnerRun:
         elif not self._options.dry_run:
             self._look_for_drill()
             self._publish()
-
-    def _tell_of_lfs(self) -> None:
-        """Say which files are not in the vault, though git's own objects are."""
-        outcomes = self.ledger.outcomes()
-        stored = sum(one.lfs_stored for one in outcomes)
-        if stored:
-            size_bytes = sum(one.lfs_stored_bytes for one in outcomes)
-            self._note(f"{stored} files of Git LFS were stored ({size_bytes} bytes)")
-        gone = [(one, sum(file.known for file in one.lfs_missing)) for one in outcomes]
-        for one, count in [pair for pair in gone if pair[1]][:_MOST_NAMED]:
-            self._note(
-                f"{one.owner}/{one.path}: {count} files of Git LFS are missing at the source, as "
-                "the run before"
-            )
-        for one in [one for one in outcomes if one.lfs_unsearched][:_MOST_NAMED]:
-            self._note(
-                f"{one.owner}/{one.path}: the temporary folder has no room to search "
-                f"{one.lfs_unsearched} packs for files of Git LFS"
-            )
-        if self._options.selection.lfs:
-            return
-        pointing = [one for one in outcomes if one.lfs_objects]
-        for one in pointing[:_MOST_NAMED]:
-            self._note(
-                f"{one.owner}/{one.path}: {one.lfs_objects} new files are kept by Git LFS "
-                f"({one.lfs_bytes} bytes), and are not stored"
-            )
-        if len(pointing) > _MOST_NAMED:
-            rest = len(pointing) - _MOST_NAMED
-            self._note(f"{rest} more repositories have new files in Git LFS; none are stored")
 
     def _look_for_drill(self) -> None:
         """Find out when the vault was last verified, for the report alone."""

@@ -147,8 +147,12 @@ def test_a_file_that_is_named_again_while_it_is_on_the_list(estate: FileEstate) 
     (missing,) = next(found for found in report.outcomes if found.path == "one").lfs_missing
     assert (missing.oid, missing.permanent) == (oid_of(b"first"), False)
     assert "the next one spares it" in report.problems[0]
-    estate.now += timedelta(days=1)
-    estate.night(days=3)
+    estate.now += timedelta(days=4)
+    report = estate.run(estate.now)
+    assert report.exit_code == 0
+    # It is nothing that the source lacks, and not said to be.
+    (note,) = [one for one in report.notes if "Git LFS" in one]
+    assert note.endswith("/one: 1 files of Git LFS wait for the next prune, as the run before")
     estate.prune(daily=1, grace_days=3)
     assert estate.on_the_list() == set()
     assert estate.files() == ids(b"first", b"second", b"shared")
@@ -166,20 +170,37 @@ def test_a_list_that_cannot_be_read_begins_anew(estate: FileEstate) -> None:
     key = stored.key
     estate.vault.delete([key])
     estate.vault.put_if_absent(key, b"garbage")
-    # A run can tell of no file whether it may lean on it.
+    # A run can tell of no file whether it may lean on it, or write it: said once as new.
     estate.commit(estate.source / "two.git", b"shared", b"third")
     report = estate.run(estate.now + timedelta(days=1))
     assert report.exit_code == 3
     assert "is damaged" in report.problems[0]
-    (estate.source / "two.git" / "lfs").rename(estate.folder / "aside")
-    estate.commit(estate.source / "two.git", anew=True)
-    estate.now += timedelta(days=1)
-    estate.night(max_chain_length=1)
-    estate.prune(daily=1, grace_days=3)
+    assert oid_of(b"third") not in estate.files()
+    # Prune comes after a night that was a success, and so does the file.
+    estate.now += timedelta(days=2)
+    estate.night()
+    assert estate.prune(daily=1, grace_days=3).exit_code == 0
     (after,) = [*estate.vault.list(LAYOUT.folder("condemned"))]
     document = load(estate.vault, after.key, Condemned)
     assert after.key != key
     assert {line.since for line in document.objects} == {estate.now + timedelta(hours=1)}
+    estate.night()
+    assert oid_of(b"third") in estate.files()
+    estate.assert_files_come_back()
+
+
+def test_a_file_that_waits_for_a_prune_does_not_keep_the_prune_from_coming(
+    estate: FileEstate,
+) -> None:
+    """Also where it was not to be had for another reason the night before."""
+    one = without_first(estate)
+    estate.prune(daily=1, grace_days=3)
+    estate.commit(one, b"first", b"shared")
+    fault = DestinationFault(0, "list", key="condemned/", error=DestinationError("not now"))
+    with FaultyDestination(estate.vault, fault) as store:
+        assert estate.run(estate.now + timedelta(days=1), vault=store).exit_code == 3
+    assert estate.run(estate.now + timedelta(days=2)).exit_code == 3
+    assert estate.run(estate.now + timedelta(days=3)).exit_code == 0
 
 
 def test_damage_to_what_packs_point_to_keeps_everything(estate: FileEstate) -> None:

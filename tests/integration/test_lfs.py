@@ -292,6 +292,19 @@ def test_two_thousand_files_are_asked_for_by_hundreds_and_had_once_each(case: Ca
     assert case.night(names=("more",))["totals"]["requests"].get("lfs", 0) == 0
 
 
+def test_what_a_pack_points_to_is_made_anew_when_it_cannot_be_read(case: Case) -> None:
+    case.night()
+    (index,) = case.vault.rglob("*.lfs.json.gz")
+    index.write_bytes(index.read_bytes()[:-3])
+    report = case.night()
+    assert (of(report)["status"], of(report)["plan"]) == ("captured", "full")
+    assert of(report)["reason"].startswith("the chain is broken: ")
+    assert index.name in of(report)["reason"]
+    assert case.stored() == sizes(*FILES)
+    assert case.night()["totals"]["objects_written"] == 1
+    assert restore(case, "back.git")["restored"][0]["lfs"]["files"] == 4
+
+
 # --- Given back ---
 
 
