@@ -18,6 +18,7 @@ from backup.git.pack import PackMeter, PackSummary, empty_pack
 from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote, fit_haves
 from backup.model import (
+    BundleKind,
     Check,
     Destination,
     ObjectFormat,
@@ -186,37 +187,8 @@ def capture(
     if plan.action == "empty":
         changes = compare_refs(plan, {})
         return _save_record(plan, means, folder=folder, chain=(), kinds={}, changes=changes)
-    haves = fit_haves(plan.wants, plan.haves)
-    header = _header(plan, frozenset(haves))
-    head = header.encode()
-    digest = hashlib.sha256(head)
-    key = bundle_key(folder, means.snapshot_id, plan.action)
-    with means.destination.writer(means.layout.key(key)) as writer:
-        writer.write(head)
-        sinks = (digest.update, writer.write)
-        plan = replace(plan, haves=haves)
-        checked = _pass_through(plan, remote, means, sinks=sinks, transferred=transferred)
-        stored = writer.commit(sha256=digest.hexdigest())
-    size_bytes = len(head) + checked.summary.size_bytes
-    if stored.size_bytes != size_bytes:
-        raise IncompleteWrite(
-            f"{means.destination.uri(stored.key)} has {stored.size_bytes} bytes, "
-            f"{size_bytes} were written"
-        )
-    bundle = BundleLine(
-        key=key,
-        kind=plan.action,
-        snapshot_id=means.snapshot_id,
-        size_bytes=size_bytes,
-        sha256=digest.hexdigest(),
-        objects=checked.summary.objects,
-        check=checked.check,
-        check_detail=checked.detail or None,
-        header_bytes=len(head),
-        prerequisites=header.prerequisites,
-        version_id=stored.version_id,
-        retain_until=stored.retain_until,
-        lfs_scanned=checked.pointers is not None,
+    bundle, checked = _save_bundle(
+        plan, remote, means, kind=plan.action, folder=folder, transferred=transferred
     )
     bundle, index_bytes = save_lfs_index(checked.pointers or (), bundle, means)
     goes_on = plan.previous is not None and plan.action == "incremental"
@@ -249,6 +221,51 @@ def capture(
         check=bundle.check,
         pointers=checked.pointers or (),
     )
+
+
+def _save_bundle(
+    plan: Plan,
+    remote: Remote,
+    means: Means,
+    *,
+    kind: BundleKind,
+    folder: str,
+    transferred: Callable[[int], None],
+) -> tuple[BundleLine, _Checked]:
+    """Stream header and pack into the destination, and publish them when the pack was checked."""
+    key = bundle_key(folder, means.snapshot_id, kind)
+    haves = fit_haves(plan.wants, plan.haves)
+    header = _header(plan, frozenset(haves))
+    head = header.encode()
+    digest = hashlib.sha256(head)
+    with means.destination.writer(means.layout.key(key)) as writer:
+        writer.write(head)
+        sinks = (digest.update, writer.write)
+        plan = replace(plan, haves=haves)
+        checked = _pass_through(plan, remote, means, sinks=sinks, transferred=transferred)
+        stored = writer.commit(sha256=digest.hexdigest())
+    size_bytes = len(head) + checked.summary.size_bytes
+    if stored.size_bytes != size_bytes:
+        raise IncompleteWrite(
+            f"{means.destination.uri(stored.key)} has {stored.size_bytes} bytes, "
+            f"{size_bytes} were written"
+        )
+    bundle = BundleLine(
+        key=key,
+        kind=kind,
+        snapshot_id=means.snapshot_id,
+        size_bytes=size_bytes,
+        sha256=digest.hexdigest(),
+        objects=checked.summary.objects,
+        check=checked.check,
+        check_detail=checked.detail or None,
+        header_bytes=len(head),
+        prerequisites=header.prerequisites,
+        version_id=stored.version_id,
+        retain_until=stored.retain_until,
+        lfs_scanned=checked.pointers is not None,
+    )
+    return bundle, checked
 
 
 def capture_files(record: Record, key: str, files: FilesKept, means: Means) -> Captured:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backup.commands.remotes import Network, NetworkSettings, lfs_server
-from backup.commands.sending import FILES_AT_ONCE, SentFiles, send_files, stored_locally
+from backup.commands.sending import FILES_AT_ONCE, Sending, SentFiles, stored_locally
 from backup.errors import SourceError
 from backup.git.fallback import Reach
 from backup.git.push import PushRemote, RemoteRefs
@@ -136,7 +136,8 @@ class Push:
                 count=lambda _: None,
                 stop=self._stop,
             )
-            return send_files(server, directory, pointers, events=self._events, stop=self._stop)
+            sending = Sending(server, directory, events=self._events, stop=self._stop)
+            return sending.send(pointers)
 
     def _workflows(
         self, remote: PushRemote, wanted: Mapping[RefName, ObjectId], known: RemoteRefs

@@ -18,6 +18,7 @@ from backup.errors import (
     IntegrityError,
     ObjectNotFound,
 )
+from backup.git.lfs import file_in
 from backup.git.pointers import Pointer
 from backup.model import Destination, Key
 from backup.stopping import Stop
@@ -203,8 +204,7 @@ def _give(
 ) -> int:
     """Write one file, and give its size; nothing is left of one that is not the right one."""
     key = layout.key(lfs_key(oid))
-    # Source: git-lfs, docs/man/git-lfs-config.adoc, lfs.storage: two levels, as in the vault.
-    target = git_directory / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    target = file_in(git_directory, oid)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for version in _versions(destination, key):

@@ -99,6 +99,14 @@ class FileSource(Protocol):
         """
 
 
+def file_in(git_directory: Path, oid: str) -> Path:
+    """Tell where git-lfs has a file in a repository.
+
+    Source: git-lfs, docs/man/git-lfs-config.adoc, lfs.storage; two levels of folders.
+    """
+    return git_directory / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+
+
 class LocalFiles:
     """The files that a repository on this machine has itself.
 
@@ -107,14 +115,13 @@ class LocalFiles:
     """
 
     def __init__(self, git_directory: Path) -> None:
-        self._folder = git_directory / "lfs" / "objects"
+        self._git_directory = git_directory
 
     def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
         return {one.oid: self._offer(one) for one in pointers}
 
     def _offer(self, pointer: Pointer) -> Offer | SourceError:
-        # Source: git-lfs, docs/spec.md, "The Server": objects lie below two levels of folders.
-        path = self._folder / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid
+        path = file_in(self._git_directory, pointer.oid)
         if not path.is_file():
             return FileMissing("the repository does not have it")
         return Offer(str(path))

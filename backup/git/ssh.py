@@ -73,17 +73,9 @@ def open_ssh(
         agent: the agent's socket; empty when there is none.
         stop: looked at while waiting.
     """
-    host, port, path = _place(url)
-    argv: list[str | os.PathLike[str]] = [
-        *ssh_command(key_file=key_file, known_hosts=known_hosts),
-        *([] if port is None else ["-p", str(port)]),
-        "--",
-        host,
-        # The other side is a shell, or a program that takes the words apart as one does.
-        f"git-upload-pack {_quoted(path)}",
-    ]
-    environment = clean_environment() | ({"SSH_AUTH_SOCK": agent} if agent else {})
-    environment["GIT_PROTOCOL"] = "version=2"
+    ssh = ssh_command(key_file=key_file, known_hosts=known_hosts)
+    argv = _at_host(ssh, url, "git-upload-pack {path}")
+    environment = _with_agent(agent) | {"GIT_PROTOCOL": "version=2"}
     return SshTransport(argv, url=url, environment=environment, stop=stop)
 
 
@@ -111,17 +103,13 @@ def ask_for_lfs(
     Raises:
         BackupError: the server cannot be reached, or does not know.
     """
-    host, port, path = _place(url)
-    argv: list[str | os.PathLike[str]] = [
-        *ssh_command(key_file=key_file, known_hosts=known_hosts),
-        *([] if port is None else ["-p", str(port)]),
-        "--",
-        host,
-        f"git-lfs-authenticate {_quoted(path)} {operation}",
-    ]
-    environment = clean_environment() | ({"SSH_AUTH_SOCK": agent} if agent else {})
+    ssh = ssh_command(key_file=key_file, known_hosts=known_hosts)
+    argv = _at_host(ssh, url, f"git-lfs-authenticate {{path}} {operation}")
     with Child(
-        argv, environment=environment, stop=stop, patience_seconds=PATIENCE_SECONDS
+        argv,
+        environment=_with_agent(agent),
+        stop=stop,
+        patience_seconds=PATIENCE_SECONDS,
     ) as child:
         child.close_stdin()
         answer = b""
@@ -185,6 +173,18 @@ def ssh_error(url: str, words: str) -> BackupError | None:
     if any(one in said for one in unreached):
         return HostUnreachable(f"{url}: cannot be reached ({words})")
     return None
+
+
+def _at_host(ssh: list[str], url: str, command: str) -> list[str | os.PathLike[str]]:
+    """Give the words that run a command about a repository at its host, its path put in."""
+    host, port, path = _place(url)
+    # The other side is a shell, or a program that takes the words apart as one does.
+    there = command.format(path=_quoted(path))
+    return [*ssh, *([] if port is None else ["-p", str(port)]), "--", host, there]
+
+
+def _with_agent(agent: str) -> dict[str, str]:
+    return clean_environment() | ({"SSH_AUTH_SOCK": agent} if agent else {})
 
 
 def _place(url: str) -> tuple[str, int | None, str]:
