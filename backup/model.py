@@ -155,12 +155,15 @@ class StoredObject:
         version_id: the store's own version, where it has versions.
         retain_until: how long nobody can remove that version, where it was just locked, or looked
             at by itself.
+        stored_at: when the object was written, by the clock of the store; None where the store
+            keeps no time, and in the answer to a write.
     """
 
     key: Key
     size_bytes: int
     version_id: str | None = None
     retain_until: datetime | None = None
+    stored_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
@@ -236,7 +236,7 @@ class FolderDestination:
             status = self._look_up(key)
         if status is None or not S_ISREG(status.st_mode):
             raise ObjectNotFound(f"{self.uri(key)} does not exist")
-        return StoredObject(key, status.st_size)
+        return StoredObject(key, status.st_size, stored_at=_stored_at(status))
 
     def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         """Yield the objects below prefix by the byte order of their keys.
@@ -333,10 +333,10 @@ class FolderDestination:
                 continue
             try:
                 with _reading(self.uri(name)):
-                    size_bytes = os.lstat(self.uri(name)).st_size
+                    status = os.lstat(self.uri(name))
             except ObjectNotFound:
                 continue
-            yield StoredObject(Key(name), size_bytes)
+            yield StoredObject(Key(name), status.st_size, stored_at=_stored_at(status))
 
     def _names_at(self, prefix: str) -> _Names:
         """Name what is in the folder of prefix, if there is such a folder; see `_names_in`."""
@@ -550,6 +550,10 @@ def _name_without_replacing(temporary: Path, target: Path) -> None:
         temporary.rename(target)
     finally:
         os.close(descriptor)
+
+
+def _stored_at(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
 def _sync_folder(path: Path) -> None:

@@ -208,6 +208,10 @@ class Entry(Part):
     empty: bool = Field(default=False, description="the repository had nothing to capture")
     unfinished: tuple[str, ...] = Field((), description="what must be captured again")
     degraded: tuple[str, ...] = Field((), description="what cannot be stored, and is said")
+    unproven: bool = Field(
+        default=False,
+        description="what is in a pack of the chain was never looked at: its check is trailer",
+    )
     absence: AbsenceLine | None = None
     not_selected: bool = Field(default=False, description="left out by a filter of this run")
     carried_from: str | None = Field(None, description="snapshot that made this entry")

@@ -146,6 +146,7 @@ class Stored(Part, extra="ignore"):
     private: bool = False
     record: str | None = None
     record_version_id: str | None = None
+    unproven: bool = False
     pins: tuple[PinLine, ...] = ()
 
     @property

@@ -4,11 +4,13 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
 import pytest
 import requests
 
+from backup.destinations.memory import MemoryDestination
 from backup.errors import DestinationError, ObjectNotFound, WriteConflict
 from backup.model import Destination, Key, StoredObject
 from tests.contract.destination_contract import (
@@ -548,3 +550,15 @@ def test_somebody_else_puts_an_object_by_a_url_where_there_are_urls(
     assert answer.status_code == 200
     assert destination.stat(KEY).size_bytes == 3
     assert read(destination, KEY) == b"put"
+
+
+def test_a_listing_and_a_look_say_when_an_object_was_written(destination: Destination) -> None:
+    before = datetime.now(UTC)
+    put(destination, "a/b")
+    after = datetime.now(UTC)
+    for stored in (*destination.list("a/"), destination.stat(Key("a/b"))):
+        if stored.stored_at is None:
+            assert isinstance(destination, MemoryDestination)
+            continue
+        # S3 tells whole seconds.
+        assert before - timedelta(seconds=2) <= stored.stored_at <= after + timedelta(seconds=2)

@@ -95,7 +95,8 @@ class S3Destination:
         check_key(key)
         answer = self._bucket.ask("head_object", key, Key=self._bucket.name(key))
         until = answer.get("ObjectLockRetainUntilDate")
-        return StoredObject(key, int(answer["ContentLength"]), version_of(answer), until)
+        size_bytes = int(answer["ContentLength"])
+        return StoredObject(key, size_bytes, version_of(answer), until, _stored_at(answer))
 
     def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         """Yield the objects below prefix; what other programs put there is left out.
@@ -240,7 +241,8 @@ class S3Destination:
                 )
             before = key
             if all(map(is_segment, key.split("/"))):
-                stored = StoredObject(Key(key), int(item["Size"]), version_of(item))
+                size_bytes, at = int(item["Size"]), _stored_at(item)
+                stored = StoredObject(Key(key), size_bytes, version_of(item), stored_at=at)
                 yield stored, str(item.get("StorageClass", ""))
 
     def _items(self, prefix: str) -> Iterator[Answer]:
@@ -313,3 +315,9 @@ class S3Destination:
             uri = f"s3://{self._bucket.settings.bucket}/{failure.get('Key')}"
             words = f"{failure.get('Code')}: {failure.get('Message', '')}"
             raise kind(f"{uri} could not be deleted ({words})")
+
+
+def _stored_at(answer: Answer) -> datetime | None:
+    """Read when an object was written; some stores do not say so in every listing."""
+    moment = answer.get("LastModified")
+    return moment.astimezone(UTC) if isinstance(moment, datetime) else None
