@@ -11,9 +11,14 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 import backup
-from backup.errors import IncompleteRepository, IncompleteWrite
+from backup.errors import (
+    AnswerLacksObjects,
+    DocumentTooLarge,
+    IncompleteRepository,
+    IncompleteWrite,
+)
 from backup.git.bundle import BundleHeader
-from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck
+from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck, Survey
 from backup.git.pack import PackMeter, PackSummary, empty_pack
 from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote, fit_haves
@@ -27,12 +32,15 @@ from backup.model import (
     RefName,
     Refs,
     Repository,
+    split_ids,
 )
 from backup.plan import Plan, refs_before_and_now, selection_line
 from backup.stopping import Stop
 from backup.vault.documents import (
+    MAX_DOCUMENT_BYTES,
     BundleLine,
     HeadLine,
+    Ids,
     LeftOutLine,
     LfsIndex,
     LfsLine,
@@ -45,14 +53,19 @@ from backup.vault.documents import (
     refs_digest,
     shown,
 )
+from backup.vault.holdings import not_held
 from backup.vault.layout import (
     Layout,
     bundle_key,
     folder_of,
+    ids_key,
     lfs_index_key,
     record_key,
     repository_folder,
 )
+
+# Digits; of some 800 commits. The newest record is read each time that refs have changed.
+_MOST_IDS_IN_RECORD = 1 << 16
 
 CheckMode = Literal["pack", "trailer"]
 
@@ -150,7 +163,8 @@ class _Checked:
     """A pack that went through.
 
     Attributes:
-        pointers: the files of Git LFS that it points to; None where nobody looked.
+        pointers: the files of Git LFS that it points to; None where they were not looked for.
+        ids: of its commits, root trees and annotated tags, joined; None where they are unknown.
     """
 
     summary: PackSummary
@@ -159,6 +173,7 @@ class _Checked:
     kinds: dict[ObjectId, str]
     changes: tuple[RefChange, ...]
     pointers: tuple[Pointer, ...] | None = None
+    ids: str | None = None
 
 
 def capture(
@@ -182,6 +197,7 @@ def capture(
         BackupError: nothing was recorded.
     """
     folder = repository_folder(path=plan.repository.path, host_id=plan.repository.host_id)
+    _require_recordable(plan, means)
     if not plan.wants:
         remote.require_end()
     if plan.action == "empty":
@@ -191,6 +207,7 @@ def capture(
         plan, remote, means, kind=plan.action, folder=folder, transferred=transferred
     )
     bundle, index_bytes = save_lfs_index(checked.pointers or (), bundle, means)
+    bundle, ids_bytes = _save_ids(checked.ids, bundle, means)
     goes_on = plan.previous is not None and plan.action == "incremental"
     chain = (*plan.previous.chain, bundle) if plan.previous and goes_on else (bundle,)
     kept = None
@@ -212,15 +229,36 @@ def capture(
         kinds=checked.kinds,
         changes=checked.changes,
         files=kept,
+        ids=None if bundle.ids is not None else checked.ids,
     )
     return replace(
         captured,
         retain_until=_earlier(captured.retain_until, bundle.retain_until),
-        bytes_written=captured.bytes_written + bundle.size_bytes + index_bytes,
+        bytes_written=captured.bytes_written + bundle.size_bytes + index_bytes + ids_bytes,
         objects=bundle.objects,
         check=bundle.check,
         pointers=checked.pointers or (),
     )
+
+
+def _require_recordable(plan: Plan, means: Means) -> None:
+    """Refuse refs that no record can hold, before anything is fetched for them.
+
+    Raises:
+        DocumentTooLarge: their names are too many or too long.
+    """
+    refs = plan.refs
+    least = sum(len(name) + len(oid) for name, oid in refs.tips.items())
+    least += sum(len(item.name) for item in refs.left_out)
+    if least < MAX_DOCUMENT_BYTES // 4:
+        return
+    try:
+        encode(_record(plan, means, chain=(), kinds={}, changes=(), files=None, ids=None))
+    except DocumentTooLarge as error:
+        raise DocumentTooLarge(
+            f"{error.message}: it has {len(refs.tips)} refs, whose names are too many or too long",
+            hint="delete refs at the source, or leave the repository out with --exclude",
+        ) from error
 
 
 def _save_bundle(
@@ -287,6 +325,8 @@ def capture_files(record: Record, key: str, files: FilesKept, means: Means) -> C
             "changes": (),
             "previous": key,
             "lfs": files.line,
+            # No bundle was made with this one.
+            "ids": None,
         }
     )
     line = record.repository
@@ -311,6 +351,26 @@ def save_lfs_index(
     key, data = lfs_index_key(folder_of(bundle.key), snapshot_id), encode(index)
     means.destination.put_if_absent(means.layout.key(key), data)
     return bundle.model_copy(update={"lfs": key}), len(data)
+
+
+def _save_ids(ids: str | None, bundle: BundleLine, means: Means) -> tuple[BundleLine, int]:
+    """Store the ids that a full's pack is known by beside its bundle, where they are many.
+
+    Returns:
+        The bundle's line, which names the document where there is one, and the document's size.
+    """
+    if ids is None or _is_for_record(ids, bundle.kind):
+        return bundle, 0
+    snapshot_id = bundle.snapshot_id
+    document = Ids(format=1, document="ids", snapshot_id=snapshot_id, ids=ids)
+    key, data = ids_key(folder_of(bundle.key), snapshot_id), encode(document)
+    means.destination.put_if_absent(means.layout.key(key), data)
+    return bundle.model_copy(update={"ids": key}), len(data)
+
+
+def _is_for_record(ids: str, kind: BundleKind) -> bool:
+    """Return whether a record holds the ids itself: a changed night makes two objects."""
+    return kind == "incremental" or len(ids) <= _MOST_IDS_IN_RECORD
 
 
 def compare_refs(
@@ -349,7 +409,8 @@ def _pass_through(
         # Nothing new to hold: refs were deleted, or moved to what the chain holds.
         pieces: Iterable[bytes] = [empty_pack(plan.refs.object_format)]
         _pour(pieces, meter.update, *sinks)
-        return _Checked(meter.finish(), "pack", "", {}, compare_refs(plan, {}), pointers=())
+        changes = compare_refs(plan, {})
+        return _Checked(meter.finish(), "pack", "", {}, changes, pointers=(), ids="")
     pieces = _watched(remote.fetch(plan.wants, plan.haves), means.stop, transferred)
     if means.check == "trailer":
         _pour(pieces, meter.update, *sinks)
@@ -366,12 +427,75 @@ def _pass_through(
         if too_small is not None:
             detail = _disk_detail(too_small, summary)
             return _Checked(summary, "trailer (disk)", detail, {}, compare_refs(plan, {}))
-        kinds, pointers = check.survey(plan.wants)
-        if plan.action == "full":
-            _require_every_tip(plan.refs, kinds)
+        listed = ("commit", "tag") if plan.action == "full" else ("commit", "tree", "tag")
+        survey = check.survey(plan.wants, listed=listed)
+        ids = _ids_of(plan, check, survey, means)
         level: Check = "connected" if plan.action == "full" else "pack"
-        changes = _proved_changes(plan, check, kinds)
-        return _Checked(summary, level, "", kinds, changes, pointers=pointers)
+        changes = _proved_changes(plan, check, survey.kinds)
+        return _Checked(summary, level, "", survey.kinds, changes, survey.pointers, ids)
+
+
+def _ids_of(plan: Plan, check: PackCheck, survey: Survey, means: Means) -> str | None:
+    """Return the ids that the vault is to know the pack by, once it is proved to lack nothing.
+
+    Of a full git has said so; of an increment the chain must hold what the pack does not. None
+    where the ids are too many for a document.
+
+    Raises:
+        IncompleteRepository: a full lacks what a ref names.
+        AnswerLacksObjects: an increment and its chain do.
+    """
+    trees: list[ObjectId] = []
+    needed = {*plan.refs.wanted(), *plan.refs.peeled.values()}
+    for commit in check.commits(survey):
+        trees.append(commit.tree)
+        needed.update((commit.tree, *commit.parents))
+    if plan.action == "full":
+        _require_every_tip(plan.refs, survey.kinds)
+    else:
+        _require_held(plan, needed, check, survey, means)
+    ids = "".join((survey.ids["commit"], *trees, survey.ids["tag"]))
+    # Of a history of millions of commits the refs alone are known: what else is not found, a full
+    # brings.
+    return ids if len(ids) <= MAX_DOCUMENT_BYTES // 2 else None
+
+
+def _require_held(
+    plan: Plan, needed: set[ObjectId], check: PackCheck, survey: Survey, means: Means
+) -> None:
+    """Require that all of some objects are in the pack of an increment or in its chain.
+
+    Raises:
+        AnswerLacksObjects: they are not.
+    """
+    if plan.previous is None:
+        raise AssertionError("an increment goes on from a record")
+    left = needed - survey.kinds.keys()
+    for joined in survey.ids.values():
+        left.difference_update(split_ids(joined, plan.refs.object_format))
+    lacking = not_held(means.destination, means.layout, plan.previous, left)
+    if lacking:
+        count, first = len(lacking), min(lacking)
+        raise AnswerLacksObjects(
+            f"the server left out {count} {'object' if count == 1 else 'objects'} that the vault "
+            f"is not known to hold, first {first} ({_what_it_is(first, plan, check, survey)})"
+        )
+
+
+def _what_it_is(oid: ObjectId, plan: Plan, check: PackCheck, survey: Survey) -> str:
+    """Say what needs an object."""
+    for name, tip in {**plan.refs.tips, RefName("HEAD"): plan.refs.head_id}.items():
+        if oid == tip:
+            return str(name)
+    for name, target in plan.refs.peeled.items():
+        if oid == target:
+            return f"the target of {name}"
+    for commit in check.commits(survey):
+        if oid == commit.tree:
+            return f"the root tree of commit {commit.id}"
+        if oid in commit.parents:
+            return f"a parent of commit {commit.id}"
+    raise AssertionError("something needs it")
 
 
 def _pour(pieces: Iterable[bytes], *sinks: Callable[[bytes], object]) -> None:
@@ -443,8 +567,9 @@ def _save_record(
     kinds: dict[ObjectId, str],
     changes: tuple[RefChange, ...],
     files: FilesKept | None = None,
+    ids: str | None = None,
 ) -> Captured:
-    record = _record(plan, means, chain=chain, kinds=kinds, changes=changes, files=files)
+    record = _record(plan, means, chain=chain, kinds=kinds, changes=changes, files=files, ids=ids)
     captured = _put_record(record, means, folder=folder, files=files)
     return replace(captured, changes=changes)
 
@@ -479,6 +604,7 @@ def _record(
     kinds: dict[ObjectId, str],
     changes: tuple[RefChange, ...],
     files: FilesKept | None,
+    ids: str | None,
 ) -> Record:
     refs = plan.refs
     return Record(
@@ -505,6 +631,8 @@ def _record(
         previous=plan.previous_key,
         fallback=None if refs.protocol_v2 else "mirror: the server has no protocol version 2",
         lfs=None if files is None else files.line,
+        ids=ids,
+        unproven=any(line.check.startswith("trailer") for line in chain),
     )
 
 

@@ -24,9 +24,21 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+# More is read by no person, and a manifest must have room for what failed of each repository.
+_LONGEST_MESSAGE = 4000
+
+
 def sound(text: str) -> str:
     """Make text that every document may hold: no secret, and what is not UTF-8 shown escaped."""
     return mask(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _message(text: str) -> str:
+    """Return text as a message has it: sound, and no longer than a server has a right to be."""
+    message = sound(text)
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    return f"{message[:_LONGEST_MESSAGE]}... ({len(message)} characters)"
 
 
 class BackupError(Exception):
@@ -41,9 +53,9 @@ class BackupError(Exception):
     retryable = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(sound(message))
-        self.message = sound(message)
-        self.hint = sound(hint)
+        super().__init__(_message(message))
+        self.message = _message(message)
+        self.hint = _message(hint)
 
 
 class ConfigError(BackupError):
@@ -168,6 +180,10 @@ class MalformedPack(ProtocolError):
     """A pack that git does not accept."""
 
 
+class AnswerLacksObjects(ProtocolError):
+    """A server left objects out of an increment that its refs lead to and the vault has not."""
+
+
 class RemoteRefused(ProtocolError):
     """The server said no, in its own words (an ``ERR`` packet or side-band 3)."""
 
@@ -228,6 +244,10 @@ class DamagedDocument(IntegrityError):
 
 class UnsupportedFormat(IntegrityError):
     """A document written by a newer version of this program."""
+
+
+class DocumentTooLarge(BackupError):
+    """A document would be larger than readers accept; it was not written."""
 
 
 class PruneRefused(BackupError):

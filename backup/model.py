@@ -31,6 +31,13 @@ ChangeKind = Literal["added", "advanced", "rewritten", "moved", "deleted"]
 ID_LENGTH: Mapping[ObjectFormat, int] = {"sha1": 40, "sha256": 64}
 
 
+def split_ids(joined: str, object_format: ObjectFormat) -> Iterator[ObjectId]:
+    """Yield the ids of a list in which they stand one behind another."""
+    length = ID_LENGTH[object_format]
+    for start in range(0, len(joined), length):
+        yield ObjectId(joined[start : start + length])
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """One repository as its source lists it.

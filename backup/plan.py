@@ -103,6 +103,7 @@ def make_plan(
     refs: Refs,
     *,
     why: str,
+    why_full: str = "",
     broken: str = "",
     entry: Entry | None,
     record: Record | None,
@@ -117,6 +118,7 @@ def make_plan(
         repository: what to capture.
         refs: its refs now.
         why: the reason there is anything to do.
+        why_full: why an increment will not do; empty where it may.
         broken: what is wrong with the chain though all of it is stored; empty where nothing is.
         entry: its entry in the newest state.
         record: the record that entry names; None when there is none or it cannot be used.
@@ -148,7 +150,7 @@ def make_plan(
     )
     if record is None:
         return full
-    reason = _why_full(
+    reason = why_full or _why_full(
         repository, refs, record, broken=broken, stored=stored, policy=policy, now=now
     )
     if reason:

@@ -255,6 +255,8 @@ def _type(field: Mapping[str, Any]) -> str:
             return f"object of {_type(values)}s"
         case {"format": "date-time"}:
             return "time"
+        case {"pattern": str() as pattern} if pattern.endswith("*$"):
+            return "object ids without anything between them"
         case {"pattern": str() as pattern}:
             return "object id" if "{40}" in pattern else "64 hex digits"
         case _:
@@ -268,7 +270,7 @@ def _link(name: str) -> str:
 def _schemas() -> Iterator[tuple[str, str]]:
     for name, model in STORED.items():
         schema = model.model_json_schema()
-        for one in (schema, *schema["$defs"].values()):
+        for one in (schema, *schema.get("$defs", {}).values()):
             _explain(one)
         whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
         text = json.dumps(whole, indent=2, ensure_ascii=False)

@@ -242,6 +242,7 @@ def captured_now(
             "empty": refs.empty,
             "unfinished": _unfinished(captured.files),
             "degraded": _degraded(captured.record),
+            "unproven": captured.record.unproven,
             "pins": pins,
             "status": status,
             "plan": plan.bundle_kind,

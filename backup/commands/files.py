@@ -301,8 +301,7 @@ class FileKeeper:
                 check.feed(piece)
             if check.finish() is not None:
                 return None
-            _, pointers = check.survey(())
-            return pointers
+            return check.survey(()).pointers
 
     # --- Storing ---
 

@@ -105,8 +105,7 @@ class Locks:
         objects = [(key, version)]
         for line in record.chain:
             objects.append((line.key, line.version_id))
-            if line.lfs is not None:
-                objects.append((line.lfs, None))
+            objects += [(key, None) for key in line.documents]
         files = promised_files(self._destination, self._layout, record)
         objects += [(lfs_key(oid), None) for oid in files]
         if record.metadata is not None:

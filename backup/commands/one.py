@@ -29,6 +29,7 @@ from backup.commands.remotes import Remotes, is_local, lacking
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
 from backup.commands.stored_files import lost_files
 from backup.errors import (
+    AnswerLacksObjects,
     AuthenticationError,
     BackupError,
     DeadlineReached,
@@ -272,25 +273,42 @@ def _with_fresh_credentials(repository: Repository, entry: Entry | None, shop: W
 
 
 def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
-    """Ask and capture; when a ref moved in between and its object is gone, ask again."""
+    """Ask and capture; ask again where a ref moved in between, or the answer lacks something.
+
+    What an increment lacks a second time a full is to bring.
+    """
     if repository.problem:
         raise SourceError(repository.problem)
     if repository.blocked:
         raise RepositoryBlocked(repository.blocked)
     refs: Refs | None = None
+    lacking = why_full = ""
     for _ in range(_LOOKS):
         with shop.remotes.open(repository) as remote:
             with _only_asking():
                 refs = remote.list_refs()
             try:
-                return _ask_and_capture(repository, entry, shop, remote=remote, refs=refs)
+                return _ask_and_capture(
+                    repository, entry, shop, remote=remote, refs=refs, why_full=why_full
+                )
             except NotOurRef as error:
+                refused: BackupError = error
+            except AnswerLacksObjects as error:
                 refused = error
-    raise _why_not_there(refused, refs, repository) from refused
+                lacking, why_full = error.message, lacking
+    if isinstance(refused, NotOurRef):
+        refused = _why_not_there(refused, refs, repository)
+    raise refused
 
 
 def _ask_and_capture(
-    repository: Repository, entry: Entry | None, shop: Workshop, *, remote: Remote, refs: Refs
+    repository: Repository,
+    entry: Entry | None,
+    shop: Workshop,
+    *,
+    remote: Remote,
+    refs: Refs,
+    why_full: str,
 ) -> Result:
     checked_at = shop.means.clock()
     digest = refs_digest(refs)
@@ -302,7 +320,7 @@ def _ask_and_capture(
             return looked
         broken, why = looked, f"the chain is broken: {looked}"
     with _slot(shop):
-        plan = _plan(repository, entry, shop, refs=refs, why=why, broken=broken)
+        plan = _plan(repository, entry, shop, refs=refs, why=why, why_full=why_full, broken=broken)
         if shop.dry_run:
             return planned(plan, entry)
         with _time_enough(shop):
@@ -350,6 +368,7 @@ def _plan(
     *,
     refs: Refs,
     why: str,
+    why_full: str,
     broken: str,
 ) -> Plan:
     record, problem = (None, "") if entry is None else _load_record(entry, shop)
@@ -357,6 +376,7 @@ def _plan(
         repository,
         refs,
         why=problem or why,
+        why_full=why_full,
         broken=broken,
         entry=entry,
         record=record,

@@ -32,6 +32,7 @@ from backup.errors import (
     ConfigError,
     DeadlineReached,
     DestinationError,
+    DocumentTooLarge,
     Interrupted,
     NotBegun,
     SessionExpired,
@@ -594,7 +595,7 @@ class OwnerRun:
         document = self._document("checkpoint", entries)
         try:
             self._destination.put_if_absent(self._layout.document(name), encode(document))
-        except DestinationError as error:
+        except (DestinationError, DocumentTooLarge) as error:
             # It would have saved work after a crash; the run itself can still end well.
             self._note(f"a checkpoint could not be stored: {error.message}")
         else:

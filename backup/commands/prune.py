@@ -30,6 +30,7 @@ from backup.errors import (
     BackupError,
     DamagedDocument,
     DestinationError,
+    DocumentTooLarge,
     ExitCode,
     IntegrityError,
     ObjectNotFound,
@@ -442,7 +443,7 @@ class _Owner:
     def _chain_of(self, key: str, version: str | None) -> set[str]:
         record = load_record(self._destination, self._layout, key, version=version)
         found = {str(line.key) for line in record.chain}
-        found |= {str(line.lfs) for line in record.chain if line.lfs is not None}
+        found |= {key for line in record.chain for key in line.documents}
         if record.metadata is not None:
             found.add(record.metadata.key)
         return found
@@ -556,18 +557,20 @@ class _Owner:
                 snapshot_id=new_snapshot_id(self._now),
                 now=self._now,
             )
-        except DestinationError as error:
+        except (DestinationError, DocumentTooLarge) as error:
             self._events.note(f"which files nothing names is not noted: {error.message}")
 
 
 def _stays(key: str, marked: set[str]) -> bool:
     """Tell whether a repository's object is needed.
 
-    What a pack points to may have been found out by a run that has not said so yet.
+    What a pack points to may have been found out by a run that has not said so yet. A record says
+    which objects are in the pack that came with it, as long as a chain has that pack.
     """
     if key in marked:
         return True
-    return is_lfs_index(key) and not marked.isdisjoint(bundles_beside(key))
+    beside = is_record(key) or is_lfs_index(key)
+    return beside and not marked.isdisjoint(bundles_beside(key))
 
 
 def _since(entry: Entry) -> str:

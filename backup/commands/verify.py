@@ -25,6 +25,7 @@ from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     DamagedDocument,
     DestinationError,
+    DocumentTooLarge,
     ExitCode,
     IntegrityError,
     ObjectNotFound,
@@ -137,7 +138,7 @@ def verify(
         )
         try:
             destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
-        except DestinationError as error:
+        except (DestinationError, DocumentTooLarge) as error:
             events.note(f"the result is not noted in the vault: {error.message}")
     code = ExitCode.DAMAGED if damaged else ExitCode.DONE
     return VerifyReport(request.depth, checked, tuple(damaged), code)
@@ -359,9 +360,10 @@ class _Root:
                 )
                 if problem:
                     problems[line.key] = problem
-                if line.lfs is not None and (problem := self._differs(line.lfs, version_id=None)):
+                for key in line.documents:
                     # No git object is in it: what was captured with it comes back all the same.
-                    problems[line.lfs] = problem
+                    if problem := self._differs(key, version_id=None):
+                        problems[key] = problem
         return problems
 
     def _differs(self, key: str, *, version_id: str | None, size_bytes: int | None = None) -> str:
@@ -485,7 +487,7 @@ class _Root:
             snapshots = {
                 snapshot
                 for key, record in records.items()
-                if any(bundle in {line.key, line.lfs} for line in record.chain)
+                if any(bundle in {line.key, *line.documents} for line in record.chain)
                 for snapshot in one.snapshots[key]
             }
             uri = self._destination.uri(self._layout.key(bundle))

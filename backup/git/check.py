@@ -8,7 +8,7 @@ kind of object a ref points at, and whether an old tip is among a new tip's ance
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +24,10 @@ from backup.git.command import (
     is_disk_full,
     make_bare_repository,
 )
+from backup.git.commits import Commit, read_commits
 from backup.git.objects import ObjectReader
 from backup.git.pointers import Pointer, find_pointers
-from backup.model import ObjectFormat, ObjectId
+from backup.model import ObjectFormat, ObjectId, split_ids
 from backup.stopping import Stop
 
 _LOOK_EVERY_BYTES = 8 << 20
@@ -72,6 +73,21 @@ class DiskTooSmall:
     free_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a pack holds.
+
+    Attributes:
+        kinds: the types of the objects that were asked for and are there.
+        pointers: the files of Git LFS that blobs point to.
+        ids: for each type that was to be listed the ids of its objects, one behind another.
+    """
+
+    kinds: dict[ObjectId, str]
+    pointers: tuple[Pointer, ...]
+    ids: Mapping[str, str]
+
+
 class PackCheck:
     """index-pack beside one stream. Used by one thread; close it to give the disk back.
 
@@ -85,6 +101,7 @@ class PackCheck:
     def __init__(
         self, *, object_format: ObjectFormat, connected: bool, disk: Disk, stop: Stop
     ) -> None:
+        self._object_format = object_format
         self._disk = disk
         self._stop = stop
         self._fed_bytes = 0
@@ -156,16 +173,30 @@ class PackCheck:
             self._judge(words)
         return self._too_small
 
-    def survey(self, ids: Iterable[ObjectId]) -> tuple[dict[ObjectId, str], tuple[Pointer, ...]]:
+    def survey(self, ids: Iterable[ObjectId], *, listed: Collection[str] = ()) -> Survey:
         """Go through all objects of the pack once.
 
-        Returns:
-            The types of those that are asked for and there, and the files of Git LFS that blobs
-            point to.
+        Args:
+            ids: whose types are asked for.
+            listed: types of objects whose ids are asked for.
         """
         kinds = dict.fromkeys(ids, "")
-        pointers = find_pointers(self.repository, stop=self._stop, kinds=kinds)
-        return {oid: kind for oid, kind in kinds.items() if kind}, pointers
+        lists = {kind.encode(): bytearray() for kind in listed}
+        pointers = find_pointers(self.repository, stop=self._stop, kinds=kinds, lists=lists)
+        return Survey(
+            kinds={oid: kind for oid, kind in kinds.items() if kind},
+            pointers=pointers,
+            ids={kind.decode(): found.hex() for kind, found in lists.items()},
+        )
+
+    def commits(self, survey: Survey) -> Iterator[Commit]:
+        """Yield the commits of the pack, in no particular order.
+
+        Args:
+            survey: has listed the commits.
+        """
+        ids = split_ids(survey.ids["commit"], self._object_format)
+        return read_commits(self.repository, ids, stop=self._stop)
 
     def ancestry(self, pairs: Iterable[tuple[ObjectId, ObjectId]]) -> Iterator[Ancestry]:
         """Tell for each pair of old and new tip what the pack alone proves.

@@ -54,7 +54,11 @@ def parse_pointer(content: bytes) -> Pointer | None:
 
 
 def find_pointers(
-    repository: Path, *, stop: Stop, kinds: MutableMapping[ObjectId, str] | None = None
+    repository: Path,
+    *,
+    stop: Stop,
+    kinds: MutableMapping[ObjectId, str] | None = None,
+    lists: MutableMapping[bytes, bytearray] | None = None,
 ) -> tuple[Pointer, ...]:
     """Read all pointers in a repository's packs: each file once, with the largest size said of it.
 
@@ -65,12 +69,16 @@ def find_pointers(
         stop: ends it.
         kinds: has the objects whose types are asked for as keys, and gets their types, which cost
             nothing here; those that are not there keep what they have.
+        lists: for each type that is a key, takes the ids of that type's objects, one behind
+            another.
 
     Raises:
         MalformedPack: git cannot read the packs.
     """
     found: dict[str, int] = {}
-    candidates = _small_blobs(repository, stop, {} if kinds is None else kinds)
+    candidates = _small_blobs(
+        repository, stop, {} if kinds is None else kinds, {} if lists is None else lists
+    )
     with ObjectReader(repository, stop) as objects:
         while some := [*islice(candidates, _AT_ONCE)]:
             for blob in objects.read(some):
@@ -82,7 +90,10 @@ def find_pointers(
 
 
 def _small_blobs(
-    repository: Path, stop: Stop, kinds: MutableMapping[ObjectId, str]
+    repository: Path,
+    stop: Stop,
+    kinds: MutableMapping[ObjectId, str],
+    lists: MutableMapping[bytes, bytearray],
 ) -> Iterator[str]:
     """Yield the ids of blobs that may be pointers, in the order in which packs hold them."""
     # Where git is quicker than any wait for it, nothing else would look.
@@ -104,7 +115,10 @@ def _small_blobs(
                 oid, kind, size = line.split(b" ")
                 if oid in asked:
                     kinds[asked[oid]] = kind.decode()
-                if kind == b"blob" and _LEAST_BYTES <= int(size) <= _MOST_BYTES:
-                    yield oid.decode()
+                if kind == b"blob":
+                    if _LEAST_BYTES <= int(size) <= _MOST_BYTES:
+                        yield oid.decode()
+                elif kind in lists:
+                    lists[kind] += bytes.fromhex(oid.decode())
         if child.wait() != 0 or rest:
             raise MalformedPack(f"git cat-file cannot read the pack: {child.words()}")

@@ -22,8 +22,9 @@ def missing(record: Record, stored: Mapping[str, int]) -> str:
             return f"{bundle.key} is missing"
         if size != bundle.size_bytes:
             return f"{bundle.key} has {size} bytes, recorded were {bundle.size_bytes}"
-        if bundle.lfs is not None and bundle.lfs not in stored:
-            return f"{bundle.lfs} is missing"
+        for key in bundle.documents:
+            if key not in stored:
+                return f"{key} is missing"
     return ""
 
 

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from backup.errors import DamagedDocument, UnsupportedFormat, sound
+from backup.errors import DamagedDocument, DocumentTooLarge, UnsupportedFormat, sound
 from backup.model import (
     BundleKind,
     ChangeKind,
@@ -44,8 +44,8 @@ from backup.vault.layout import is_snapshot_id
 T = TypeVar("T", bound="Part")
 
 FORMAT = 1
-# A document that unpacks to more than this is no document of ours (a gzip bomb).
-_MAX_DOCUMENT_BYTES = 256 << 20
+MAX_DOCUMENT_BYTES = 256 << 20
+"""What a document unpacks to at the most. Readers refuse more (a gzip bomb), writers make none."""
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -85,6 +85,8 @@ def _relative(key: str) -> str:
 
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 HexId = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
+# Ids one behind another: each has the length of the record's object format.
+HexIds = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{8})*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SnapshotId = Annotated[str, AfterValidator(_timely)]
 Stem = Annotated[str, AfterValidator(_stem)]
@@ -363,6 +365,14 @@ class BundleLine(Part):
     retain_until: Time | None = Field(None, description="object lock")
     lfs_scanned: bool = False
     lfs: RelativeKey | None = Field(None, description="ids of LFS objects this pack points to")
+    ids: RelativeKey | None = Field(
+        None, description="of a full: the ids in its pack, where its record has no room for them"
+    )
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """The keys of the documents that belong to this bundle."""
+        return tuple(key for key in (self.lfs, self.ids) if key is not None)
 
 
 class DocumentLine(Part):
@@ -430,6 +440,14 @@ class Record(Part):
     fallback: str | None = Field(None, description="how it was captured without protocol v2")
     metadata: DocumentLine | None = None
     lfs: LfsLine | None = Field(None, description="what became of the chain's LFS objects")
+    ids: HexIds | None = Field(
+        None,
+        description="of the commits, root trees and tags in the pack that came with this record",
+    )
+    unproven: bool = Field(
+        default=False,
+        description="what is in a pack of the chain was never looked at: its check is trailer",
+    )
 
     def tips(self) -> dict[RefName, ObjectId]:
         """Return the exact ref map."""
@@ -450,6 +468,15 @@ class LfsIndex(Part):
     document: Literal["lfs"]
     snapshot_id: SnapshotId
     objects: tuple[LfsObject, ...]
+
+
+class Ids(Part):
+    """The ids of the commits, root trees and annotated tags that a full's pack holds."""
+
+    format: Literal[1]
+    document: Literal["ids"]
+    snapshot_id: SnapshotId
+    ids: HexIds = Field(description="one behind another, in no order")
 
 
 class CondemnedLine(Part):
@@ -508,18 +535,28 @@ STORED: Mapping[str, type[Part]] = {
     "manifest": Manifest,
     "record": Record,
     "lfs": LfsIndex,
+    "ids": Ids,
     "condemned": Condemned,
     "drill": Drill,
 }
 
 
 def encode(document: Part) -> bytes:
-    """Write a document; the same document always gives the same bytes."""
+    """Write a document; the same document always gives the same bytes.
+
+    Raises:
+        DocumentTooLarge: readers would refuse it.
+    """
     try:
         text = document.model_dump_json(exclude_defaults=True).encode()
     except (UnicodeEncodeError, pydantic_core.PydanticSerializationError):
         # A message with bytes of a name in it must not keep a manifest from being written.
         text = pydantic_core.to_json(_sound(document.model_dump(exclude_defaults=True)))
+    if len(text) > MAX_DOCUMENT_BYTES:
+        kind = getattr(document, "document", type(document).__name__)
+        raise DocumentTooLarge(
+            f"the {kind} would have {len(text)} bytes, and {MAX_DOCUMENT_BYTES} are the most"
+        )
     return gzip.compress(text, compresslevel=9, mtime=0)
 
 
@@ -563,7 +600,9 @@ def _sound(value: Any) -> Any:
 
 def _unpack(data: bytes) -> bytes:
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    text = unpacker.decompress(data, _MAX_DOCUMENT_BYTES)
+    text = unpacker.decompress(data, MAX_DOCUMENT_BYTES + 1)
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_DOCUMENT_BYTES} bytes")
     if not unpacker.eof or unpacker.unused_data:
         raise EOFError("the gzip stream does not end where the object does")
     return text

@@ -9,6 +9,7 @@
       repositories/<path>/<host-id>/<snapshot-id>.full.bundle
       repositories/<path>/<host-id>/<snapshot-id>.incremental.bundle
       repositories/<path>/<host-id>/<snapshot-id>.record.json.gz
+      repositories/<path>/<host-id>/<snapshot-id>.ids.json.gz
       repositories/<path>/<host-id>/<snapshot-id>.metadata.jsonl.gz
       repositories/<path>/<host-id>/<snapshot-id>.lfs.json.gz
       lfs/<aa>/<bb>/<oid>        assets/<aa>/<bb>/<sha256>
@@ -44,7 +45,8 @@ _EXPORT = re.compile(r"exports/.+/(?P<moment>\d{4}(?:-\d\d){5})\.tar\.gz", re.AS
 _LFS_OID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OF_REPOSITORY = re.compile(
     r"(?P<id>\d{8}T\d{6}Z-[0-9a-z]{4,32})"
-    r"\.(?:full\.bundle|incremental\.bundle|record\.json\.gz|metadata\.jsonl\.gz|lfs\.json\.gz)",
+    r"\.(?:full\.bundle|incremental\.bundle|record\.json\.gz|metadata\.jsonl\.gz|lfs\.json\.gz"
+    r"|ids\.json\.gz)",
     re.ASCII,
 )
 _DOCUMENT = re.compile(
@@ -234,6 +236,11 @@ def lfs_index_key(folder: str, snapshot_id: str) -> Key:
     return Key(f"{folder}{snapshot_id}.lfs.json.gz")
 
 
+def ids_key(folder: str, snapshot_id: str) -> Key:
+    """Return the relative key of the ids of the commits, trees and tags in a full's pack."""
+    return Key(f"{folder}{snapshot_id}.ids.json.gz")
+
+
 def lfs_key(oid: str) -> Key:
     """Return the relative key of a file of Git LFS; the same that git-lfs has in its folder."""
     return Key(f"lfs/{oid[:2]}/{oid[2:4]}/{oid}")
@@ -263,10 +270,17 @@ def bundles_beside(document: str) -> tuple[Key, Key]:
     return Key(f"{stem}.full.bundle"), Key(f"{stem}.incremental.bundle")
 
 
-def documents_beside(record: str) -> tuple[Key, Key]:
+def record_beside(bundle: str) -> Key:
+    """Return the relative key of the record that was written with a bundle."""
+    stem = bundle.removesuffix(".full.bundle").removesuffix(".incremental.bundle")
+    return Key(f"{stem}.record.json.gz")
+
+
+def documents_beside(record: str) -> tuple[Key, ...]:
     """Return the keys that other documents of a record's own capture may have."""
     stem = record.removesuffix(".record.json.gz")
-    return Key(f"{stem}.metadata.jsonl.gz"), Key(f"{stem}.lfs.json.gz")
+    endings = ("metadata.jsonl.gz", "lfs.json.gz", "ids.json.gz")
+    return tuple(Key(f"{stem}.{ending}") for ending in endings)
 
 
 def snapshot_of(key: str) -> str:

@@ -215,7 +215,7 @@ def test_kinds_tell_what_refs_point_at_and_leave_out_what_the_pack_lacks(
     with checking(tmp_path, connected=True) as check:
         check.feed(everything(repository))
         check.finish()
-        kinds, _ = check.survey([*map(text_id, tips.values()), absent])
+        kinds = check.survey([*map(text_id, tips.values()), absent]).kinds
     assert {name: kinds[text_id(tip)] for name, tip in tips.items()} == {
         b"refs/heads/main": "commit",
         b"refs/tags/blob": "blob",
@@ -231,7 +231,7 @@ def test_kinds_tell_an_annotated_tag_from_what_it_is_of(shaped: Shaped, tmp_path
     with checking(tmp_path) as check:
         check.feed(everything(repository))
         check.finish()
-        kinds, _ = check.survey(map(text_id, tips.values()))
+        kinds = check.survey(map(text_id, tips.values())).kinds
     assert kinds[text_id(tips[b"refs/tags/third"])] == "tag"
     assert kinds[text_id(tips[b"refs/tags/light"])] == "commit"
 

@@ -238,7 +238,12 @@ class FastImport:
 
 
 def commit_chain(
-    path: Path, count: int, *, start: bytes | None = None, label: bytes = b"work"
+    path: Path,
+    count: int,
+    *,
+    start: bytes | None = None,
+    label: bytes = b"work",
+    at: int = EPOCH,
 ) -> list[bytes]:
     """Write count commits, each the child of the one before, and return their ids, oldest first.
 
@@ -249,6 +254,8 @@ def commit_chain(
         count: how many.
         start: the parent of the first; None makes it a root.
         label: part of each file and message; commits of different labels have different ids.
+        at: the date of the first; each other is a second later. Where a parent is younger than its
+            child a server may send more than it has to.
     """
     stream = FastImport(path)
     parents = () if start is None else (start,)
@@ -258,7 +265,7 @@ def commit_chain(
             parents,
             files={b"%s.txt" % label: lines + b"change %d\n" % number},
             message=b"%s %d\n" % (label, number),
-            at=EPOCH + number,
+            at=at + number,
         )
         parents = (mark,)
     return list(stream.run().values())

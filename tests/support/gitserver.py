@@ -8,7 +8,7 @@ import base64
 import os
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
@@ -67,6 +67,7 @@ class GitHttpServer:
         answer: gives an answer in place of git's, or None.
         protocol: 0 for a server that knows no protocol version 2.
         asks_first: whether who comes must be known before such an answer is given.
+        settings: git's configuration at the server.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class GitHttpServer:
         answer: Callable[[Request], Answer | None] | None = None,
         protocol: int = 2,
         asks_first: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._tls = tls
         self._lock = Lock()
@@ -92,6 +94,7 @@ class GitHttpServer:
         self.answer = answer
         self.protocol = protocol
         self.asks_first = asks_first
+        self.settings = {"safe.directory": "*", **(settings or {})}
         self.requests: list[Request] = []
         self.url = ""
 
@@ -228,11 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
             more["GIT_PROTOCOL"] = fields.get("git-protocol", "")
         settings = environment()
         count = int(settings["GIT_CONFIG_COUNT"])
-        more |= {
-            "GIT_CONFIG_COUNT": str(count + 1),
-            f"GIT_CONFIG_KEY_{count}": "safe.directory",
-            f"GIT_CONFIG_VALUE_{count}": "*",
-        }
+        for number, (name, value) in enumerate(self.place.settings.items(), count):
+            more[f"GIT_CONFIG_KEY_{number}"] = name
+            more[f"GIT_CONFIG_VALUE_{number}"] = value
+        more["GIT_CONFIG_COUNT"] = str(count + len(self.place.settings))
         return settings | more
 
     def _pass_body(self, stdin: object, fields: dict[str, str]) -> None:

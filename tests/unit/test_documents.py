@@ -26,6 +26,7 @@ from backup.vault.documents import (
     Drill,
     Entry,
     Header,
+    Ids,
     LfsIndex,
     Manifest,
     Part,
@@ -45,6 +46,7 @@ DOCUMENTS: dict[str, type[Part]] = {
     "format-1-checkpoint": Manifest,
     "format-1-record": Record,
     "format-1-lfs": LfsIndex,
+    "format-1-ids": Ids,
     "format-1-condemned": Condemned,
     "format-1-drill": Drill,
 }
