@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
 
 # More is read by no person, and a manifest must have room for what failed of each repository.
-_LONGEST_MESSAGE = 4000
+_LONGEST_MESSAGE = 10_000
 
 
 def sound(text: str) -> str:
