@@ -511,7 +511,7 @@ def test_a_prune_that_breaks_off_at_any_deletion_loses_nothing_and_the_next_fini
     wanted = copy_of(estate, tmp_path / "wanted")
     wanted.prune(daily=1, grace_days=1)
     deletions = len(estate.stored()) - len(wanted.stored())
-    assert deletions > 10
+    assert deletions >= 10
     for at in range(deletions):
         other = copy_of(estate, tmp_path / f"crash-{at}")
         fault = DestinationFault(at, "delete")
