@@ -1,6 +1,7 @@
 """Pushes what was restored to a remote, and asks the remote afterwards what it has."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from backup.commands.remotes import Network, NetworkSettings, lfs_server
 from backup.commands.sending import FILES_AT_ONCE, Sending, SentFiles, stored_locally
 from backup.errors import SourceError
 from backup.git.fallback import Reach
-from backup.git.push import PushRemote, RemoteRefs
+from backup.git.push import PushRemote, RemoteRefs, ask_remote, left_parts
+from backup.git.staging import Stage
+from backup.git.work import work_folder
 from backup.model import Events, ObjectId, RefName
 from backup.refs import HIDDEN_PREFIXES, to_bytes
 from backup.results import PushReport, Restored
@@ -53,13 +56,13 @@ class Push:
         self._events = events
         self._stop = stop
 
-    def require_reachable(self, folder: Path) -> None:
-        """Ask the remote before anything is restored for it; any folder will do.
+    def require_reachable(self) -> None:
+        """Ask the remote before anything is restored for it.
 
         Raises:
             BackupError: it cannot be reached, or does not let us in.
         """
-        self._remote(folder).ask()
+        self._ask()
 
     def push(
         self,
@@ -81,16 +84,18 @@ class Push:
             SourceError: the token may not push workflows and there are some; nothing was pushed.
             BackupError: the remote cannot be reached, or takes nothing.
         """
-        remote = self._remote(directory)
         hidden = tuple(name for name in tips if to_bytes(name).startswith(HIDDEN_PREFIXES))
         left_out = set(hidden)
         wanted = {name: oid for name, oid in tips.items() if name not in left_out}
-        before = remote.ask()
-        notes = self._workflows(remote, wanted, before)
-        # A forge refuses refs whose files it does not have.
-        files = self._send_files(directory)
-        pushed = remote.push(wanted, before, first=head)
-        after = remote.ask()
+        before = self._ask()
+        with work_folder() as folder:
+            stage = Stage(folder / "push.git", directory, stop=self._stop)
+            remote = self._remote(stage)
+            notes = self._workflows(remote, wanted, before)
+            # A forge refuses refs whose files it does not have.
+            files = self._send_files(directory)
+            pushed = remote.push(wanted, before, first=head)
+        after = self._ask()
         refused = dict(pushed.refused)
         for name, oid in wanted.items():
             # What counts is what the remote says it has.
@@ -100,9 +105,7 @@ class Push:
                 )
         if head in wanted and after.head not in (None, head):
             notes.append(f"the remote's HEAD is {after.head}: make {head} its default branch")
-        others = len(after.refs.keys() - tips.keys())
-        if others:
-            notes.append(f"{others} refs of the remote are not in this backup, and were left alone")
+        notes += self._besides(after.refs.keys() - tips.keys())
         sent = set(pushed.sent) - refused.keys()
         return PushReport(
             state=state,
@@ -139,6 +142,21 @@ class Push:
             sending = Sending(server, directory, events=self._events, stop=self._stop)
             return sending.send(pointers)
 
+    def _besides(self, names: Iterable[RefName]) -> list[str]:
+        """Report what the remote has besides: refs of others, and what an unfinished push left."""
+        parts = left_parts(names)
+        others = len({*names} - {*parts})
+        notes = []
+        if others:
+            notes.append(f"{others} refs of the remote are not in this backup, and were left alone")
+        if parts:
+            command = shlex.join(["git", "push", "--delete", self._request.url, *parts])
+            notes.append(
+                f"{len(parts)} refs of the remote hold parts of a push that did not end, or is "
+                f"still running; when none is, this removes them: {command}"
+            )
+        return notes
+
     def _workflows(
         self, remote: PushRemote, wanted: Mapping[RefName, ObjectId], known: RemoteRefs
     ) -> list[str]:
@@ -158,10 +176,13 @@ class Push:
             )
         return []
 
-    def _remote(self, directory: Path) -> PushRemote:
+    def _ask(self) -> RemoteRefs:
+        return ask_remote(self._request.url, reach=self._request.reach, stop=self._stop)
+
+    def _remote(self, stage: Stage) -> PushRemote:
         request = self._request
         return PushRemote(
-            directory,
+            stage,
             request.url,
             reach=request.reach,
             limit_bytes=request.limit_bytes,

@@ -203,7 +203,7 @@ class _Restoring:
         with half_made_beside(target) as folder:
             if self._request.push is not None:
                 push = Push(self._request.push, events=self._events, stop=self._stop)
-                push.require_reachable(folder)
+                push.require_reachable()
             restored = self._restore(work, folder)
             move_into_place(folder, target)
         made = replace(restored, path=target)

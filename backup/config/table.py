@@ -344,7 +344,8 @@ class Config(SourceInputs):
     )
     force: bool = declare(
         BOOLEAN,
-        "With --push: overwrite refs that differ there, unless they move meanwhile.",
+        "With --push: overwrite refs that the remote has with another id, unless they move "
+        "meanwhile. Without it they are refused, fast-forwards too.",
         group="Behaviour",
         commands=("restore",),
         default="false",

@@ -1,5 +1,6 @@
 """Reads objects out of a repository, by one long-lived ``git cat-file --batch``."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from backup.git.command import PATIENCE_SECONDS, clean_environment
 from backup.stopping import Stop
 
 _READ_BYTES = 1 << 16
+# Anything else is a name to git: of a ref, of a revision, or the beginning of an id.
+_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class ObjectReader:
@@ -31,16 +34,16 @@ class ObjectReader:
         """Yield type and content of each object, in the order of the ids; None for a missing one.
 
         Args:
-            ids: no more than fit into a pipe; some hundreds.
+            ids: no more than fit into a pipe; some hundreds. What is not a whole id of this
+                repository's format is missing: a commit can claim anything as its parent.
 
         Raises:
             MalformedPack: git cannot read what is there.
         """
         child = self._child = self._child or _cat_file(self._repository, self._stop)
-        child.write("".join(f"{oid}\n" for oid in ids).encode())
-        for _ in ids:
-            _, kind, *size = self._line(child).decode().split(" ")
-            yield (kind, self._exactly(child, int(size[0]) + 1)[:-1]) if size else None
+        child.write("".join(f"{oid}\n" for oid in ids if _ID.fullmatch(oid)).encode())
+        for oid in ids:
+            yield self._answer(child, oid) if _ID.fullmatch(oid) else None
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +56,14 @@ class ObjectReader:
     ) -> None:
         if self._child is not None:
             self._child.kill()
+
+    def _answer(self, child: Child, oid: str) -> tuple[str, bytes] | None:
+        named, kind, *size = self._line(child).decode().split(" ")
+        if not size:
+            return None
+        content = self._exactly(child, int(size[0]) + 1)[:-1]
+        # In a repository of SHA-256 an id of SHA-1's length is the beginning of one.
+        return (kind, content) if named == oid else None
 
     def _line(self, child: Child) -> bytes:
         while (end := self._buffer.find(b"\n")) < 0:

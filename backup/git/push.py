@@ -1,34 +1,45 @@
 """Pushing a repository's refs to a remote, in batches that a forge takes.
 
-The git program pushes. What is sent at once is measured before: refs go in one push as long as
-what the remote lacks of them fits, by halves where it does not, and a single ref whose history is
-too large goes commit by commit along its first parents, held meanwhile by refs of ours that are
-removed at the end. A push that broke off is gone on with: what the remote has by then is not sent
-again.
-Source: git-push(1), "OUTPUT"; git-rev-list(1), ``--disk-usage``.
+The git program pushes, from a repository that has no other refs (``staging``), and each ref with a
+lease: the remote has to have what it listed, or nothing where it listed nothing.
+
+What is sent at once is measured before: refs go in one push as long as what the remote lacks of
+them fits, by halves where it does not. A single ref whose history is too large goes commit by
+commit along its first parents, held meanwhile by refs whose names no one else can have, and which
+this push removes at the end. A push that broke off is continued by the next one, which does not
+send again what the remote has by then.
+
+Source: git-push(1), "OUTPUT" and ``--force-with-lease``; git-rev-list(1), ``--disk-usage``.
 """
 
 import os
 import re
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backup.errors import BackupError, SourceError
+from backup.errors import BackupError, Interrupted, SourceError
 from backup.git.child import Child
 from backup.git.command import GitFailed, clean_environment, run_git
 from backup.git.fallback import Reach
 from backup.git.ssh import ssh_error
+from backup.git.staging import EVERYTHING, Stage
 from backup.model import ObjectId, RefName
 from backup.refs import to_bytes, to_name
 from backup.stopping import Stop
 
-# Names that are nobody's, and branches where a server keeps nothing else.
+# For parts of a history: a namespace of ours, and branches where a server keeps nothing else. What
+# follows is random, so that no ref of anyone else can have the name.
 _PARTS = (b"refs/repo-backup/part-", b"refs/heads/repo-backup-part-")
+_A_PART = re.compile(rb"(?:%b)[0-9a-f]{16}-[1-9][0-9]*" % b"|".join(map(re.escape, _PARTS)))
 # A command line has a limit, and so has what a server does in one transaction.
 _REFS_AT_ONCE = 500
 _WORKFLOWS = ".github/workflows"
 _BY_REMOTE = "[remote rejected]"
+_LEASE_BROKEN = "(stale info)"
+# Flags of refs that the remote has now as they were sent, or has no longer where that was asked.
+_TAKEN = frozenset(b" +-*=")
 # Nothing is heard of a push before it is over.
 _PUSH_SECONDS = 6 * 3600.0
 _TOO_LARGE = re.compile(
@@ -68,18 +79,18 @@ class PushRemote:
     """A repository to push to.
 
     Args:
-        directory: the repository that is pushed.
+        stage: what is pushed from; it has all objects.
         url: where to, without credentials.
         reach: how git gets there.
         limit_bytes: how much of packed objects goes in one push, as they lie in the repository.
         force: overwrite what differs, as long as it is what was listed.
-        told: hears of each batch.
+        told: hears of each batch, and of each ref that is made or removed for a while.
         stop: ends it.
     """
 
     def __init__(
         self,
-        directory: Path,
+        stage: Stage,
         url: str,
         *,
         reach: Reach,
@@ -88,32 +99,27 @@ class PushRemote:
         told: Callable[[str], None],
         stop: Stop,
     ) -> None:
-        self._directory = directory
+        self._stage = stage
         self._url = url
         self._limit_bytes = limit_bytes
         self._force = force
         self._told = told
         self._stop = stop
-        self._environment = _environment(reach, safe=directory)
+        self._over_http = reach.protocol in ("http", "https")
+        self._environment = _environment(reach, safe=[stage.folder]) | stage.variables
         self._known: Mapping[RefName, ObjectId] = {}
         self._has: set[ObjectId] = set()
-        self._parts: list[bytes] = []
+        self._token = secrets.token_hex(8)
+        self._prefixes = [*_PARTS]
+        self._parts: dict[bytes, ObjectId] = {}
         self._result = Pushed()
 
-    def ask(self) -> RemoteRefs:
-        """Ask the remote for its refs.
-
-        Raises:
-            BackupError: it cannot be reached, or does not let us in.
-        """
-        return _remote_refs(self._url, environment=self._environment, stop=self._stop)
-
     def lacks_workflows(self, tips: Iterable[ObjectId], known: RemoteRefs) -> bool:
-        """Tell whether what the remote lacks holds files that GitHub takes for workflows."""
+        """Return whether what the remote lacks holds files that GitHub takes for workflows."""
         self._has = self._present(known.refs.values())
         # Also what one side of a merge had and the merge has not.
         words = ("rev-list", "--full-history", "--max-count=1", "--stdin", "--", _WORKFLOWS)
-        found = self._git(*words, data=self._range(tips))
+        found = self._stage.git(*words, data=self._range(tips))
         return bool(found.strip())
 
     def push(
@@ -123,7 +129,8 @@ class PushRemote:
 
         Args:
             tips: full name to id.
-            known: what the remote has.
+            known: what the remote has. Without force a ref of it that differs is refused, also
+                where it would be a fast-forward.
             first: goes before all others, since a forge makes the first branch its default.
 
         Raises:
@@ -131,18 +138,50 @@ class PushRemote:
         """
         self._known = known.refs
         self._has = self._present(known.refs.values())
-        self._parts = [name for ref in known.refs if (name := to_bytes(ref)).startswith(_PARTS)]
-        self._result = Pushed()
-        wanted = {name: oid for name, oid in tips.items() if known.refs.get(name) != oid}
-        if first in wanted and not known.refs:
-            self._send({first: wanted.pop(first)})
-        for prefix in (b"refs/heads/", b"refs/tags/", b"refs/"):
-            self._send({n: oid for n, oid in wanted.items() if to_bytes(n).startswith(prefix)})
-            wanted = {n: oid for n, oid in wanted.items() if not to_bytes(n).startswith(prefix)}
-        if self._parts:
-            self._told("removing the refs that held parts of the history")
-            self._run([f":{os.fsdecode(name)}" for name in self._parts])
+        wanted = self._permitted(tips)
+        try:
+            if first in wanted and not known.refs and not _nesting(to_bytes(first)):
+                self._send({first: wanted.pop(first)})
+            for group in _in_order(wanted):
+                self._send(group)
+        except BaseException:
+            if self._parts:
+                self._told(f"{self._named_parts()} stay at the remote: the next push goes on there")
+            raise
+        self._remove_parts()
         return self._result
+
+    def _permitted(self, tips: Mapping[RefName, ObjectId]) -> dict[RefName, ObjectId]:
+        """Return the refs that the remote lacks and may get, and note why it may not get others."""
+        wanted: dict[RefName, ObjectId] = {}
+        for name, oid in tips.items():
+            there = self._known.get(name)
+            if there == oid:
+                continue
+            if to_bytes(name).count(b"/") == 1:
+                reason = "git push takes no ref that lies directly in refs/"
+                self._result.refused[name] = reason
+            elif there is not None and not self._force:
+                reason = f"the remote has {there}: only --force overwrites it"
+                self._result.refused[name] = reason
+            elif self._over_http and (other := self._taken_for(name)) is not None:
+                reason = f"over HTTP git push takes the remote's {other} for it: rename that one"
+                self._result.refused[name] = reason
+            else:
+                wanted[name] = oid
+        return wanted
+
+    def _taken_for(self, name: RefName) -> RefName | None:
+        """Return a ref of the remote that git push may take for one of this name.
+
+        Over HTTP git passes explicit names on to another git, which reads ``refs/heads/main`` as
+        ``refs/heads/refs/heads/main`` where the remote has that. The lease would keep it from
+        being overwritten, and all other refs of the same push from being sent.
+        Source: git's refs.c, ``ref_rev_parse_rules``; transport-helper.c.
+        """
+        longer = (f"refs/{name}", f"refs/tags/{name}", f"refs/heads/{name}")
+        remotes = (f"refs/remotes/{name}", f"refs/remotes/{name}/HEAD")
+        return next((RefName(one) for one in (*longer, *remotes) if one in self._known), None)
 
     # --- How much goes at once ---
 
@@ -185,7 +224,7 @@ class PushRemote:
                 yield parent
 
     def _first_parents(self, tip: ObjectId) -> list[ObjectId]:
-        listed = self._git(
+        listed = self._stage.git(
             "rev-list", "--first-parent", "--reverse", "--stdin", data=self._range([tip])
         )
         return [ObjectId(line.decode()) for line in listed.split()]
@@ -193,11 +232,12 @@ class PushRemote:
     def _parents(self, line: Sequence[ObjectId]) -> list[ObjectId]:
         if not line:
             return []
-        words = self._git("rev-list", "--parents", "--max-count=1", line[0]).split()
-        return [ObjectId(word.decode()) for word in words[1:]]
+        words = ("rev-list", "--parents", "--max-count=1", "--stdin")
+        _, *parents = self._stage.git(*words, data=line[0].encode() + b"\n").split()
+        return [ObjectId(parent.decode()) for parent in parents]
 
     def _size_of(self, tips: Iterable[ObjectId]) -> int:
-        answer = self._git(
+        answer = self._stage.git(
             "rev-list", "--objects", "--disk-usage", "--stdin", data=self._range(tips)
         )
         return int(answer)
@@ -207,12 +247,12 @@ class PushRemote:
         return wanted + b"".join(b"^" + oid.encode() + b"\n" for oid in sorted(self._has))
 
     def _present(self, ids: Collection[ObjectId]) -> set[ObjectId]:
-        """Tell which of the remote's ids are in this repository, too."""
+        """Return which of the remote's ids are in this repository, too."""
         data = b"".join(oid.encode() + b"\n" for oid in ids)
-        answer = self._git("cat-file", "--batch-check=%(objectname)", data=data)
-        return {
-            ObjectId(line.decode()) for line in answer.splitlines() if not line.endswith(b"missing")
-        }
+        answer = self._stage.git("cat-file", "--batch-check=%(objectname)", data=data)
+        # An id of the other object format may be the beginning of one of ours.
+        there = {ObjectId(line.decode("utf-8", "replace")) for line in answer.splitlines()}
+        return there.intersection(ids)
 
     # --- One push ---
 
@@ -224,13 +264,7 @@ class PushRemote:
     def _push_some(self, refs: Mapping[RefName, ObjectId]) -> None:
         names = [*refs]
         self._told(f"pushing {len(names)} refs, beginning with {names[0]}")
-        leases = [
-            b"--force-with-lease=%b:%b" % (to_bytes(name), self._known[name].encode())
-            for name in names
-            if self._force and name in self._known
-        ]
-        specs = [b"%b:%b" % (refs[name].encode(), to_bytes(name)) for name in names]
-        said = self._run([*map(os.fsdecode, leases), *map(os.fsdecode, specs)])
+        said = self._run_push({to_bytes(name): oid for name, oid in refs.items()})
         reasons = [said.get(name, "git did not say what became of it") for name in names]
         if len(names) > 1 and all(reason.startswith(_BY_REMOTE) for reason in reasons):
             # A server may refuse all for the sake of one.
@@ -245,33 +279,70 @@ class PushRemote:
                 self._result.sent.append(name)
                 self._has.add(refs[name])
 
+    def _run_push(self, refs: Mapping[bytes, ObjectId]) -> dict[RefName, str]:
+        """Push refs, each over what the remote listed under its name, or over nothing."""
+        leases = [(name, self._known.get(to_name(name), "")) for name in refs]
+        with self._stage.holding(refs):
+            return self._run(leases, [EVERYTHING])
+
+    # --- Parts of a history ---
+
     def _push_part(self, commit: ObjectId) -> None:
         """Bring one commit of a long history to the remote, under a name of ours."""
         self._told(f"pushing the history up to {commit}")
-        for number, prefix in enumerate(_PARTS):
-            name = prefix + commit[:16].encode()
-            reason = self._run([f"{commit}:{os.fsdecode(name)}"]).get(to_name(name), "no answer")
+        while True:
+            name = b"%b%b-%d" % (self._prefixes[0], self._token.encode(), len(self._parts) + 1)
+            reason = self._run_push({name: commit}).get(to_name(name), "no answer")
             if not reason:
-                self._parts.append(name)
-                self._has.add(commit)
-                return
-            if number == len(_PARTS) - 1:
+                break
+            if len(self._prefixes) == 1:
                 raise SourceError(f"{self._url} refuses a part of the history: {reason}")
+            self._prefixes.pop(0)
+        self._told(f"made {to_name(name)} at the remote, to hold that history until all is there")
+        self._parts[name] = commit
+        self._has.add(commit)
 
-    def _run(self, words: Sequence[str]) -> dict[RefName, str]:
-        """Push, and return what was refused: name to reason, empty for what was taken."""
-        arguments = ["push", "--porcelain", "--no-verify", "--no-follow-tags", "--no-signed"]
-        options = [word for word in words if word.startswith("--force-with-lease=")]
-        specs = [word for word in words if not word.startswith("--force-with-lease=")]
+    def _remove_parts(self) -> None:
+        """Remove the refs that this push made, as long as they are as it made them."""
+        if not self._parts:
+            return
+        self._told(f"removing {self._named_parts()} from the remote")
+        parts = [*self._parts.items()]
+        for begin in range(0, len(parts), _REFS_AT_ONCE):
+            some = parts[begin : begin + _REFS_AT_ONCE]
+            try:
+                said = self._run(some, [f":{os.fsdecode(name)}" for name, _ in some])
+            except Interrupted:
+                raise
+            except BackupError as error:
+                # Everything else is there; what is left is reported by what the remote lists.
+                self._told(error.message)
+                continue
+            for name, reason in said.items():
+                if reason:
+                    self._told(f"{name} was not removed: {reason}")
+
+    def _named_parts(self) -> str:
+        """Name the refs that hold parts."""
+        names = [to_name(name) for name in self._parts]
+        if len(names) == 1:
+            return f"the ref {names[0]}, which holds a part of the history,"
+        return f"the {len(names)} refs from {names[0]} to {names[-1]}, which hold parts of history,"
+
+    # --- The program ---
+
+    def _run(self, leases: Iterable[tuple[bytes, str]], specs: Sequence[str]) -> dict[RefName, str]:
+        """Push, and return what was refused: name to reason, empty for what was taken.
+
+        Args:
+            leases: what each ref has to be at the remote; empty where it must not exist.
+            specs: what to push, or to delete.
+        """
         argv: list[str | os.PathLike[str]] = [
-            "git",
-            "-C",
-            self._directory,
-            *arguments,
-            *options,
-            "--",
-            self._url,
-            *specs,
+            *("git", "-C", self._stage.folder, "push"),
+            *("--porcelain", "--no-verify", "--no-follow-tags", "--no-signed"),
+            *(f"--force-with-lease={os.fsdecode(name)}:{expected}" for name, expected in leases),
+            *("--", self._url, *specs),
         ]
         self._result.batches += 1
         with Child(
@@ -282,14 +353,53 @@ class PushRemote:
         answered = dict(_answers(output))
         if status != 0 and not any(answered.values()):
             raise _push_error(self._url, said or f"git push ended with {status}")
-        # A server that refuses as a whole says beside it why.
-        return {
-            name: f"{reason}: {said}" if reason.startswith(_BY_REMOTE) and said else reason
-            for name, reason in answered.items()
-        }
+        return {name: _explained(reason, said) for name, reason in answered.items()}
 
-    def _git(self, *arguments: str, data: bytes = b"") -> bytes:
-        return run_git(*arguments, directory=self._directory, stop=self._stop, data=data)
+
+def ask_remote(url: str, *, reach: Reach, stop: Stop) -> RemoteRefs:
+    """Ask a remote for its refs.
+
+    Raises:
+        BackupError: it cannot be reached, or does not let us in.
+    """
+    return _remote_refs(url, environment=_environment(reach), stop=stop)
+
+
+def left_parts(refs: Iterable[RefName]) -> list[RefName]:
+    """Return the refs of a remote that have names like those of parts of a history."""
+    return sorted(name for name in refs if _A_PART.fullmatch(to_bytes(name)))
+
+
+def _in_order(refs: Mapping[RefName, ObjectId]) -> Iterator[dict[RefName, ObjectId]]:
+    """Divide refs into those that may go in one push, in the order in which they go."""
+    left = dict(refs)
+    # A name inside another one goes before it: with the longer one at the remote, or in the same
+    # push, git would not know which is meant.
+    for nesting in sorted({_nesting(to_bytes(name)) for name in refs}):
+        for prefix in (b"refs/heads/", b"refs/tags/", b"refs/"):
+            names = [
+                name
+                for name in left
+                if to_bytes(name).startswith(prefix) and _nesting(to_bytes(name)) == nesting
+            ]
+            yield {name: left.pop(name) for name in names}
+
+
+def _nesting(name: bytes) -> int:
+    """Return how deep a name like ``refs/heads/refs/heads/main`` is; 0 for usual ones.
+
+    A name that git may take for another, longer one has a lower number than that.
+    """
+    return name.split(b"/").count(b"refs") - 1
+
+
+def _explained(reason: str, said: str) -> str:
+    if reason.startswith(_BY_REMOTE) and said:
+        # A server that refuses as a whole says beside it why.
+        return f"{reason}: {said}"
+    if _LEASE_BROKEN in reason:
+        return f"{reason}: another process changed it meanwhile"
+    return reason
 
 
 def _answers(output: bytes) -> Iterator[tuple[RefName, str]]:
@@ -300,13 +410,13 @@ def _answers(output: bytes) -> Iterator[tuple[RefName, str]]:
         if len(flag) != 1 or not summary:
             continue
         name = to_name(spec.partition(b":")[2])
-        yield name, summary.decode("utf-8", "backslashreplace") if flag == b"!" else ""
+        yield name, "" if flag[0] in _TAKEN else summary.decode("utf-8", "backslashreplace")
 
 
-def _environment(reach: Reach, *, safe: Path) -> dict[str, str]:
+def _environment(reach: Reach, *, safe: Sequence[Path] = ()) -> dict[str, str]:
     """Build the environment of a git that talks to a remote."""
     environment = clean_environment(
-        safe_directories=[*reach.safe, safe],
+        safe_directories=[*reach.safe, *safe],
         settings=[("http.followRedirects", "false"), *reach.settings],
     )
     environment["GIT_ALLOW_PROTOCOL"] = reach.protocol
@@ -327,9 +437,9 @@ def _remote_refs(url: str, *, environment: Mapping[str, str], stop: Stop) -> Rem
     head = None
     for line in output.splitlines():
         value, _, name = line.partition(b"\t")
-        if name == b"HEAD":
-            head = to_name(value[5:]) if value.startswith(b"ref: ") else head
-        elif not name.endswith(b"^{}"):
+        if value.startswith(b"ref: "):
+            head = to_name(value[5:]) if name == b"HEAD" else head
+        elif name != b"HEAD" and not name.endswith(b"^{}"):
             refs[to_name(name)] = ObjectId(value.decode())
     return RemoteRefs(refs, head)
 

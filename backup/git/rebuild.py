@@ -83,12 +83,15 @@ class Rebuild:
         Raises:
             BrokenChain: one is not.
         """
+        asked = [*tips]
         answer = self._git(
-            "cat-file", "--batch-check", data=b"".join(oid.encode() + b"\n" for oid in tips)
+            *("cat-file", "--batch-check=%(objectname)"),
+            data=b"".join(oid.encode() + b"\n" for oid in asked),
         )
-        for line in answer.decode().splitlines():
-            oid, kind, *_ = line.split(" ")
-            if kind == "missing":
+        # What is there is answered with its own id and nothing else.
+        present = set(answer.decode().splitlines())
+        for oid in asked:
+            if oid not in present:
                 raise BrokenChain(f"the chain does not hold {oid}, which a ref points at")
 
     def set_refs(self, tips: Mapping[RefName, ObjectId]) -> None:
@@ -126,8 +129,10 @@ class Rebuild:
             GitFailed: git refuses a file, for its name as a rule.
         """
         self._git("config", "core.bare", "false")
+        if (oid := _id_of_head(self._directory, stop=self._stop)) is None:
+            return
         try:
-            self._git("rev-parse", "--quiet", "--verify", "HEAD^{commit}")
+            self._git("rev-parse", "--quiet", "--verify", f"{oid}^{{commit}}")
         except GitFailed:
             return
         try:
@@ -159,8 +164,7 @@ def holds(
             head = run_git("symbolic-ref", "HEAD", directory=directory, stop=stop)
             return head.rstrip(b"\n") == to_bytes(symref)
         if oid is not None:
-            head = run_git("rev-parse", "HEAD", directory=directory, stop=stop)
-            return head.rstrip(b"\n") == oid.encode()
+            return _id_of_head(directory, stop=stop) == oid
     except GitFailed:
         return False
     return True
@@ -173,6 +177,16 @@ def has_refs(directory: Path, tips: Mapping[RefName, ObjectId], *, stop: Stop) -
     )
     wanted = {b"%b %b" % (oid.encode(), to_bytes(name)) for name, oid in tips.items()}
     return set(listed.split(b"\n")) - {b""} == wanted
+
+
+def _id_of_head(directory: Path, *, stop: Stop) -> ObjectId | None:
+    """Return what HEAD itself points at; None where it is unborn."""
+    # Elsewhere git takes a branch called HEAD for it, when there is one and HEAD is unborn.
+    try:
+        answer = run_git("show-ref", "--verify", "--hash", "HEAD", directory=directory, stop=stop)
+    except GitFailed:
+        return None
+    return ObjectId(answer.decode().strip())
 
 
 def _disk_full(words: str) -> DestinationError:
