@@ -623,6 +623,7 @@ def _record(
             LeftOutLine(**shown(item.name), id=item.id, reason=item.reason)
             for item in refs.left_out
         ),
+        refs_not_selected=refs.not_selected,
         chain=chain,
         changes=tuple(
             RefChangeLine(**shown(one.name), change=one.kind, old=one.old, new=one.new)

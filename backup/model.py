@@ -5,7 +5,7 @@ as surrogate escapes (PEP 383). Times are aware and in UTC, sizes are bytes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, NewType, Protocol, Self, runtime_checkable
@@ -93,11 +93,20 @@ class SourceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What of each repository is asked for. A change of it makes every repository changed."""
+    """What of each repository is asked for. A change of it makes every repository changed.
 
-    pull_refs: bool = False
+    Attributes:
+        pull_refs: take the heads of pull and merge requests; None where the caller did not say:
+            then they are taken from this machine alone, where no forge has them besides.
+    """
+
+    pull_refs: bool | None = None
     lfs: bool = False
     metadata: tuple[str, ...] = ()
+
+    def resolved(self, *, is_local: bool) -> "Selection":
+        """Return what is asked of repositories on this machine, or of others."""
+        return self if self.pull_refs is not None else replace(self, pull_refs=is_local)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,8 @@ class Refs:
             HEAD is detached or was not advertised.
         head_id: what HEAD resolves to; None when unborn or not advertised.
         left_out: refs that were advertised and cannot be stored.
+        not_selected: the number of refs that were advertised and not asked for, by the patterns of
+            `backup.refs.pattern_of`. No part of the digest: forges add such refs all the time.
         protocol_v2: whether the server spoke protocol version 2.
     """
 
@@ -129,6 +140,7 @@ class Refs:
     head_id: ObjectId | None = None
     object_format: ObjectFormat = "sha1"
     left_out: tuple[LeftOut, ...] = ()
+    not_selected: Mapping[str, int] = field(default_factory=dict)
     protocol_v2: bool = True
 
     @property
@@ -462,6 +474,8 @@ class Outcome:
         lfs_stored: files of Git LFS that were stored.
         lfs_stored_bytes: their sizes together.
         lfs_missing: files that pointers name and that are not stored.
+        refs_not_selected: the number of refs that its source has and that are not asked for, by
+            pattern.
     """
 
     host: str
@@ -488,6 +502,7 @@ class Outcome:
     lfs_stored: int = 0
     lfs_stored_bytes: int = 0
     lfs_missing: tuple[MissingFile, ...] = ()
+    refs_not_selected: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

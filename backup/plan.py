@@ -54,7 +54,7 @@ class Plan:
 def selection_line(selection: Selection) -> SelectionLine:
     """Turn what is asked for into what an entry records."""
     return SelectionLine(
-        pull_refs=selection.pull_refs, lfs=selection.lfs, metadata=selection.metadata
+        pull_refs=bool(selection.pull_refs), lfs=selection.lfs, metadata=selection.metadata
     )
 
 

@@ -1,7 +1,9 @@
 """Ref names: which are well formed, and which a capture takes. Pure."""
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from backup.model import RefName, Selection
 
@@ -17,6 +19,9 @@ HIDDEN_PREFIXES = (
 # The heads of pull and merge requests. Their "merge" siblings are made anew by the forge whenever
 # either side moves, and would turn every night into a change.
 PULL_HEADS = re.compile(rb"refs/(?:pull|merge-requests)/[^/]+/head|refs/pull-requests/[^/]+/from")
+# What is not taken is counted by these patterns: a server must not make up as many as it likes.
+PULL_HEAD_PATTERNS = ("refs/pull/*/head", "refs/merge-requests/*/head", "refs/pull-requests/*/from")
+_PULL_MERGES = re.compile(rb"refs/(?:pull|merge-requests|pull-requests)/[^/]+/merge")
 
 # A file name's limit, less git's ".lock"; and enough room below any folder.
 MAX_SEGMENT_BYTES = 250
@@ -65,7 +70,50 @@ def is_selected(name: bytes, selection: Selection) -> bool:
     """Tell whether a capture takes the ref."""
     if not name.startswith(HIDDEN_PREFIXES):
         return True
-    return selection.pull_refs and PULL_HEADS.fullmatch(name) is not None
+    return bool(selection.pull_refs) and PULL_HEADS.fullmatch(name) is not None
+
+
+def pattern_of(name: bytes) -> str:
+    """Return what a ref that a capture does not take is counted under.
+
+    One of `PULL_HEAD_PATTERNS`, the like for merges, or a hidden prefix with a star.
+    """
+    if PULL_HEADS.fullmatch(name) or _PULL_MERGES.fullmatch(name):
+        above, _, last = name.rpartition(b"/")
+        return f"{above.rpartition(b'/')[0].decode()}/*/{last.decode()}"
+    return next(f"{prefix.decode()}*" for prefix in HIDDEN_PREFIXES if name.startswith(prefix))
+
+
+def tell_not_selected(repositories: Iterable[Mapping[str, int]]) -> Iterator[str]:
+    """Say which refs were left out by choice, and which by rule: a sentence for each, or none.
+
+    Args:
+        repositories: the number of refs of each that were not taken, by pattern.
+    """
+    counted = [counts for counts in repositories if counts]
+    totals: Counter[str] = Counter()
+    for counts in counted:
+        totals.update(counts)
+    heads = {pattern for pattern in totals if pattern in PULL_HEAD_PATTERNS}
+    if heads:
+        number, where = _in_repositories(counted, heads)
+        yield f"{_refs(number)} of pull requests left out in {where}; --pull-refs takes them"
+    if others := totals.keys() - heads:
+        number, where = _in_repositories(counted, others)
+        named = ", ".join(f"{totals[pattern]} {pattern}" for pattern in sorted(others))
+        yield f"{_refs(number)} made by forges for themselves left out in {where}: {named}"
+
+
+def _in_repositories(
+    counted: Iterable[Mapping[str, int]], patterns: AbstractSet[str]
+) -> tuple[int, str]:
+    numbers = [sum(counts.get(pattern, 0) for pattern in patterns) for counts in counted]
+    repositories = sum(number > 0 for number in numbers)
+    return sum(numbers), f"{repositories} {'repository' if repositories == 1 else 'repositories'}"
+
+
+def _refs(number: int) -> str:
+    return "1 ref" if number == 1 else f"{number} refs"
 
 
 def to_name(raw: bytes) -> RefName:

@@ -1,6 +1,7 @@
 """What the reading commands answer: made by commands, shown by reports."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,7 @@ class HistoryItem:
     Attributes:
         head: the ref that HEAD names, or the id of a detached HEAD, or None.
         chain: URIs of the bundles, in the order to apply.
+        refs_not_selected: the number of refs that were there and not asked for, by pattern.
     """
 
     snapshot: str
@@ -43,6 +45,7 @@ class HistoryItem:
     refs: dict[RefName, ObjectId]
     chain: tuple[str, ...]
     changes: tuple[RefChange, ...]
+    refs_not_selected: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class RepositoryRow:
         bundles: in the newest chain.
         size_bytes: of these bundles together.
         drill: None when none of the last drills had its turn.
+        refs_not_selected: the number of refs that its source had when it was last checked and that
+            were not asked for, by pattern.
     """
 
     host: str
@@ -88,6 +93,7 @@ class RepositoryRow:
     bundles: int
     size_bytes: int
     drill: DrillNote | None = None
+    refs_not_selected: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

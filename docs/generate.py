@@ -168,7 +168,7 @@ def _value(one: Input) -> str:
 
 def _default(one: Input) -> str:
     if one.is_flag:
-        return "on" if one.default == "true" else "off"
+        return {"true": "on", "false": "off"}.get(one.default, "")
     return f"`{one.default}`" if one.default else ""
 
 

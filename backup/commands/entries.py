@@ -143,12 +143,13 @@ def unchanged(
     """Say that nothing of a repository changed."""
     status: Status = "empty" if refs.empty else "unchanged"
     files = {} if selection.lfs else _files_not_asked_for(entry)
+    counts = refs.not_selected
     return Result(
-        replace(outcome_of(repository), status=status),
+        replace(outcome_of(repository), status=status, refs_not_selected=counts),
         entry.model_copy(
             update={**_NOTHING_DONE}
             | _listed(repository, entry)
-            | {"status": status, "checked_at": checked_at}
+            | {"status": status, "checked_at": checked_at, "refs_not_selected": counts}
             | {"selection": selection_line(selection)}
             | files
         ),
@@ -172,6 +173,7 @@ def planned(plan: Plan, entry: Entry | None) -> Result:
             status="skipped",
             plan=plan.bundle_kind,
             reason=f"dry run: {plan.reason}",
+            refs_not_selected=plan.refs.not_selected,
         ),
         entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind),
     )
@@ -220,6 +222,7 @@ def captured_now(
         urgent=urgent,
         lfs_objects=len(captured.pointers),
         lfs_bytes=sum(pointer.size_bytes for pointer in captured.pointers),
+        refs_not_selected=refs.not_selected,
     )
     counts = {
         kind: sum(change.kind == kind for change in captured.changes)
@@ -243,6 +246,7 @@ def captured_now(
             "unfinished": _unfinished(captured.files),
             "degraded": _degraded(captured.record),
             "unproven": captured.record.unproven,
+            "refs_not_selected": refs.not_selected,
             "pins": pins,
             "status": status,
             "plan": plan.bundle_kind,

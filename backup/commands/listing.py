@@ -140,6 +140,7 @@ def _repository_row(found: Found, drills: Mapping[Identity, DrillNote]) -> Repos
         bundles=entry.chain_length,
         size_bytes=entry.chain_bytes,
         drill=drills.get(entry.identity),
+        refs_not_selected=entry.refs_not_selected,
     )
 
 
@@ -175,6 +176,7 @@ def _item(destination: Destination, found: Found, record: Record) -> HistoryItem
             RefChange(line.ref_name, line.change, _id(line.old), _id(line.new))
             for line in record.changes
         ),
+        refs_not_selected=record.refs_not_selected,
     )
 
 

@@ -146,6 +146,7 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
             may_pass=lambda error: _is_far_away(error, repository, shop),
         )
 
+    shop = _asking(shop, shop.selection.resolved(is_local=is_local(repository)))
     try:
         try:
             result = attempt(shop, entry)
@@ -192,18 +193,20 @@ def _without_pull_refs(
     They can be many and large, and no branch needs them; a server may even lack their objects. What
     is left out stays unfinished, and is tried again by the next run.
     """
-    selection = replace(shop.selection, pull_refs=False)
-    remotes = replace(shop.remotes, selection=selection)
     # An unfinished entry would never be unchanged; files have their own way.
     known = entry
     if entry is not None:
         about_files = tuple(filter(is_about_files, entry.unfinished))
         known = entry.model_copy(update={"unfinished": about_files})
-    result = attempt(replace(shop, selection=selection, remotes=remotes), known)
+    result = attempt(_asking(shop, replace(shop.selection, pull_refs=False)), known)
     problem = f"without the heads of its pull requests: {reason}"
     unfinished = (*result.entry.unfinished, f"pull requests: {reason}")
     made = result.entry.model_copy(update={"unfinished": unfinished})
     return replace(result, entry=made, problem=both(result.problem, problem))
+
+
+def _asking(shop: Workshop, selection: Selection) -> Workshop:
+    return replace(shop, selection=selection, remotes=replace(shop.remotes, selection=selection))
 
 
 def _is_far_away(error: BackupError, repository: Repository, shop: Workshop) -> bool:

@@ -21,7 +21,7 @@ from backup.commands.ledger import Ledger
 from backup.commands.locking import Locks
 from backup.commands.one import Workshop, back_up, chain_problem
 from backup.commands.pace import Pace
-from backup.commands.remotes import Network, Remotes
+from backup.commands.remotes import Network, Remotes, is_local
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions, filters, is_wanted
 from backup.counting import RequestCounts
@@ -49,6 +49,7 @@ from backup.model import (
     Source,
 )
 from backup.plan import Policy, order_of_work, selection_line
+from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
 from backup.vault.documents import (
@@ -133,6 +134,7 @@ class OwnerRun:
         self._dropped = False
         self._accepted: int | None = None
         self._selected = 0
+        self._is_local = False
         self._vault_check_due = False
         self._stored: dict[str, int] | None = None
         self._checkpoints = 0
@@ -158,6 +160,8 @@ class OwnerRun:
         self._export(selected)
         asked = self._options.selection.lfs
         for words in notes_on_files(self.ledger.outcomes(), asked=asked):
+            self._note(words)
+        for words in tell_not_selected(one.refs_not_selected for one in self.ledger.outcomes()):
             self._note(words)
         if self._stop.abandoned is not None:
             raise self._stop.abandoned
@@ -265,6 +269,7 @@ class OwnerRun:
                 f"{', '.join(filters(options))}: leaves none of {len(listing)} repositories"
             )
         self._selected = len(selected)
+        self._is_local = all(map(is_local, selected))
         self._events.listed(self._source.identity, len(selected))
         return selected
 
@@ -634,7 +639,7 @@ class OwnerRun:
                     requests=self._counts.snapshot(),
                 )
             ),
-            selection=selection_line(options.selection),
+            selection=selection_line(options.selection.resolved(is_local=self._is_local)),
             include=tuple(map(sound, options.include)),
             exclude=tuple(map(sound, options.exclude)),
             accepted=self._accepted,

@@ -50,7 +50,7 @@ class Input:
     @property
     def is_flag(self) -> bool:
         """Whether it is true or false."""
-        return self.syntax is BOOLEAN
+        return self.syntax.metavar == BOOLEAN.metavar
 
 
 def declare(

@@ -198,13 +198,13 @@ class SourceInputs:
         available=True,
         default="true",
     )
-    pull_refs: bool = declare(
+    pull_refs: bool | None = optional(
         BOOLEAN,
         "Take the heads of pull and merge requests too. They can make a repository several times "
-        "as large.",
+        "as large. When left out, they are taken of repositories on this machine, where no forge "
+        "has them besides, and of no others; the number of those left out is reported.",
         group="Source",
         commands=SOURCE_COMMANDS,
-        default="false",
         available=True,
     )
     wikis: bool = declare(

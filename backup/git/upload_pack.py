@@ -8,6 +8,7 @@ Source: gitprotocol-v2(5), gitprotocol-pack(5).
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -35,7 +36,15 @@ from backup.git.pktline import (
 )
 from backup.git.transport import Transport
 from backup.model import ID_LENGTH, LeftOut, ObjectFormat, ObjectId, Refs, Selection
-from backup.refs import conflicting, is_selected, is_storable, is_well_formed, to_bytes, to_name
+from backup.refs import (
+    conflicting,
+    is_selected,
+    is_storable,
+    is_well_formed,
+    pattern_of,
+    to_bytes,
+    to_name,
+)
 
 # git http-backend buffers a request and refuses one over 10 MiB (GIT_HTTP_MAX_REQUEST_BUFFER).
 MAX_REQUEST_BYTES = 8 << 20
@@ -241,6 +250,7 @@ class _RefCollector:
         self._tips: dict[bytes, bytes] = {}
         self._peeled: dict[bytes, bytes] = {}
         self._left_out: list[LeftOut] = []
+        self._not_selected: Counter[str] = Counter()
         self._head_id: bytes | None = None
         self.head_symref: bytes | None = None
 
@@ -286,6 +296,7 @@ class _RefCollector:
             head_id=None if self._head_id is None else ObjectId(self._head_id.decode()),
             object_format=self._object_format,
             left_out=tuple(self._left_out),
+            not_selected=dict(sorted(self._not_selected.items())),
             protocol_v2=protocol_v2,
         )
 
@@ -300,6 +311,7 @@ class _RefCollector:
         if self._prefixes and not name.startswith(self._prefixes):
             return
         if not is_selected(name, self._selection):
+            self._not_selected[pattern_of(name)] += 1
             return
         reason = self._reason_to_leave_out(oid, name)
         if reason:

@@ -45,6 +45,9 @@ def run_document(report: RunReport) -> JsonObject:
             "skipped": report.count("skipped"),
             "failed": report.count("failed"),
             "gone": report.count("gone"),
+            "refs_not_selected": sum(
+                sum(outcome.refs_not_selected.values()) for outcome in report.outcomes
+            ),
             "bytes_uploaded": report.bytes_uploaded,
             "objects_written": report.objects_written,
             "requests": dict(report.requests),
@@ -103,6 +106,7 @@ def history_document(history: History) -> JsonObject:
                 "refs": dict(item.refs),
                 "chain": list(item.chain),
                 "changes": [_change(one) for one in item.changes],
+                "refs_not_selected": dict(item.refs_not_selected),
             }
             for item in history.items
         ],
@@ -126,6 +130,7 @@ def _repository(row: RepositoryRow) -> JsonObject:
         "bundles": row.bundles,
         "bytes": row.size_bytes,
         "drill": drill and {"depth": drill.depth, "at": _time(drill.at), "ok": drill.ok},
+        "refs_not_selected": dict(row.refs_not_selected),
     }
 
 
@@ -314,6 +319,7 @@ def _outcome(outcome: Outcome) -> JsonObject:
             ],
         },
         "refs": {kind: sum(one.kind == kind for one in outcome.changes) for kind in _CHANGES},
+        "refs_not_selected": dict(outcome.refs_not_selected),
         "changes": [_change(one) for one in outcome.changes],
     }
 

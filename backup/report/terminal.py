@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
+from backup.refs import tell_not_selected
 from backup.results import (
     DrillNote,
     Finding,
@@ -234,6 +235,8 @@ def print_vault(listing: VaultListing, console: Console) -> None:
             decimal(row.size_bytes),
         )
     console.print(table)
+    for words in tell_not_selected(row.refs_not_selected for row in listing.repositories):
+        _line(console, words)
     for one in listing.forgotten:
         words = f"{one.owner}/{one.path} was forgotten on {one.at:%Y-%m-%d} ({one.reason})"
         _line(console, words, style="yellow")
@@ -267,6 +270,8 @@ def print_history(history: History, console: Console) -> None:
         f"{row.host}/{row.owner}/{row.path} (id {row.host_id}): {_state(row)}, "
         f"last checked {_time_or_never(row.checked_at)}{proved}",
     )
+    for words in tell_not_selected([row.refs_not_selected]):
+        _line(console, words)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("snapshot", "captured (UTC)", "HEAD", "refs", "bundles", "changes"):
         table.add_column(heading, overflow="fold")
@@ -275,7 +280,7 @@ def print_history(history: History, console: Console) -> None:
             Text(line(item.snapshot)),
             Text(_time(item.captured_at)),
             Text(shown((item.head or "-").removeprefix("refs/heads/"))),
-            str(len(item.refs)),
+            _number_of_refs(item),
             str(len(item.chain)),
             Text(_changed(item)),
         )
@@ -505,6 +510,11 @@ def _totals(report: RunReport) -> str:
         f"{report.objects_written} objects, {decimal(report.bytes_uploaded)} written "
         f"in {seconds:.1f} s ({requests} requests)"
     )
+
+
+def _number_of_refs(item: HistoryItem) -> str:
+    left_out = sum(item.refs_not_selected.values())
+    return f"{len(item.refs)} ({left_out} left out)" if left_out else str(len(item.refs))
 
 
 def _changed(item: HistoryItem) -> str:

@@ -210,6 +210,10 @@ class Entry(Part):
     empty: bool = Field(default=False, description="the repository had nothing to capture")
     unfinished: tuple[str, ...] = Field((), description="what must be captured again")
     degraded: tuple[str, ...] = Field((), description="what cannot be stored, and is said")
+    refs_not_selected: Mapping[str, Count] = Field(
+        default_factory=dict,
+        description="the number of refs that the source has and that are not asked for, by pattern",
+    )
     unproven: bool = Field(
         default=False,
         description="what is in a pack of the chain was never looked at: its check is trailer",
@@ -434,6 +438,10 @@ class Record(Part):
     head: HeadLine = HeadLine()
     refs: tuple[RefLine, ...] = Field(description="sorted by the bytes of the name")
     left_out: tuple[LeftOutLine, ...] = ()
+    refs_not_selected: Mapping[str, Count] = Field(
+        default_factory=dict,
+        description="the number of refs that were advertised and not asked for, by pattern",
+    )
     chain: tuple[BundleLine, ...] = Field(description="in the order to apply")
     changes: tuple[RefChangeLine, ...] = ()
     previous: RelativeKey | None = Field(None, description="the record before this one")

@@ -5,7 +5,7 @@ The real program backs up and restores; git alone, given the bundles, must come 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from tests.support.git import (
     write_tag,
 )
 from tests.support.mirrors import (
-    HIDDEN_REFS,
     MirrorState,
     assert_same_mirror,
     clone_mirror,
@@ -94,7 +93,7 @@ def test_a_shape_is_restored_as_git_clone_mirror_makes_it(
     name: str, everything: BackedUp, tmp_path: Path
 ) -> None:
     clone = clone_mirror(everything.folder / f"{name}.git", tmp_path / "clone.git")
-    expected = replace(mirror_state(clone, HIDDEN_REFS), ignore=())
+    expected = to_be_kept(clone, pull_refs=True)
     mirror = everything.restored / f"{name}.git"
     assert_same_mirror(mirror, expected)
     assert fsck(mirror) == (fsck(clone) if name == "fsck-warnings" else [])
@@ -105,7 +104,7 @@ def test_a_shape_is_restored_as_git_clone_mirror_makes_it(
 def test_a_shape_is_given_back_by_plain_git_from_its_listed_chain(
     name: str, everything: BackedUp, tmp_path: Path
 ) -> None:
-    expected = to_be_kept(everything.folder / f"{name}.git")
+    expected = to_be_kept(everything.folder / f"{name}.git", pull_refs=True)
     (item,) = history(everything.vault, f"acme/{name}")
     assert item.refs == expected.refs
     assert item.head == (expected.head_symref or expected.head_id)
@@ -144,9 +143,9 @@ def test_restore_all_makes_one_mirror_for_each_repository_and_nothing_else(
 def test_hidden_refs_come_only_when_they_are_asked_for(tmp_path: Path) -> None:
     source, vault = make("hidden-refs", tmp_path / "acme/widgets.git"), tmp_path / "vault"
     expected = []
-    for extra in ((), ("--pull-refs",), ()):
-        run_into(vault, source.parent, extra=extra)
-        expected.append(to_be_kept(source, pull_refs=bool(extra)))
+    for extra in ("--no-pull-refs", "--pull-refs", "--no-pull-refs"):
+        run_into(vault, source.parent, extra=(extra,))
+        expected.append(to_be_kept(source, pull_refs=extra == "--pull-refs"))
     pulls = {b"refs/pull/1/head", b"refs/merge-requests/1/head"}
     assert [pulls & state.refs.keys() for state in expected] == [set(), pulls, set()]
     _assert_each_state_comes_back(vault, "widgets", expected, tmp_path)

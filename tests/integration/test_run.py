@@ -21,6 +21,7 @@ from backup.vault.documents import Entry, Manifest, Record
 from backup.vault.layout import Layout
 from backup.vault.manifest import list_documents, load_manifest, load_record
 from tests.support.git import commit_chain, git, init_bare, run_git, set_head, update_refs
+from tests.support.gitserver import GitHttpServer
 from tests.support.mirrors import mirror_state
 from tests.support.program import repo_backup
 
@@ -514,7 +515,8 @@ def test_another_selection_makes_a_capture_though_no_ref_moved(lab: Lab) -> None
     push(path, branch=b"refs/pull/1/head", label=b"pull")
     push(path, branch=b"refs/pull/1/merge", label=b"merge")
     lab.repository("plain")
-    lab.run()
+    without = Selection(pull_refs=False)
+    lab.run(selection=without)
     assert [line.name for line in lab.record("widgets").refs] == ["refs/heads/main"]
     with_pulls = Selection(pull_refs=True)
     report = lab.run(selection=with_pulls)
@@ -527,7 +529,7 @@ def test_another_selection_makes_a_capture_though_no_ref_moved(lab: Lab) -> None
     names = [line.name for line in lab.record("widgets").refs]
     assert names == ["refs/heads/main", "refs/pull/1/head"]
     assert lab.run(selection=with_pulls).count("unchanged") == 2
-    back = lab.run()
+    back = lab.run(selection=without)
     assert back.count("captured") == 2
     assert [line.name for line in lab.record("widgets").refs] == ["refs/heads/main"]
 
@@ -536,14 +538,92 @@ def test_pull_refs_is_an_option_of_the_program(tmp_path: Path) -> None:
     path = Lab(tmp_path / "src").repository("widgets")
     push(path, branch=b"refs/pull/7/head", label=b"pull")
     args = ("run", "--from", "src", "--to", "vault", "--json")
-    repo_backup(*args, cwd=tmp_path)
+    repo_backup(*args, "--no-pull-refs", cwd=tmp_path)
     second = repo_backup(*args, "--pull-refs", cwd=tmp_path).json
     assert second["totals"]["captured"] == 1
+    # On this machine it is what a run does that nobody told anything.
+    assert repo_backup(*args, cwd=tmp_path).json["totals"]["unchanged"] == 1
     history = repo_backup("list", "src/widgets", "--from", "vault", "--json", cwd=tmp_path).json
     assert [list(one["refs"]) for one in history["history"]] == [
         ["refs/heads/main"],
         ["refs/heads/main", "refs/pull/7/head"],
     ]
+
+
+def mirror_of_a_forge(lab: Lab) -> dict[bytes, bytes]:
+    """Make a mirror as ``git clone --mirror`` makes it of GitHub: 44 refs, and 317 heads."""
+    path = lab.repository("widgets")
+    tip = git("rev-parse", "refs/heads/main", cwd=path).strip()
+    kept = {b"refs/heads/topic-%d" % number: tip for number in range(43)}
+    heads = {b"refs/pull/%d/head" % number: tip for number in range(1, 318)}
+    by_rule = [b"refs/pull/1/merge", b"refs/pull/2/merge", b"refs/keep-around/" + tip]
+    update_refs(path, kept | heads | dict.fromkeys(by_rule, tip))
+    return {b"refs/heads/main": tip} | kept | heads
+
+
+BY_RULE = {"refs/keep-around/*": 1, "refs/pull/*/merge": 2}
+SAID_BY_RULE = (
+    "3 refs made by forges for themselves left out in 1 repository: "
+    "1 refs/keep-around/*, 2 refs/pull/*/merge"
+)
+
+
+def test_a_folder_of_mirrors_gives_back_every_head_and_says_what_is_left_out(
+    tmp_path: Path,
+) -> None:
+    expected = mirror_of_a_forge(Lab(tmp_path / "src"))
+    assert len(expected) == 361
+    report = repo_backup("run", "--from", "src", "--to", "vault", "--json", cwd=tmp_path).json
+    (one,) = report["repositories"]
+    assert one["refs_not_selected"] == BY_RULE
+    assert report["totals"]["refs_not_selected"] == 3
+    assert report["notes"][-1:] == [SAID_BY_RULE]
+    repo_backup("restore", "src/widgets", "back.git", "--from", "vault", cwd=tmp_path)
+    listed = git("for-each-ref", "--format=%(refname) %(objectname)", cwd=tmp_path / "back.git")
+    assert dict(line.split() for line in listed.splitlines()) == expected
+    listing = repo_backup("list", "--from", "vault", cwd=tmp_path)
+    assert SAID_BY_RULE in listing.stdout
+
+
+def test_a_folder_of_mirrors_without_pull_refs_counts_them(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "src")
+    expected = mirror_of_a_forge(lab)
+    counts = {"refs/keep-around/*": 1, "refs/pull/*/head": 317, "refs/pull/*/merge": 2}
+    night = ("run", "--from", "src", "--to", "vault", "--no-pull-refs", "--json")
+    report = repo_backup(*night, cwd=tmp_path).json
+    assert report["repositories"][0]["refs_not_selected"] == counts
+    assert report["notes"][-2:] == [
+        "317 refs of pull requests left out in 1 repository; --pull-refs takes them",
+        SAID_BY_RULE,
+    ]
+    asked = ("list", "src/widgets", "--from", "vault", "--json")
+    shown = repo_backup(*asked, cwd=tmp_path).json
+    assert shown["repository"]["refs_not_selected"] == counts
+    (item,) = shown["history"]
+    assert item["refs_not_selected"] == counts
+    assert len(item["refs"]) == 44
+    # A forge adds such refs all the time: that is no change, and the number is today's.
+    tip = expected[b"refs/heads/main"]
+    update_refs(lab.root / "widgets", {b"refs/pull/318/head": tip})
+    report = repo_backup(*night, cwd=tmp_path).json
+    assert report["totals"]["unchanged"] == 1
+    shown = repo_backup(*asked, cwd=tmp_path).json
+    assert shown["repository"]["refs_not_selected"] == counts | {"refs/pull/*/head": 318}
+    assert [one["refs_not_selected"] for one in shown["history"]] == [counts]
+
+
+def test_heads_on_servers_are_left_out_and_counted_in_the_same_run(lab: Lab) -> None:
+    mirror_of_a_forge(lab)
+    with GitHttpServer(lab.root) as server:
+        there = GitUrlSource([f"{server.url}/widgets"], owner="there")
+        here = GitUrlSource([str(lab.root / "widgets")], owner="here")
+        report = lab.run(sources=[there, here])
+    counted = {one.owner: one.refs_not_selected for one in report.outcomes}
+    assert counted == {"there": BY_RULE | {"refs/pull/*/head": 317}, "here": BY_RULE}
+    asked = [
+        lab.manifest(host="git", owner=owner).selection.pull_refs for owner in ("there", "here")
+    ]
+    assert asked == [False, True]
 
 
 def test_a_pull_request_that_cannot_be_had_costs_no_branch(lab: Lab) -> None:
@@ -564,6 +644,7 @@ def test_a_pull_request_that_cannot_be_had_costs_no_branch(lab: Lab) -> None:
     entry = lab.entry("widgets")
     assert entry.unfinished[0].startswith("pull requests: ")
     assert not entry.selection.pull_refs
+    assert entry.refs_not_selected == {"refs/pull/*/head": 2}
     assert [line.name for line in lab.record("widgets").refs] == ["refs/heads/main"]
     # It is tried again each time, and costs nothing while it does not work.
     report = lab.run(selection=with_pulls)
@@ -571,7 +652,7 @@ def test_a_pull_request_that_cannot_be_had_costs_no_branch(lab: Lab) -> None:
     assert done(report, "widgets")[0] == "unchanged"
     assert lab.entry("widgets").unfinished == entry.unfinished
     # A night that does not ask for them is done with it.
-    assert lab.run().result == "success"
+    assert lab.run(selection=Selection(pull_refs=False)).result == "success"
     assert lab.entry("widgets").unfinished == ()
     (path / "lost").rename(lost)
     report = lab.run(selection=with_pulls)

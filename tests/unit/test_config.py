@@ -398,7 +398,7 @@ def test_the_defaults_are_those_of_the_interface() -> None:
     config = Config()
     assert (config.archived, config.forks, config.wikis) == (True, True, True)
     assert (config.pull_refs, config.lfs, config.exports, config.metadata) == (
-        False,
+        None,
         True,
         False,
         (),

@@ -99,6 +99,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
         lfs_stored=1,
         lfs_stored_bytes=10,
         lfs_missing=(MissingFile("ab" * 32, 20, "gone (404)", permanent=True, known=False),),
+        refs_not_selected={"refs/pull/*/head": 2, "refs/pull/*/merge": 1},
     )
     drill = LastDrill("acme", "packs", NOW, checked=5, damaged=1)
     document = over_the_wire(run_document(report(captured, drills=(drill,))))
@@ -118,6 +119,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
             "skipped": 0,
             "failed": 0,
             "gone": 0,
+            "refs_not_selected": 3,
             "bytes_uploaded": 123456,
             "objects_written": 3,
             "requests": {"get": 1, "git": 18, "list": 5, "put": 3},
@@ -168,6 +170,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                     ],
                 },
                 "refs": {"added": 0, "advanced": 2, "rewritten": 1, "moved": 0, "deleted": 0},
+                "refs_not_selected": {"refs/pull/*/head": 2, "refs/pull/*/merge": 1},
                 "changes": [
                     {"name": "refs/heads/main", "change": "advanced", "old": ONE, "new": TWO},
                     {"name": "refs/heads/x", "change": "rewritten", "old": ONE, "new": TWO},
@@ -245,8 +248,10 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
         refs={MAIN: ONE},
         chain=("/vault/a.full.bundle", "/vault/b.incremental.bundle"),
         changes=(RefChange(MAIN, "added", None, ONE),),
+        refs_not_selected={"refs/pull/*/merge": 1},
     )
-    assert over_the_wire(history_document(history(item))) == {
+    row = replace(ROW, refs_not_selected={"refs/pull/*/merge": 2})
+    assert over_the_wire(history_document(History(row, (item,)))) == {
         "repository": {
             "path": "widgets",
             "host_id": "42",
@@ -262,6 +267,7 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
             "bundles": 2,
             "bytes": 2000,
             "drill": None,
+            "refs_not_selected": {"refs/pull/*/merge": 2},
         },
         "history": [
             {
@@ -273,6 +279,7 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
                 "changes": [
                     {"name": "refs/heads/main", "change": "added", "old": None, "new": ONE}
                 ],
+                "refs_not_selected": {"refs/pull/*/merge": 1},
             }
         ],
     }

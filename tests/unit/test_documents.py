@@ -172,13 +172,16 @@ def test_every_stored_document_has_its_class() -> None:
 # --- Fields that a later release knows ---------------------------------------------------------
 
 
+FREE_KEYS = {"requests", "refs_not_selected"}
+
+
 def with_unknown_fields(value: object) -> object:
     """Add a field to every object of a document, however deep; maps with free keys apart."""
     if isinstance(value, list):
         return [with_unknown_fields(item) for item in value]
     if isinstance(value, dict):
         grown = {
-            key: item if key == "requests" else with_unknown_fields(item)
+            key: item if key in FREE_KEYS else with_unknown_fields(item)
             for key, item in value.items()
         }
         return {**grown, "from_the_future": {"deep": [1, None, "größe"]}}

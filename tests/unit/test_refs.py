@@ -9,6 +9,8 @@ from backup.refs import (
     is_selected,
     is_storable,
     is_well_formed,
+    pattern_of,
+    tell_not_selected,
     to_bytes,
     to_name,
 )
@@ -69,6 +71,59 @@ def test_heads_of_pull_and_merge_requests_are_taken_when_asked_for(name: bytes) 
 
 def test_every_hidden_prefix_hides() -> None:
     assert not any(is_selected(prefix + b"1", WITH_PULLS) for prefix in HIDDEN_PREFIXES)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        (b"refs/pull/1/head", "refs/pull/*/head"),
+        (b"refs/merge-requests/12/head", "refs/merge-requests/*/head"),
+        (b"refs/pull-requests/7/from", "refs/pull-requests/*/from"),
+        (b"refs/pull/1/merge", "refs/pull/*/merge"),
+        (b"refs/merge-requests/1/train", "refs/merge-requests/*"),
+        (b"refs/pull/1/2/head", "refs/pull/*"),
+        (b"refs/pull/\xff/anything", "refs/pull/*"),
+        (b"refs/keep-around/" + b"a" * 40, "refs/keep-around/*"),
+    ],
+)
+def test_what_is_not_taken_is_counted_under_few_patterns(name: bytes, pattern: str) -> None:
+    assert pattern_of(name) == pattern
+
+
+def test_what_was_left_out_is_told_by_choice_and_by_rule() -> None:
+    assert [*tell_not_selected([{}, {}])] == []
+    some = [
+        {"refs/pull/*/head": 300, "refs/pull/*/merge": 2},
+        {"refs/merge-requests/*/head": 17, "refs/keep-around/*": 1},
+        {"refs/pull/*/merge": 1},
+    ]
+    by_choice, by_rule = tell_not_selected(some)
+    assert by_choice == (
+        "317 refs of pull requests left out in 2 repositories; --pull-refs takes them"
+    )
+    assert by_rule == (
+        "4 refs made by forges for themselves left out in 3 repositories: "
+        "1 refs/keep-around/*, 3 refs/pull/*/merge"
+    )
+    assert [*tell_not_selected([{"refs/pull/*/head": 1}])] == [
+        "1 ref of pull requests left out in 1 repository; --pull-refs takes them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_local", "taken"),
+    [
+        (None, True, True),
+        (None, False, False),
+        (True, False, True),
+        (False, True, False),
+    ],
+)
+def test_heads_of_pull_requests_are_taken_of_this_machine_unless_said_otherwise(
+    asked: bool | None, *, is_local: bool, taken: bool
+) -> None:
+    selection = Selection(pull_refs=asked).resolved(is_local=is_local)
+    assert is_selected(b"refs/pull/1/head", selection) is taken
 
 
 @pytest.mark.parametrize("name", [b"HEAD", b"heads/main", b"", b"/refs/heads/x", b"REFS/heads/x"])

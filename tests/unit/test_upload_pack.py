@@ -196,9 +196,12 @@ def test_attributes_that_nobody_knows_are_skipped() -> None:
 
 def test_the_refs_of_the_forge_are_not_listed() -> None:
     texts = (f"{ONE} refs/heads/main", f"{TWO} refs/pull/1/head", f"{TWO} refs/pull/1/merge")
-    assert [*listed(*texts).tips] == [MAIN]
+    without = listed(*texts)
+    assert [*without.tips] == [MAIN]
+    assert without.not_selected == {"refs/pull/*/head": 1, "refs/pull/*/merge": 1}
     with_pulls = listed(*texts, selection=Selection(pull_refs=True))
     assert [*with_pulls.tips] == [MAIN, "refs/pull/1/head"]
+    assert with_pulls.not_selected == {"refs/pull/*/merge": 1}
 
 
 @pytest.mark.parametrize(
@@ -349,6 +352,7 @@ def test_the_advertisement_of_an_older_server_is_its_list_of_refs(version: tuple
         peeled={RefName("refs/tags/v1"): ONE},
         head_symref=MAIN,
         head_id=ONE,
+        not_selected={"refs/pull/*/head": 1},
         protocol_v2=False,
     )
     assert counted == ["git"]
