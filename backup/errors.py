@@ -148,6 +148,10 @@ class LinkExpired(SourceError):
         self.is_gone = is_gone
 
 
+class BrokenArchive(SourceError):
+    """An archive that a forge made does not unpack whole; the message goes on from "it"."""
+
+
 class ProtocolError(BackupError):
     """The other side of the git wire broke the protocol."""
 

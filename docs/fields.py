@@ -134,7 +134,7 @@ MEANINGS: Mapping[str, str] = {
     "LfsMissing.reason": "why not, in the words of whoever refused it",
     "ExportLine.key": "relative to the root",
     "ExportLine.requested_at": "when it was asked for",
-    "ExportLine.stored_at": "when it was seen in the store",
+    "ExportLine.stored_at": "when it was found to lie in the store and to unpack whole",
     "ExportLine.size_bytes": "the whole object",
     "ExportLine.version_id": "in a versioned store",
     "LfsObject.oid": "SHA-256 of the content",

@@ -1,9 +1,11 @@
 """Project exports: archives that a forge makes of whole projects, one queue for all of a run.
 
-Where the destination lets somebody else write, the forge puts the archive there itself and nothing
-passes through this machine. It never says how that ended. So an archive counts when it lies in the
-destination, is long enough and begins as one does. What a forge could not put (a PUT takes 5 GB,
-and not every forge reaches every bucket) is asked for once more, downloaded and stored.
+Where the destination lets somebody else write, the forge puts the archive there itself. It never
+says how that ended, and anyone who has seen the URL can put something there. So an archive counts
+when the forge no longer works on it, it lies in the destination, and it unpacks whole: it is read
+back to its end. Where the forge said nothing while it worked, what lies there must also have stayed
+the same for a while. What a forge could not put (a PUT takes 5 GB, and not every forge reaches
+every bucket) is asked for once more, downloaded and stored.
 """
 
 import hashlib
@@ -13,21 +15,23 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
+from backup.commands.archives import require_whole
 from backup.commands.retrying import TRIES
 from backup.errors import (
     AuthenticationError,
     BackupError,
+    BrokenArchive,
     DeadlineReached,
     Interrupted,
     ObjectNotFound,
     RateLimited,
     SessionExpired,
 )
-from backup.model import Destination, Events, Exporter, Key, Repository, StoredObject
+from backup.model import Destination, Events, Exporter, Key, Reader, Repository, StoredObject
 from backup.stopping import Stop
 from backup.vault.documents import ExportLine
 from backup.vault.layout import Layout, export_key
@@ -42,10 +46,13 @@ LEAST_BYTES = 100
 BEGINS_WITHIN_SECONDS = 300.0
 # What could be downloaded is still being put.
 _PUT_WITHIN_SECONDS = 60.0
+# Where a forge does not say that it works, what lies there stays the same for so long.
+STABLE_SECONDS = 20.0
 _FIRST_LOOK_SECONDS = 0.5
 _LONGEST_LOOK_SECONDS = 60.0
 _SHORTEST_SLEEP_SECONDS = 0.05
 _HEAD_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 20
 # A forge need not write down every activity at once, nor have our time.
 _ACTIVITY_MARGIN = timedelta(hours=2)
 _CLOCK_MARGIN = timedelta(minutes=10)
@@ -121,6 +128,8 @@ class _Export:
         ready_since: since when it could be downloaded; None if it cannot.
         tries: requests that failed, one after another.
         is_left_over: a run before this one asked for it.
+        seen: what lies at its key, by `_mark`; since when it is the same.
+        fault: why what lies there does not count; empty until it was read.
     """
 
     repository: Repository
@@ -136,6 +145,14 @@ class _Export:
     ready_since: float | None = None
     tries: int = 0
     is_left_over: bool = False
+    seen: tuple[object, ...] = ()
+    seen_since: float = 0.0
+    fault: str = ""
+
+    @property
+    def may_count(self) -> bool:
+        """Whether something lies at its key that may turn out to be the export."""
+        return bool(self.seen) and not self.fault
 
     @property
     def name(self) -> str:
@@ -292,6 +309,7 @@ class Exports:
         one.key = export_key(one.repository.path, one.requested_at)
         one.pause, one.look_at = _FIRST_LOOK_SECONDS, one.asked_since + _FIRST_LOOK_SECONDS
         one.was_begun, one.ready_since = False, None
+        one.seen, one.fault = (), ""
         url = None
         if self._can_put and not one.failed_once:
             url = self._destination.upload_url(
@@ -356,7 +374,8 @@ class Exports:
             done, pause = None, getattr(error, "retry_after_seconds", None) or pause
         now = self._monotonic()
         one.look_at = now + pause
-        if done is None and one.is_asked and now - one.asked_since >= self._timeout_seconds:
+        is_late = one.is_asked and now - one.asked_since >= self._timeout_seconds
+        if done is None and is_late and not one.may_count:
             return self._did_not_arrive(one)
         return done
 
@@ -365,15 +384,24 @@ class Exports:
             one.is_asked = False
             return None
         problem = f"its export did not arrive within {self._timeout_seconds / 60:.0f} minutes"
+        if one.fault:
+            problem += f"; what lies in its place is no export: {one.fault}"
         return Exported(one.repository, problem=problem)
 
     def _look(self, one: _Export) -> Exported | None:
-        if one.is_direct and (done := self._in_destination(one)) is not None:
-            return done
+        # Asked first: what lies there once the forge is done was put by the time it said so.
+        state = self._exporter.export_state(one.repository.host_id)
+        if state == "under way":
+            # Whatever lies there by now is not what the forge still makes.
+            one.was_begun, one.ready_since = True, None
+            one.seen, one.fault = (), ""
+            return None
+        if one.is_direct:
+            done = self._in_destination(one)
+            if done is not None or one.may_count:
+                return done
         now = self._monotonic()
-        match self._exporter.export_state(one.repository.host_id):
-            case "under way":
-                one.was_begun, one.ready_since = True, None
+        match state:
             case "ready":
                 one.ready_since = now if one.ready_since is None else one.ready_since
                 if not one.is_direct or now - one.ready_since >= _PUT_WITHIN_SECONDS:
@@ -383,9 +411,6 @@ class Exports:
         return None
 
     def _came_to_nothing(self, one: _Export) -> Exported | None:
-        if one.is_direct and (done := self._in_destination(one)) is not None:
-            # It arrived while the forge was asked.
-            return done
         if one.is_left_over:
             one.is_asked = False
             return None
@@ -396,16 +421,46 @@ class Exports:
         return None
 
     def _in_destination(self, one: _Export) -> Exported | None:
-        key = self._layout.key(one.key)
-        try:
-            stored = self._destination.stat(key)
-        except ObjectNotFound:
+        """Judge what lies at an export's key; None while nothing lies there that counts."""
+        stored = self._find(one)
+        if stored is None or one.fault:
             return None
-        with self._destination.open(key) as reader:
-            head = reader.read(_HEAD_BYTES)
-        if problem := _why_no_archive(head):
-            return Exported(one.repository, problem=f"what the forge put is no export: {problem}")
-        return Exported(one.repository, self._line(one, stored))
+        if not one.was_begun and self._monotonic() - one.seen_since < STABLE_SECONDS:
+            return None
+        before, fault, sha256 = one.seen, "", ""
+        try:
+            sha256 = self._read_back(one, stored)
+        except BrokenArchive as error:
+            fault = error.message
+        if self._find(one) is None or one.seen != before:
+            # Something else was put there while it was read.
+            return None
+        if not fault:
+            return Exported(one.repository, self._line(one, stored, sha256=sha256))
+        one.fault = fault
+        if not one.was_begun:
+            # The forge may not have begun yet.
+            return None
+        return Exported(one.repository, problem=f"what the forge put is no export: {fault}")
+
+    def _find(self, one: _Export) -> StoredObject | None:
+        """Look what lies at an export's key, and note since when it is the same."""
+        try:
+            stored = self._destination.stat(self._layout.key(one.key))
+        except ObjectNotFound:
+            one.seen, one.fault = (), ""
+            return None
+        if (mark := _mark(stored)) != one.seen:
+            one.seen, one.seen_since, one.fault = mark, self._monotonic(), ""
+        return stored
+
+    def _read_back(self, one: _Export, stored: StoredObject) -> str:
+        return read_back(
+            self._destination,
+            stored,
+            stop=self._stop,
+            transferred=lambda size: self._events.transferred(one.name, size),
+        )
 
     def _download(self, one: _Export) -> Exported | None:
         """Store what is ready; None where it is an export that was made before."""
@@ -416,29 +471,93 @@ class Exports:
         packed_at = None if one.was_begun else _packed_at(head)
         if packed_at is not None and packed_at < one.requested_at - _CLOCK_MARGIN:
             return None
-        digest = hashlib.sha256()
-        with self._destination.writer(self._layout.key(one.key)) as writer:
-            for piece in chain((head,), pieces):
-                self._stop.check()
-                digest.update(piece)
-                writer.write(piece)
-                self._events.transferred(one.name, len(piece))
-            stored = writer.commit(sha256=digest.hexdigest())
+        if one.seen:
+            # What lies there is no export, and a key is written once.
+            one.key = export_key(one.repository.path, self._clock())
+        key, digest = self._layout.key(one.key), hashlib.sha256()
+        with self._destination.writer(key) as writer:
+
+            def passing() -> Iterator[bytes]:
+                for piece in chain((head,), pieces):
+                    self._stop.check()
+                    digest.update(piece)
+                    writer.write(piece)
+                    self._events.transferred(one.name, len(piece))
+                    yield piece
+
+            try:
+                require_whole(passing())
+            except BrokenArchive as error:
+                why = f"what the forge gives is no export: {error.message}"
+                return Exported(one.repository, problem=why)
+            written = writer.commit(sha256=digest.hexdigest())
+        # The answer to a write does not say when it was.
+        stored = replace(written, stored_at=self._destination.stat(key).stored_at)
         if (one.is_direct or one.failed_once) and stored.size_bytes <= MOST_BY_URL_BYTES:
             # It was small enough to be put.
             if self._can_put:
                 self._events.note("the forge does not reach the bucket; exports are downloaded")
             self._can_put = False
-        return Exported(one.repository, self._line(one, stored))
+        return Exported(one.repository, self._line(one, stored, sha256=digest.hexdigest()))
 
-    def _line(self, one: _Export, stored: StoredObject) -> ExportLine:
-        return _pending(one).model_copy(
-            update={
-                "stored_at": self._clock(),
-                "size_bytes": stored.size_bytes,
-                "version_id": stored.version_id,
-            }
-        )
+    def _line(self, one: _Export, stored: StoredObject, *, sha256: str) -> ExportLine:
+        return stored_line(_pending(one), stored, sha256=sha256, now=self._clock())
+
+
+def stored_line(
+    line: ExportLine, stored: StoredObject, *, sha256: str, now: datetime
+) -> ExportLine:
+    """Note what lies at an export's key, after it was read to its end."""
+    written_at = stored.stored_at
+    return line.model_copy(
+        update={
+            "stored_at": now,
+            "size_bytes": stored.size_bytes,
+            "version_id": stored.version_id,
+            "sha256": sha256,
+            # Stores do not agree with themselves on less than a second.
+            "written_at": None if written_at is None else written_at.replace(microsecond=0),
+        }
+    )
+
+
+def read_back(
+    destination: Destination,
+    stored: StoredObject,
+    *,
+    stop: Stop,
+    transferred: Callable[[int], None],
+) -> str:
+    """Read an export to its end and prove that it is whole.
+
+    One GET, and as many bytes as it has; nothing of it is kept.
+
+    Returns:
+        Its SHA-256.
+
+    Raises:
+        BrokenArchive: it is not whole.
+        DestinationError: it could not be read.
+    """
+    digest = hashlib.sha256()
+
+    def passing(reader: Reader) -> Iterator[bytes]:
+        while piece := reader.read(_PIECE_BYTES):
+            stop.check()
+            digest.update(piece)
+            transferred(len(piece))
+            yield piece
+
+    if stored.size_bytes < LEAST_BYTES:
+        raise BrokenArchive(f"it has {stored.size_bytes} bytes")
+    with destination.open(stored.key, version=stored.version_id) as reader:
+        require_whole(passing(reader))
+    return digest.hexdigest()
+
+
+def _mark(stored: StoredObject) -> tuple[object, ...]:
+    """Return what tells an object from another that is put in its place."""
+    return stored.size_bytes, stored.version_id, stored.stored_at
 
 
 def _pending(one: _Export) -> ExportLine:

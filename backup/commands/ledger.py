@@ -50,6 +50,20 @@ class Ledger:
         self.results[identity] = replace(result, entry=entry)
         self.exports += line.stored_at is not None
 
+    def keep_export(self, identity: Identity, line: ExportLine) -> None:
+        """Note what is known of an export that was stored before."""
+        if (result := self.results.get(identity)) is not None:
+            entry = result.entry.model_copy(update={"export": line})
+            self.results[identity] = replace(result, entry=entry)
+        elif (mark := self.marks.get(identity)) is not None:
+            self.marks[identity] = mark.model_copy(update={"export": line})
+
+    def last_exports(self) -> list[tuple[Entry, ExportLine]]:
+        """Return every entry of an export that was stored, and what it says of it."""
+        entries = [*(result.entry for result in self.results.values()), *self.marks.values()]
+        exports = [(entry, entry.export) for entry in entries if entry.export is not None]
+        return [(entry, line) for entry, line in exports if line.stored_at is not None]
+
     def fail(self, problem: str) -> None:
         """Note what makes the run as a whole a failure."""
         self.failed = True

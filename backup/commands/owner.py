@@ -1,7 +1,7 @@
 """One owner's part of a run: from the newest state in the vault to the next manifest."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +22,7 @@ from backup.commands.locking import Locks
 from backup.commands.one import Workshop, back_up, chain_problem
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes, is_local
+from backup.commands.replaced import LastExports
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions, filters, is_wanted
 from backup.counting import RequestCounts
@@ -460,7 +461,21 @@ class OwnerRun:
         if options is None or not isinstance(source, Exporter) or self._stop.interrupted:
             return
         try:
-            due = self._due_exports(selected, options)
+            last_exports = LastExports(
+                self._destination,
+                self._layout,
+                reads=not self._options.dry_run,
+                events=self._events,
+                stop=self._stop,
+                clock=self._clock,
+            )
+            lost = last_exports.compare_all(self.ledger, owner=source.identity.owner)
+            due = self._due_exports(selected, options, lost=lost)
+        except SessionExpired as error:
+            self._stop.abandon(error)
+            return
+        except Interrupted:
+            return
         except DestinationError as error:
             # Git is stored by now: its manifest must not fail for the sake of exports.
             self.ledger.problems.append(f"nothing was exported: {error.message}")
@@ -500,13 +515,13 @@ class OwnerRun:
             self._note(f"{self.ledger.exports} exports of projects were stored")
 
     def _due_exports(
-        self, selected: Sequence[Repository], options: ExportOptions
+        self,
+        selected: Sequence[Repository],
+        options: ExportOptions,
+        *,
+        lost: Collection[Identity],
     ) -> list[tuple[Repository, ExportLine | None]]:
         results = self.ledger.results
-        stored = None
-        if self._vault_check_due:
-            folder = self._layout.folder("exports")
-            stored = {one.key: one.size_bytes for one in self._destination.list(folder)}
         captured_at: dict[str, list[datetime]] = {}
         for (_, host_id), result in results.items():
             if result.entry.captured_at is not None:
@@ -516,11 +531,7 @@ class OwnerRun:
             worked_on = results.get((repository.kind, repository.host_id))
             if repository.kind != "code" or repository.problem or worked_on is None:
                 continue
-            last = worked_on.entry.export
-            if last is not None and stored is not None and last.stored_at is not None:
-                # A lifecycle rule may have removed it.
-                is_there = stored.get(self._layout.key(last.key)) == last.size_bytes
-                last = last if is_there else None
+            last = None if worked_on.entry.identity in lost else worked_on.entry.export
             newest = max(captured_at.get(repository.host_id, ()), default=None)
             if is_due(repository, last, captured_at=newest, unchanged=options.unchanged):
                 due.append((repository, last))

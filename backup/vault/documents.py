@@ -162,6 +162,10 @@ class ExportLine(Part):
     stored_at: Time | None = None
     size_bytes: Count = 0
     version_id: str | None = None
+    sha256: Sha256 | None = Field(None, description="computed while it was read to its end")
+    written_at: Time | None = Field(
+        None, description="when it was written, by the clock of the store"
+    )
 
 
 class ForgottenLine(Part):

@@ -1,10 +1,12 @@
 """GitLab's project exports: put by the forge into a real store, or downloaded and stored."""
 
+import hashlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +20,13 @@ from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings, presigning
 from backup.git.http import basic
-from backup.model import Key, Repository
+from backup.model import Destination, Key, Repository, Selection
 from backup.secret import Secret
 from backup.sources.gitlab import GitLabSource
 from backup.stopping import Stop
 from backup.vault.documents import ExportLine
 from backup.vault.layout import Layout
+from backup.vault.manifest import list_documents, load_manifest
 from tests.support.faults import DestinationFault, FaultyDestination
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.gitlab import Export, GitLab, Project, packed
@@ -219,17 +222,19 @@ def test_a_store_that_cannot_be_listed_costs_exports_and_no_backup(
     forge: GitLab, tmp_path: Path
 ) -> None:
     real(forge, "acme/one")
-    fault = DestinationFault(0, "list", key="/exports/")
+    # Without the right to see versions, and then without any.
+    faults = [DestinationFault(number, "list", key="/exports/") for number in range(2)]
     source = GitLabSource(
         "acme",
         token=Secret(PAT),
         authorization=basic("oauth2", Secret(PAT)),
         server_url=forge.url,
     )
-    with FaultyDestination(FolderDestination(tmp_path / "vault"), fault) as store:
-        options = RunOptions(exports=ExportOptions())
+    night(forge, tmp_path / "vault")
+    with FaultyDestination(FolderDestination(tmp_path / "vault"), *faults) as store:
+        options = RunOptions(exports=ExportOptions(), selection=Selection(lfs=True))
         report = run([source], store, options, events=Silence(), stop=Stop())
-    assert (report.result, report.count("captured"), len(report.manifests)) == ("partial", 1, 1)
+    assert (report.result, report.count("unchanged"), len(report.manifests)) == ("partial", 1, 1)
     assert report.problems[0].startswith("nothing was exported: ")
 
 
@@ -494,6 +499,227 @@ def test_an_export_that_was_made_before_is_not_taken_for_a_new_one(
     assert stored([done]) == {"one"}
     (path,) = tmp_path.glob("vault/*/acme/exports/one/*")
     assert path.read_bytes() == forge.archives["acme/one"]
+
+
+# --- What counts ---------------------------------------------------------------------------------
+
+
+def put(url: str | None, data: bytes) -> None:
+    """Put something to a presigned URL, as anyone can who has seen it."""
+    assert url is not None
+    fields = {"Content-Type": "application/gzip"}
+    assert requests.put(url, data=data, headers=fields, timeout=10).status_code == 200
+
+
+def line_of(destination: Destination, forge: GitLab) -> ExportLine:
+    """Read what the newest manifest says of the only export."""
+    layout = Layout.of(host=forge.url.removeprefix("http://"), owner="acme")
+    name = list_documents(destination, layout)[-1]
+    (entry,) = load_manifest(destination, layout, name).entries
+    assert entry.export is not None
+    return entry.export
+
+
+# It begins as gzip does, and is long enough.
+NO_ARCHIVE = b"\x1f\x8b\x08" + b"x" * 200
+
+
+def test_what_lies_there_while_the_forge_packs_does_not_count(
+    forge: GitLab, at_rclone: S3Destination
+) -> None:
+    time = on_fake_time(forge)
+    forge.export_states = ("queued", *["started"] * 5)
+
+    def answer(request: Request) -> Answer | None:
+        if request.method == "GET" and request.target.endswith("/export") and len(forge.puts) < 1:
+            put(forge.asked_for[0][2], NO_ARCHIVE)
+        return None
+
+    forge.answer = answer
+    (done,) = queue(forge, time, at_rclone).work(repositories(forge, "one"))
+    archive = forge.archives["acme/one"]
+    assert done.problem == ""
+    assert done.line is not None
+    assert done.line.size_bytes == len(archive) != len(NO_ARCHIVE)
+    assert done.line.sha256 == hashlib.sha256(archive).hexdigest()
+
+
+def test_where_the_forge_says_nothing_the_archive_must_stay_the_same_for_a_while(
+    forge: GitLab, at_rclone: S3Destination
+) -> None:
+    time = on_fake_time(forge)
+    # Some versions say "none" all along.
+    forge.export_states = ["none"] * 4
+    early, at = packed("somebody else was earlier"), list[float]()
+
+    def answer(request: Request) -> Answer | None:
+        export = next(iter(forge.exports.values()), None)
+        if request.method == "GET" and request.target.endswith("/export") and export:
+            if len(export.states) == 4:
+                put(export.url, early)
+            elif not export.states:
+                at.append(time.seconds)
+        return None
+
+    forge.answer = answer
+    (done,) = queue(forge, time, at_rclone).work(repositories(forge, "one"))
+    assert done.line is not None
+    assert done.line.size_bytes == len(forge.archives["acme/one"]) != len(early)
+    assert time.seconds - at[0] >= exporting.STABLE_SECONDS
+
+
+LONG = "".join(map(str, range(300)))
+NOT_WHOLE: dict[str, tuple[bytes, str]] = {
+    "no gzip": (NO_ARCHIVE, "it does not unpack"),
+    "cut gzip": (packed("cut", at=1.0)[:-20], "it is cut off: its gzip stream has no end"),
+    "cut tar": (packed(LONG, at=1.0, keep=2000), "it is cut off: its archive has no end"),
+    "tar without end": (packed("cut", at=1.0, keep=2048), "it is cut off: its archive has no end"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_WHOLE)
+def test_what_was_put_and_does_not_unpack_whole_does_not_count(
+    forge: GitLab, at_rclone: S3Destination, case: str
+) -> None:
+    time = on_fake_time(forge)
+    forge.archives["acme/one"], why = NOT_WHOLE[case]
+    (done,) = queue(forge, time, at_rclone).work(repositories(forge, "one"))
+    assert done.line is None
+    assert done.problem.startswith(f"what the forge put is no export: {why}")
+
+
+@pytest.mark.parametrize("case", NOT_WHOLE)
+def test_what_is_downloaded_and_does_not_unpack_whole_is_not_stored(
+    forge: GitLab, tmp_path: Path, case: str
+) -> None:
+    time = on_fake_time(forge)
+    # A forge that says when it began is not asked how old its archive is.
+    forge.archives["acme/one"], why = NOT_WHOLE[case]
+    (done,) = queue(forge, time, FolderDestination(tmp_path)).work(repositories(forge, "one"))
+    assert done.line is None
+    assert done.problem.startswith(f"what the forge gives is no export: {why}")
+    assert not [*tmp_path.rglob("*.tar.gz")]
+
+
+def test_what_is_no_export_and_stays_is_downloaded_in_the_end(
+    forge: GitLab, at_rclone: S3Destination
+) -> None:
+    time = on_fake_time(forge)
+    # It never says that it works, and puts nothing.
+    forge.export_states = ["none"] * 12
+    forge.put_limit = 0
+
+    def answer(request: Request) -> Answer | None:
+        if request.method == "GET" and len(forge.asked_for) == 1 and forge.exports:
+            (export,) = forge.exports.values()
+            if len(export.states) == 12:
+                put(export.url, NO_ARCHIVE)
+                forge.export_states = ("started",)
+        return None
+
+    forge.answer = answer
+    (done,) = queue(forge, time, at_rclone).work(repositories(forge, "one"))
+    assert done.line is not None
+    assert [url is not None for _, _, url in forge.asked_for] == [True, False]
+    assert done.line.sha256 == hashlib.sha256(forge.archives["acme/one"]).hexdigest()
+
+
+def test_what_was_put_after_the_time_was_up_is_proved_by_the_next_run(
+    forge: GitLab, at_rclone: S3Destination
+) -> None:
+    projects = repositories(forge, "one")
+    time = on_fake_time(forge, deadline_seconds=1.0, margin_seconds=0.1)
+    (left,) = queue(forge, time, at_rclone).work(projects)
+    assert left.line is not None
+    assert left.line.stored_at is None
+    late = packed("late")
+    put(forge.asked_for[0][2], late)
+    forge.exports.clear()
+    line = left.line.model_copy(update={"requested_at": left.line.requested_at - timedelta(days=1)})
+    later = on_fake_time(forge)
+    (done,) = queue(forge, later, at_rclone).work([(projects[0][0], line)])
+    assert done.line is not None
+    assert done.line.sha256 == hashlib.sha256(late).hexdigest()
+    assert len(forge.asked_for) == 1
+
+
+# --- What was replaced ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def versioned(moto_http: S3Server, tmp_path: Path) -> str:
+    name = f"versioned-{abs(hash(tmp_path)) % 10**10}"
+    moto_http.make_bucket(name, versioned=True)
+    return name
+
+
+@contextmanager
+def opened(server: S3Server, bucket: str, patch: pytest.MonkeyPatch) -> Iterator[S3Destination]:
+    for name, value in server.environment().items():
+        patch.setenv(name, value)
+    settings = S3Settings(bucket, prefix="git", endpoint_url=server.endpoint_url)
+    with closing(S3Destination(settings, stop=Stop())) as destination:
+        yield destination
+
+
+def test_what_replaces_an_export_after_the_run_is_said_and_its_version_named(
+    forge: GitLab, moto_http: S3Server, versioned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real(forge, "acme/one")
+    assert night(forge, versioned, server=moto_http).json["result"] == "success"
+    with opened(moto_http, versioned, monkeypatch) as destination:
+        before = line_of(destination, forge)
+        assert before.version_id is not None
+        # Of the same length, by the URL that still lives.
+        archive = forge.archives["acme/one"]
+        # The time in gzip's own header is another, and nothing else.
+        other = archive[:4] + bytes(4) + archive[8:]
+        assert other != archive
+        put(forge.asked_for[0][2], other)
+        done = night(forge, versioned, server=moto_http, check=3)
+        (problem,) = done.json["problems"]
+        assert problem.startswith("acme/one: its export s3://")
+        assert "was replaced after it was recorded; it unpacks whole and counts from now" in problem
+        assert problem.endswith(f"; what was recorded is version {before.version_id}")
+        after = line_of(destination, forge)
+        assert after.version_id != before.version_id
+        assert after.sha256 == hashlib.sha256(other).hexdigest()
+        assert (after.key, after.size_bytes) == (before.key, before.size_bytes)
+        # It was said once, and nothing was asked for because of it.
+        assert night(forge, versioned, server=moto_http).json["problems"] == []
+        assert len(forge.asked_for) == 1
+
+
+def test_what_no_more_unpacks_is_asked_for_again(
+    forge: GitLab, rclone_http: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real(forge, "acme/one")
+    night(forge, bucket, server=rclone_http)
+    put(forge.asked_for[0][2], NO_ARCHIVE)
+    done = night(forge, bucket, server=rclone_http, check=3)
+    (problem,) = done.json["problems"]
+    archive = forge.archives["acme/one"]
+    assert "was replaced by what is no export (it does not unpack" in problem
+    assert f"(recorded: {len(archive)} bytes; now: {len(NO_ARCHIVE)} bytes)" in problem
+    with opened(rclone_http, bucket, monkeypatch) as destination:
+        line = line_of(destination, forge)
+    assert (line.size_bytes, line.sha256) == (len(archive), hashlib.sha256(archive).hexdigest())
+    assert len(forge.asked_for) == 2
+    assert night(forge, bucket, server=rclone_http).json["problems"] == []
+
+
+def test_exports_of_a_vault_that_was_copied_are_read_once_and_nothing_is_said(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    real(forge, "acme/one")
+    vault = tmp_path / "vault"
+    night(forge, vault)
+    (stored,) = vault.glob("*/acme/exports/one/*")
+    os.utime(stored, (1, 1))
+    assert night(forge, vault).json["problems"] == []
+    line = line_of(FolderDestination(vault), forge)
+    assert line.written_at == datetime.fromtimestamp(1, UTC)
+    assert len(forge.asked_for) == 1
 
 
 # --- The URL -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Fields, paging headers and status codes are those of GitLab's API documentation 
 """
 
 import base64
+import gzip
 import http.client
 import io
 import json
@@ -346,15 +347,16 @@ class GitLab:
         return _json(200, some, fields)
 
 
-def packed(label: str, *, at: float | None = None) -> bytes:
+def packed(label: str, *, at: float | None = None, keep: int | None = None) -> bytes:
     """Make an archive as GitLab's exports are: a packed tar that begins with its folder.
 
     Args:
         label: what is in it.
         at: when it was made; now when left out.
+        keep: the number of bytes of the tar that are packed; all of them when left out.
     """
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+    with tarfile.open(fileobj=made, mode="w") as archive:
         folder = tarfile.TarInfo("./")
         folder.type, folder.mtime = tarfile.DIRTYPE, int(time.time() if at is None else at)
         archive.addfile(folder)
@@ -362,7 +364,7 @@ def packed(label: str, *, at: float | None = None) -> bytes:
         member = tarfile.TarInfo("./VERSION")
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
-    return made.getvalue()
+    return gzip.compress(made.getvalue()[:keep])
 
 
 def _snippet(number: int, project: Project | None) -> dict[str, Any]:
