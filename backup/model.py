@@ -361,6 +361,12 @@ class Destination(Protocol):
         Costs a request for each, but where nothing is ever locked.
         """
 
+    def now(self) -> datetime | None:
+        """Return the time by the clock that dates the objects; None where it is not known.
+
+        Costs no request: a store over a network tells it with its other answers.
+        """
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Give up writing what was begun before that and never committed; tell how much.
 
@@ -392,6 +398,12 @@ class Source(Protocol):
         """Whether a repository missing from the listing is missing at the source.
 
         False where the listing is what the user named on the command line.
+        """
+
+    def server_time(self) -> datetime | None:
+        """Return the time by the server's clock, from its answers; None where there is no server.
+
+        Costs no request.
         """
 
     def authorization(self) -> Secret | None:

@@ -219,8 +219,8 @@ class OwnerRun:
             where = self._destination.uri(self._layout.prefix)
             self._note(f"a new vault begins at {where}")
             self._tell_earlier_names()
-        for stem in self._state.from_future:
-            self._note(f"{stem} is from the future and decides nothing: a clock was wrong")
+        for stem in self._state.misdated:
+            self._note(f"{stem} was dated by a wrong clock and decides nothing")
         for stem in self._state.damaged:
             self._note(f"{stem} is damaged and was left aside")
 

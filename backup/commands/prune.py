@@ -40,6 +40,7 @@ from backup.model import Destination, Events, Key
 from backup.results import CondemnedRow, ForgottenRow, LockedRow, PruneReport, PruneRow
 from backup.retention import Decision, Rules, Snapshot, decide
 from backup.stopping import Stop
+from backup.vault.clocks import FUTURE_TOLERANCE, is_dated_after_object, is_misdated
 from backup.vault.documents import Entry, ForgottenLine, PinLine, SourceLine
 from backup.vault.layout import (
     DocumentName,
@@ -57,7 +58,6 @@ from backup.vault.layout import (
     snapshot_time,
 )
 from backup.vault.manifest import (
-    FUTURE_TOLERANCE,
     WINDOW,
     Identity,
     State,
@@ -270,7 +270,12 @@ class _Owner:
     def _plan(self, names: Sequence[DocumentName], now: datetime) -> None:
         self.victims.clear()
         self._now = now
-        heads = snapshots(self._destination, self._layout)
+        heads = [
+            head
+            for head in snapshots(self._destination, self._layout)
+            # It decides nothing, and is needed by nothing but its own entries: it stays.
+            if head.name.stored_at is None or not is_misdated(head.name, head.header, now=now)
+        ]
         groups = _by_snapshot(heads)
         self._require_quiet(names, heads, groups, now)
         self._decisions = decide([_as_one(group) for group in groups.values()], self._request.rules)
@@ -316,7 +321,7 @@ class _Owner:
     ) -> None:
         latest = now + FUTURE_TOLERANCE
         for name in names:
-            if snapshot_time(name.snapshot_id) > latest:
+            if name.time > latest and not is_dated_after_object(name):
                 raise PruneRefused(_from_the_future(name.stem, now))
         for head in heads:
             if max(head.header.started_at, head.header.finished_at) > latest:

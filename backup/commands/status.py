@@ -88,7 +88,7 @@ def _heir(state: State, others: Iterable[State]) -> str:
 
 
 def _of_owner(name: str, state: State, *, limit: datetime, now: datetime) -> Iterator[Finding]:
-    for stem in state.from_future:
+    for stem in state.misdated:
         yield Finding(
             "warning",
             f"{name}: {stem} is from the future and counts for nothing",

@@ -129,6 +129,9 @@ class CountingDestination:
         self._counts.increment("get")
         return self._inner.locked_until(keys)
 
+    def now(self) -> datetime | None:
+        return self._inner.now()
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         self._counts.increment("list")
         return self._inner.abort_uploads(older_than=older_than)

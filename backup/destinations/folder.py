@@ -284,6 +284,19 @@ class FolderDestination:
     def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
         return {}
 
+    def now(self) -> datetime | None:
+        """Return the time that a new file gets; None where none can be made.
+
+        On a network file system that is the server's clock.
+        """
+        path = self._partial / uuid4().hex
+        with suppress(OSError), FileIO(str(path), "x") as file:
+            try:
+                return _stored_at(os.fstat(file.fileno()))
+            finally:
+                path.unlink(missing_ok=True)
+        return None
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Do nothing: every writer removes what dead ones left, whatever its age."""
         return 0

@@ -152,6 +152,9 @@ class MemoryDestination:
     def locked_until(self, keys: Iterable[Key]) -> dict[Key, datetime]:
         return {}
 
+    def now(self) -> None:
+        return None
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return 0
 

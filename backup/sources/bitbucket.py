@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -32,7 +33,7 @@ from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession, basic, bearer
-from backup.times import http_time
+from backup.times import ServerClock, http_time
 
 PUBLIC_SERVER = "https://bitbucket.org"
 PUBLIC_API = "https://api.bitbucket.org"
@@ -198,6 +199,7 @@ class BitbucketSource:
         default = PUBLIC_API if server_url == PUBLIC_SERVER else server_url
         self._api_url = (api_url or default).rstrip("/").removesuffix("/2.0")
         self._session = OneServerSession("Bitbucket")
+        self._clock = ServerClock()
         self._identity: SourceIdentity | None = None
         self._notes: dict[str, None] = {}
 
@@ -233,6 +235,9 @@ class BitbucketSource:
             "the credentials need the scope to read repositories, and see only what their user, "
             "project or repository sees"
         )
+
+    def server_time(self) -> datetime | None:
+        return self._clock.now()
 
     def authorization(self) -> Secret | None:
         """Give the header for git, with a token that lives on for some minutes."""
@@ -368,7 +373,9 @@ class BitbucketSource:
         auth = None if self._credentials is None else _Header(self._credentials.for_api())
         fields = {"Accept": "application/json", "User-Agent": _agent()}
         with _our_errors(path):
-            return self._session.get(url, headers=fields, auth=auth, timeout=_TIMEOUT_SECONDS)
+            answer = self._session.get(url, headers=fields, auth=auth, timeout=_TIMEOUT_SECONDS)
+        self._clock.hear(answer.headers)
+        return answer
 
 
 @contextmanager

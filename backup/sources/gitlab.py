@@ -30,7 +30,7 @@ from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity,
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession
-from backup.times import http_time
+from backup.times import ServerClock, http_time
 
 PUBLIC_SERVER = "https://gitlab.com"
 _PAGE = 100
@@ -95,6 +95,7 @@ class GitLabSource:
         self._snippets = snippets
         self._shared = shared
         self._headers: Mapping[str, str] = {}
+        self._clock = ServerClock()
         self._session = session = OneServerSession("GitLab")
         # python-gitlab's errors do not say how long a server asks to wait.
         session.hooks["response"].append(self._remember_headers)
@@ -142,6 +143,9 @@ class GitLabSource:
             "the token needs the scopes read_api and read_repository, and its user at least the "
             "role Reporter in every subgroup; a project token sees one project"
         )
+
+    def server_time(self) -> datetime | None:
+        return self._clock.now()
 
     def authorization(self) -> Secret | None:
         """Give the header for git: the same token."""
@@ -392,6 +396,7 @@ class GitLabSource:
             answer = self._api.http_request(
                 "get", path, query_data=dict(query), obey_rate_limit=False
             )
+            self._clock.hear(self._headers)
             return answer.json()
 
     def _remember_headers(self, response: requests.Response, **_: object) -> None:

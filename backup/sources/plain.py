@@ -127,6 +127,10 @@ class FolderSource:
             folder, relative = walk.links.pop(0)
             yield from self._below(folder, relative, walk, within_work_tree=False)
 
+    def server_time(self) -> None:
+        """Answer that there is no server."""
+        return
+
     def authorization(self) -> None:
         """Answer that nothing is needed: folders are read as they are."""
         return
@@ -209,6 +213,10 @@ class GitUrlSource:
         self._locations = list(dict.fromkeys(_location(one) for one in locations))
         self._authorization = authorization
         self.identity = SourceIdentity(provider="git", host="git", owner=owner)
+
+    def server_time(self) -> None:
+        """Answer that it is not known: each location may have a server of its own, or none."""
+        return
 
     def authorization(self) -> Secret | None:
         """Give what was given."""

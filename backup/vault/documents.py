@@ -274,6 +274,9 @@ class Header(Part):
     complete: bool = Field(description="every selected repository was reached")
     result: Literal["success", "partial", "failed"]
     totals: Totals = Totals()
+    store_behind_seconds: Count = Field(
+        0, description="how far the store's clock was behind, where the source's agreed with ours"
+    )
 
 
 class Manifest(Header):

@@ -23,7 +23,7 @@ Inside documents keys are relative to their root, so that a root can be copied a
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -114,11 +114,18 @@ class DocumentName:
         shard: index (from 1) and count, for a part of a run.
         checkpoint: the checkpoint's number, from 1; None for a manifest; 0 for one that says what
             is forgotten.
+        stored_at: when its object was written, by the store's clock; None where that is not known.
     """
 
     snapshot_id: str
     shard: tuple[int, int] | None = None
     checkpoint: int | None = None
+    stored_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def time(self) -> datetime:
+        """The time that its id begins with, by the clock of the run."""
+        return snapshot_time(self.snapshot_id)
 
     @property
     def stem(self) -> str:

@@ -6,12 +6,13 @@ beside it or after it is found by listing and merged per repository.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from backup.errors import ConfigError, DamagedDocument, ObjectNotFound
 from backup.model import Destination, Key, Kind, SourceIdentity
+from backup.vault.clocks import MOST_SKEW, is_dated_after_object, is_misdated, is_suspect
 from backup.vault.documents import (
     Entry,
     ForgottenLine,
@@ -31,8 +32,6 @@ Identity = tuple[Kind, str]
 
 # Longer than the longest job: beyond it no run can still be under way beside another.
 WINDOW = timedelta(days=7)
-# A manifest later than this from now was written by a clock that is wrong.
-FUTURE_TOLERANCE = timedelta(hours=1)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -46,8 +45,8 @@ class State:
         newest: the manifest that finished last; None in a new vault.
         source: what the root is a backup of; known from a checkpoint, too.
         forgotten: repositories that the vault was told to forget, as often as it was.
-        from_future: stems of documents whose time has not come; they decide nothing.
-        damaged: checkpoints and future manifests that could not be read and were left aside.
+        misdated: stems of documents that a wrong clock has dated; they decide nothing.
+        damaged: checkpoints and misdated manifests that could not be read and were left aside.
     """
 
     entries: Mapping[Identity, Entry] = field(default_factory=dict)
@@ -57,7 +56,7 @@ class State:
     accepted: int | None = None
     vault_checked_at: datetime | None = None
     forgotten: tuple[ForgottenLine, ...] = ()
-    from_future: tuple[str, ...] = ()
+    misdated: tuple[str, ...] = ()
     damaged: tuple[str, ...] = ()
 
 
@@ -76,13 +75,19 @@ def roots(destination: Destination) -> tuple[Layout, ...]:
 
 
 def list_documents(destination: Destination, layout: Layout) -> tuple[DocumentName, ...]:
-    """List manifests and checkpoints, oldest id first."""
+    """List manifests and checkpoints, oldest id first.
+
+    Where every one of them is dated after its object, it is the objects' times that are wrong (a
+    file system that keeps local time, or another clock): they are left out.
+    """
     names = [
-        name
+        replace(name, stored_at=stored.stored_at)
         for kind in ("snapshots", "checkpoints")
         for stored in destination.list(layout.folder(kind))
         if (name := layout.parse_document(stored.key)) is not None
     ]
+    if names and all(is_dated_after_object(name) for name in names):
+        names = [replace(name, stored_at=None) for name in names]
     return tuple(sorted(names, key=lambda name: (name.snapshot_id, name.stem)))
 
 
@@ -238,41 +243,53 @@ def load_state(
         destination: where the vault lies.
         layout: the owner's root.
         names: what `list_documents` answered.
-        now: the time; what is later decides nothing.
+        now: the time here; see `backup.vault.clocks.is_misdated`.
 
     Raises:
         DamagedDocument: a manifest that counts cannot be read; never a smaller state instead.
         DestinationError: the same, for a destination that does not answer.
     """
-    future = [name for name in names if snapshot_time(name.snapshot_id) > now + FUTURE_TOLERANCE]
-    past = [name for name in names if name not in set(future)]
-    manifests = [*_newest_manifests(destination, layout, past)]
-    damaged: list[str] = []
-    checkpoints = [*_open_checkpoints(destination, layout, past, manifests, damaged)]
-    dreams = [m for name in future if (m := _try(destination, layout, name, damaged)) is not None]
+    aside = _LeftAside(destination, layout, now)
+    believed = [name for name in names if not aside.takes_by_name(name)]
+    manifests = [*_newest_manifests(aside, believed)]
+    checkpoints = [*_open_checkpoints(aside, believed, manifests)]
+    misdated = aside.newest_first()
     # The id of a run that was merged may be the greater one: both began within a second.
     covered = {stem for _, m in manifests if m.shard is None for stem in m.merged}
     counted = [pair for pair in (*manifests, *checkpoints) if pair[0].stem not in covered]
     # Of entries that were checked at one time the one written last knows more.
     loaded = sorted(counted, key=lambda pair: pair[1].finished_at, reverse=True)
     newest = max((m for _, m in manifests), key=lambda m: m.finished_at, default=None)
-    forgotten = {(line.identity, line.snapshot_id): line for _, m in loaded for line in m.forgotten}
+    # What was forgotten stays so, whatever the clock.
+    telling = [*loaded, *(pair for pair in misdated if pair[0].is_forgotten)]
+    lines = [line for _, document in telling for line in document.forgotten]
+    forgotten = {(line.identity, line.snapshot_id): line for line in lines}
     since = now - WINDOW
     recent = {stem for _, m in loaded for stem in m.merged if _time_of_stem(stem) >= since}
     recent.update(name.stem for name, _ in loaded)
     return State(
-        # What the future says counts only for a repository that nobody else knows.
-        entries=merge(_timeless(entry) for m in dreams for entry in _stamped(m, forgotten.values()))
+        # What is misdated counts only for a repository that no other document knows.
+        entries=merge(
+            _timeless(entry) for _, m in misdated for entry in _stamped(m, forgotten.values())
+        )
         | merge(entry for _, m in loaded for entry in _stamped(m, forgotten.values())),
         merged=tuple(sorted(recent)),
         newest=newest,
-        source=next((m.source for m in (newest, *(m for _, m in loaded), *dreams) if m), None),
+        source=_source_of(newest, (*loaded, *misdated)),
         accepted=None if newest is None else newest.accepted,
         vault_checked_at=None if newest is None else newest.vault_checked_at,
         forgotten=tuple(sorted(forgotten.values(), key=lambda line: (line.at, line.path))),
-        from_future=tuple(name.stem for name in future),
-        damaged=tuple(damaged),
+        misdated=tuple(sorted(name.stem for name in aside.names)),
+        damaged=tuple(aside.damaged),
     )
+
+
+def _source_of(
+    newest: Manifest | None, others: Iterable[tuple[DocumentName, Manifest]]
+) -> SourceLine | None:
+    if newest is not None:
+        return newest.source
+    return next((document.source for _, document in others), None)
 
 
 def merge(entries: Iterable[Entry]) -> dict[Identity, Entry]:
@@ -297,8 +314,9 @@ def _stamped(manifest: Manifest, forgotten: Iterable[ForgottenLine]) -> Iterator
 
 
 def _timeless(entry: Entry) -> Entry:
-    # Its times would win against everything for as long as its clock was wrong.
-    return entry.model_copy(update={"checked_at": None, "attempted_at": None})
+    # Its times would win against everything for as long as its clock was wrong. What was not listed
+    # is asked for again.
+    return entry.model_copy(update={"checked_at": None, "attempted_at": None, "absence": None})
 
 
 def newer(entry: Entry, other: Entry) -> bool:
@@ -313,9 +331,8 @@ def require_findable(snapshot_id: str, names: Iterable[DocumentName], *, now: da
         ConfigError: its time has not come, or lies more than the window before other runs.
     """
     time = snapshot_time(snapshot_id)
-    others = [snapshot_time(name.snapshot_id) for name in names]
-    newest = max((other for other in others if other <= now + FUTURE_TOLERANCE), default=time)
-    if newest - WINDOW < time <= now + FUTURE_TOLERANCE:
+    newest = max((name.time for name in names if not is_suspect(name, now=now)), default=time)
+    if newest - WINDOW < time <= now + MOST_SKEW:
         return
     raise ConfigError(
         f"--snapshot-id: {snapshot_id!r} is not accepted: give one that begins with a time between "
@@ -339,8 +356,55 @@ def require_same_source(state: State, identity: SourceIdentity) -> None:
     )
 
 
+@dataclass(slots=True)
+class _LeftAside:
+    """Documents that decide nothing, or cannot be read and can be done without.
+
+    Attributes:
+        names: of what a wrong clock has dated.
+        misdated: as much of it as can be read.
+        damaged: stems of what cannot.
+    """
+
+    destination: Destination
+    layout: Layout
+    now: datetime
+    names: list[DocumentName] = field(default_factory=list)
+    misdated: list[tuple[DocumentName, Manifest]] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    def takes_by_name(self, name: DocumentName) -> bool:
+        """Leave a document aside that its name makes suspect, unless its head excuses it."""
+        if not is_suspect(name, now=self.now):
+            return False
+        document = self.load(name)
+        if document is None:
+            self.names.append(name)
+        return document is None or self.takes(name, document)
+
+    def takes(self, name: DocumentName, document: Manifest) -> bool:
+        """Leave a document aside if a wrong clock has dated it."""
+        if not is_misdated(name, document, now=self.now):
+            return False
+        self.names.append(name)
+        self.misdated.append((name, document))
+        return True
+
+    def load(self, name: DocumentName) -> Manifest | None:
+        """Read a document that may be damaged."""
+        try:
+            return load_manifest(self.destination, self.layout, name)
+        except DamagedDocument:
+            self.damaged.append(name.stem)
+            return None
+
+    def newest_first(self) -> list[tuple[DocumentName, Manifest]]:
+        """Order what is misdated by the store's clock, which was the same for all of it."""
+        return sorted(self.misdated, key=_stored_at, reverse=True)
+
+
 def _newest_manifests(
-    destination: Destination, layout: Layout, names: Iterable[DocumentName]
+    aside: _LeftAside, names: Iterable[DocumentName]
 ) -> Iterator[tuple[DocumentName, Manifest]]:
     """Load what is needed so that every repository's newest entry is among it.
 
@@ -357,13 +421,15 @@ def _newest_manifests(
         if name.stem in covered:
             continue
         try:
-            manifest = load_manifest(destination, layout, name)
+            manifest = load_manifest(aside.destination, aside.layout, name)
         except DamagedDocument as error:
             raise DamagedDocument(
                 error.message,
                 hint="what was stored before it is restored with --at; docs/how-to/"
                 "repair-a-vault.md tells how to go on from there",
             ) from error
+        if aside.takes(name, manifest):
+            continue
         yield name, manifest
         if name.shard is None:
             covered.update(manifest.merged)
@@ -378,14 +444,11 @@ def _newest_manifests(
 
 
 def _open_checkpoints(
-    destination: Destination,
-    layout: Layout,
-    names: Iterable[DocumentName],
+    aside: _LeftAside,
+    names: Sequence[DocumentName],
     manifests: Iterable[tuple[DocumentName, Manifest]],
-    damaged: list[str],
 ) -> Iterator[tuple[DocumentName, Manifest]]:
     """Load the last checkpoint of every run that wrote no manifest and that nobody merged."""
-    names = tuple(names)
     ended = {name.stem for name in names if name.checkpoint is None}
     covered = {stem for _, manifest in manifests for stem in manifest.merged}
     newest_time = max((snapshot_time(name.snapshot_id) for name, _ in manifests), default=_NEVER)
@@ -400,18 +463,14 @@ def _open_checkpoints(
         if name.stem in covered or too_old:
             continue
         # What it alone knew is captured again; it must not stop tonight's run.
-        if (checkpoint := _try(destination, layout, name, damaged)) is not None:
+        checkpoint = aside.load(name)
+        if checkpoint is not None and not aside.takes(name, checkpoint):
             yield name, checkpoint
 
 
-def _try(
-    destination: Destination, layout: Layout, name: DocumentName, damaged: list[str]
-) -> Manifest | None:
-    try:
-        return load_manifest(destination, layout, name)
-    except DamagedDocument:
-        damaged.append(name.stem)
-        return None
+def _stored_at(pair: tuple[DocumentName, Manifest]) -> datetime:
+    name, document = pair
+    return name.stored_at or document.finished_at
 
 
 def _by_id(name: DocumentName) -> tuple[str, bool, tuple[int, int]]:

@@ -569,6 +569,9 @@ class FaultyDestination:
     def locked_until(self, keys: Iterable[Key]) -> Mapping[Key, datetime]:
         return self._inner.locked_until(keys)
 
+    def now(self) -> datetime | None:
+        return self._inner.now()
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         return self._inner.abort_uploads(older_than=older_than)
 

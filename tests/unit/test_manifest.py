@@ -363,7 +363,7 @@ def test_a_manifest_from_the_future_decides_nothing(vault: MemoryDestination) ->
     )
     state = state_of(vault)
     assert reasons(state) == {"a": "now", "only-there": "dream"}
-    assert state.from_future == (future.stem,)
+    assert state.misdated == (future.stem,)
     assert state.accepted == 5
     assert state.newest is not None
     assert state.newest.snapshot_id == run_id(NOW - DAY)
@@ -378,14 +378,14 @@ def test_a_damaged_manifest_from_the_future_decides_nothing_either(
     damage(vault, future)
     state = state_of(vault)
     assert reasons(state) == {"a": "now"}
-    assert state.from_future == (future.stem,)
+    assert state.misdated == (future.stem,)
 
 
 def test_clocks_that_differ_by_minutes_are_no_future(vault: MemoryDestination) -> None:
     put(vault, NOW + timedelta(minutes=30), entry("a", NOW + HOUR, reason="ahead"))
     state = state_of(vault)
     assert reasons(state) == {"a": "ahead"}
-    assert state.from_future == ()
+    assert state.misdated == ()
 
 
 # --- What cannot be read -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from backup.destinations.s3.failures import translate
 from backup.destinations.s3.settings import Connection, S3Settings, connect
 from backup.errors import DestinationError, Interrupted
 from backup.stopping import Stop
+from backup.times import ServerClock
 
 T = TypeVar("T")
 Answer = dict[str, Any]
@@ -36,6 +37,7 @@ class Bucket:
         takes_conditions: whether the store understands ``If-None-Match``, as far as it said.
         wants_equal_parts: whether it refused parts of different sizes.
         deletes_many: whether it understands DeleteObjects.
+        clock: the store's, by the answers so far.
     """
 
     def __init__(self, settings: S3Settings, *, stop: Stop) -> None:
@@ -44,6 +46,7 @@ class Bucket:
         self.takes_conditions = True
         self.wants_equal_parts = False
         self.deletes_many = True
+        self.clock = ServerClock()
         self._lock = Lock()
         self._connection: Connection | None = None
         self._interrupted_at: float | None = None
@@ -94,6 +97,7 @@ class Bucket:
                 more |= self._integrity(body)
             bucket = self.settings.bucket
             answer: Answer = getattr(client, operation)(Bucket=bucket, **more, **parameters)
+            self.clock.hear(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}))
             return answer
 
         return self.aside(request)

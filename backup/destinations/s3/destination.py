@@ -205,6 +205,10 @@ class S3Destination:
             self._locks = state == "Enabled"
         return self._locks
 
+    def now(self) -> datetime | None:
+        """Return the time by the dates of the store's answers so far."""
+        return self._bucket.clock.now()
+
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Abort uploads in parts that nobody completed.
 

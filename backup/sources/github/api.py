@@ -26,6 +26,7 @@ from backup.errors import (
     RepositoryMissing,
     SourceError,
 )
+from backup.times import ServerClock
 
 PUBLIC_SERVER = "https://github.com"
 PUBLIC_API = "https://api.github.com"
@@ -52,10 +53,14 @@ class Api:
     Args:
         auth: PyGithub's; asked anew for each request. None sees what is public.
         api_url: without a slash at the end.
+
+    Attributes:
+        clock: the server's, by the answers so far.
     """
 
     def __init__(self, auth: Auth.Auth | None, api_url: str) -> None:
         self._signed_in = auth is not None
+        self.clock = ServerClock()
         self._github = github.Github(
             auth=auth,
             base_url=api_url,
@@ -78,7 +83,9 @@ class Api:
             headers, data = self._github.requester.requestJsonAndCheck(
                 method, url, input=None if body is None else dict(body)
             )
-        return {str(name).lower(): str(value) for name, value in headers.items()}, data
+        told = {str(name).lower(): str(value) for name, value in headers.items()}
+        self.clock.hear(told)
+        return told, data
 
     def pages(self, path: str) -> Iterator[dict[str, Any]]:
         """Yield the items of a listing to its end, following GitHub's own links.

@@ -144,6 +144,9 @@ class GitHubSource:
                     "it must be authorised for it"
                 )
 
+    def server_time(self) -> datetime | None:
+        return self._api.clock.now()
+
     def authorization(self) -> Secret | None:
         """Give the header for git: the same token."""
         if self._credentials is None:
