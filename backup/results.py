@@ -12,7 +12,11 @@ from backup.model import ChangeKind, ObjectId, RefChange, RefName
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """One run of one owner, in numbers."""
+    """One run of one owner, in numbers.
+
+    Attributes:
+        misdated: whether a wrong clock gave it its times; it is ordered by the store's.
+    """
 
     id: str
     host: str
@@ -27,6 +31,7 @@ class SnapshotRow:
     failed: int
     bytes_uploaded: int
     shard: str | None = None
+    misdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
+from backup.commands.clocks import difference
 from backup.commands.finding import snapshots
 from backup.commands.remotes import Network, NetworkSettings, Remotes
 from backup.errors import BackupError, ExitCode
@@ -92,15 +93,12 @@ def _machine() -> Iterator[Finding]:
 def _clock(name: str, theirs: datetime | None, ours: datetime) -> Iterator[Finding]:
     if theirs is None:
         return
-    skew = ours - theirs
-    if abs(skew) <= _MOST_SKEW:
+    if abs(ours - theirs) <= _MOST_SKEW:
         return
-    minutes = round(abs(skew).total_seconds() / 60)
-    direction = "ahead of" if skew > timedelta() else "behind"
     yield Finding(
         "error",
-        f"this machine's clock is {minutes} minutes {direction} that of {name}",
-        "set it (by NTP): requests are refused, and other runs take no notice of this one",
+        difference(ours, theirs, name),
+        "set it (by NTP): requests are refused, and a run fails before it publishes",
     )
 
 

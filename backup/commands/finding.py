@@ -17,6 +17,7 @@ from backup.errors import (
     ObjectNotFound,
 )
 from backup.model import Destination, Key, SourceIdentity
+from backup.vault.clocks import is_misdated
 from backup.vault.documents import Drill, Entry, ForgottenLine, Header, Record
 from backup.vault.layout import (
     DocumentName,
@@ -78,6 +79,17 @@ class Snapshot:
     layout: Layout
     name: DocumentName
     header: Header
+
+    @property
+    def is_misdated(self) -> bool:
+        """Whether a wrong clock has dated it, by the store's."""
+        return is_misdated(self.name, self.header, now=None)
+
+    @property
+    def ended_at(self) -> datetime:
+        """When its run ended: by its own clock, or by the store's if its own was wrong."""
+        stored_at = self.name.stored_at
+        return stored_at if stored_at and self.is_misdated else self.header.finished_at
 
 
 def parse_moment(text: str) -> datetime:
@@ -152,7 +164,7 @@ def roots_of_same_owner(
 
 
 def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
-    """Read the heads of all manifests of an owner, ordered by the time they finished."""
+    """Read the heads of all manifests of an owner, ordered by the time their runs ended."""
 
     def read(names: Sequence[DocumentName]) -> list[Snapshot]:
         return [
@@ -162,7 +174,7 @@ def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
         ]
 
     found = with_documents(destination, layout, read)
-    return sorted(found, key=lambda one: (one.header.finished_at, one.name.stem))
+    return sorted(found, key=lambda one: (one.ended_at, one.name.stem))
 
 
 def entries_at(
@@ -447,4 +459,5 @@ def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> lis
             raise
         if header.started_at <= moment:
             begun.append(Snapshot(layout, name, header))
-    return sorted(begun, key=lambda one: (one.header.finished_at, one.name.stem))
+    # What is misdated is asked last, as if it were the oldest.
+    return sorted(begun, key=lambda one: (not one.is_misdated, one.ended_at, one.name.stem))

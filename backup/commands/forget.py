@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import backup
+from backup.commands.clocks import SET_IT, disagreement
 from backup.commands.finding import (
     Found,
     entries_of,
@@ -18,6 +19,7 @@ from backup.commands.finding import (
     state_of_vault,
 )
 from backup.destinations.originals import OriginalsDestination
+from backup.errors import BackupError
 from backup.model import Destination
 from backup.results import ForgetReport, ForgottenRow
 from backup.vault.documents import Entry, ForgottenLine, Manifest, SourceLine, encode
@@ -42,6 +44,7 @@ def forget(destination: Destination, request: ForgetRequest, *, now: datetime) -
     Raises:
         ConfigError: no repository has this name, or several have.
         DestinationError: it could not be noted; nothing is forgotten.
+        BackupError: this machine's clock or the store's is wrong; nothing is forgotten.
     """
     destination = OriginalsDestination(destination)
     states = {
@@ -53,6 +56,8 @@ def forget(destination: Destination, request: ForgetRequest, *, now: datetime) -
     line = forgotten_line(
         found.entry, snapshot_id=new_snapshot_id(now), at=now, reason="asked for by name"
     )
+    if words := disagreement(destination, now):
+        raise BackupError(f"{words}: nothing was forgotten", hint=SET_IT)
     source = states[found.layout].source
     if source is not None and not request.dry_run:
         note_forgotten(destination, found.layout, source, [line])

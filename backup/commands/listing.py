@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from backup.commands.finding import (
     Found,
+    Snapshot,
     entries_at,
     entries_of,
     find_repository,
@@ -42,7 +43,8 @@ def list_vault(destination: Destination) -> VaultListing:
     now = datetime.now(UTC)
     destination = OriginalsDestination(destination)
     layouts = require_roots(destination)
-    rows = [row for layout in layouts for row in _snapshot_rows(destination, layout)]
+    everything = [one for layout in layouts for one in snapshots(destination, layout)]
+    everything.sort(key=lambda one: (one.ended_at, one.header.snapshot_id, one.header.source.owner))
     repositories: list[RepositoryRow] = []
     forgotten: list[ForgottenRow] = []
     for layout in layouts:
@@ -52,31 +54,29 @@ def list_vault(destination: Destination) -> VaultListing:
         drills = _last_drills(destination, layout, {one.entry.identity for one in found})
         repositories += [_repository_row(one, drills) for one in found]
     return VaultListing(
-        tuple(sorted(rows, key=lambda row: (row.finished_at, row.id, row.owner))),
+        tuple(map(_snapshot_row, everything)),
         tuple(sorted(repositories, key=lambda row: (row.host, row.owner, row.path, row.host_id))),
         tuple(forgotten),
     )
 
 
-def _snapshot_rows(destination: Destination, layout: Layout) -> list[SnapshotRow]:
-    return [
-        SnapshotRow(
-            id=one.header.snapshot_id,
-            host=one.header.source.host,
-            owner=one.header.source.owner,
-            started_at=one.header.started_at,
-            finished_at=one.header.finished_at,
-            complete=one.header.complete,
-            result=one.header.result,
-            repositories=one.header.totals.selected,
-            captured=one.header.totals.captured,
-            unchanged=one.header.totals.unchanged,
-            failed=one.header.totals.failed,
-            bytes_uploaded=one.header.totals.bytes_uploaded,
-            shard=None if one.name.shard is None else "{}/{}".format(*one.name.shard),
-        )
-        for one in snapshots(destination, layout)
-    ]
+def _snapshot_row(one: Snapshot) -> SnapshotRow:
+    return SnapshotRow(
+        id=one.header.snapshot_id,
+        host=one.header.source.host,
+        owner=one.header.source.owner,
+        started_at=one.header.started_at,
+        finished_at=one.header.finished_at,
+        complete=one.header.complete,
+        result=one.header.result,
+        repositories=one.header.totals.selected,
+        captured=one.header.totals.captured,
+        unchanged=one.header.totals.unchanged,
+        failed=one.header.totals.failed,
+        bytes_uploaded=one.header.totals.bytes_uploaded,
+        shard=None if one.name.shard is None else "{}/{}".format(*one.name.shard),
+        misdated=one.is_misdated,
+    )
 
 
 def list_history(destination: Destination, repository: str) -> History:

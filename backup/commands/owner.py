@@ -12,6 +12,7 @@ from typing import Literal
 
 import backup
 from backup.capture import Means
+from backup.commands.clocks import SET_IT, judge
 from backup.commands.condemning import condemned_files
 from backup.commands.entries import Result, carried, failed, notes_on_files, outcome_of
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
@@ -53,6 +54,7 @@ from backup.plan import Policy, order_of_work, selection_line
 from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
+from backup.vault.clocks import MOST_SKEW
 from backup.vault.documents import (
     AbsenceLine,
     Entry,
@@ -63,7 +65,7 @@ from backup.vault.documents import (
     encode,
     is_path,
 )
-from backup.vault.layout import DocumentName, Layout
+from backup.vault.layout import DocumentName, Layout, snapshot_time
 from backup.vault.manifest import (
     WINDOW,
     Identity,
@@ -138,6 +140,8 @@ class OwnerRun:
         self._is_local = False
         self._vault_check_due = False
         self._stored: dict[str, int] | None = None
+        self._store_behind_seconds = 0
+        self._told_of_clocks = False
         self._checkpoints = 0
         self._stored_at_checkpoint = 0
         self.listed = self._counted = 0
@@ -197,6 +201,8 @@ class OwnerRun:
 
         def load(names: tuple[DocumentName, ...]) -> State:
             self._seen_documents = names
+            # What follows goes by our clock.
+            self._require_clock()
             require_findable(self._means.snapshot_id, names, now=now)
             return load_state(documents, self._layout, names, now=now)
 
@@ -223,6 +229,29 @@ class OwnerRun:
             self._note(f"{stem} was dated by a wrong clock and decides nothing")
         for stem in self._state.damaged:
             self._note(f"{stem} is damaged and was left aside")
+
+    def _require_clock(self) -> None:
+        """Compare the clocks: by one that is wrong nothing may be published.
+
+        Raises:
+            BackupError: this machine's is.
+        """
+        now = self._clock()
+        verdict = judge(
+            now,
+            store=self._destination.now(),
+            source=self._source.server_time(),
+            source_name=self._source.identity.host,
+        )
+        problem = verdict.problem
+        if max(self._started_at, snapshot_time(self._means.snapshot_id)) > now + MOST_SKEW:
+            problem = problem or "this machine's clock was set back while the run was at work"
+        if problem:
+            raise BackupError(f"{problem}: nothing was published", hint=SET_IT)
+        self._store_behind_seconds = verdict.store_behind_seconds
+        if verdict.note and not self._told_of_clocks:
+            self._told_of_clocks = True
+            self._note(verdict.note)
 
     def _tell_earlier_names(self) -> None:
         identity = self._source.identity
@@ -572,6 +601,7 @@ class OwnerRun:
         name = DocumentName(self._means.snapshot_id)
         before, known = self._state.entries, self._state.forgotten
         others = self._newest_of_others()
+        self._require_clock()
         self._drop_forgotten(unknown_to(known, self._state.forgotten))
         entries = self.ledger.entries(others, before=before)
         if self._options.lock_days:
@@ -604,6 +634,12 @@ class OwnerRun:
         """Store what is finished, where anything was stored since the last checkpoint."""
         stored = self.ledger.stored()
         if stored == self._stored_at_checkpoint or self._options.dry_run:
+            return
+        try:
+            self._require_clock()
+        except BackupError as error:
+            # Whether the run fails is decided when it is about to publish.
+            self._note(f"a checkpoint was left out: {error.message}")
             return
         self._checkpoints += 1
         name = DocumentName(self._means.snapshot_id, checkpoint=self._checkpoints)
@@ -651,6 +687,7 @@ class OwnerRun:
                 )
             ),
             selection=selection_line(options.selection.resolved(is_local=self._is_local)),
+            store_behind_seconds=self._store_behind_seconds,
             include=tuple(map(sound, options.include)),
             exclude=tuple(map(sound, options.exclude)),
             accepted=self._accepted,

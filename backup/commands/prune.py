@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from backup.commands.clocks import disagreement
 from backup.commands.condemning import (
     FileSweep,
     list_files,
@@ -40,7 +41,7 @@ from backup.model import Destination, Events, Key
 from backup.results import CondemnedRow, ForgottenRow, LockedRow, PruneReport, PruneRow
 from backup.retention import Decision, Rules, Snapshot, decide
 from backup.stopping import Stop
-from backup.vault.clocks import FUTURE_TOLERANCE, is_dated_after_object, is_misdated
+from backup.vault.clocks import FUTURE_TOLERANCE, is_dated_after_object
 from backup.vault.documents import Entry, ForgottenLine, PinLine, SourceLine
 from backup.vault.layout import (
     DocumentName,
@@ -270,13 +271,17 @@ class _Owner:
     def _plan(self, names: Sequence[DocumentName], now: datetime) -> None:
         self.victims.clear()
         self._now = now
-        heads = [
-            head
-            for head in snapshots(self._destination, self._layout)
-            # It decides nothing, and is needed by nothing but its own entries: it stays.
-            if head.name.stored_at is None or not is_misdated(head.name, head.header, now=now)
-        ]
+        everything = snapshots(self._destination, self._layout)
+        # What is misdated decides nothing, and stays with all that it names.
+        heads = [head for head in everything if not head.is_misdated]
+        for head in everything:
+            if head.is_misdated:
+                self._events.note(
+                    f"{head.name.stem} was dated by a wrong clock and decides nothing"
+                )
         groups = _by_snapshot(heads)
+        if words := disagreement(self._destination, now):
+            raise PruneRefused(f"{words}; nothing is deleted")
         self._require_quiet(names, heads, groups, now)
         self._decisions = decide([_as_one(group) for group in groups.values()], self._request.rules)
         state = load_state(self._destination, self._layout, names, now=now)

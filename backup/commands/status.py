@@ -6,6 +6,7 @@ Only manifests are read. What repositories themselves hold is not proved here.
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
+from backup.commands.clocks import disagreement
 from backup.commands.finding import require_roots
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import ExitCode
@@ -36,13 +37,21 @@ def status(
         ConfigError: the destination holds no vault.
         DamagedDocument: a manifest that counts cannot be read.
     """
-    limit = now - timedelta(hours=max_age_hours)
     destination = OriginalsDestination(destination)
     states = [
         (layout, load_state(destination, layout, list_documents(destination, layout), now=now))
         for layout in require_roots(destination)
     ]
     findings: list[Finding] = []
+    if words := disagreement(destination, now):
+        findings.append(
+            Finding(
+                "warning", words, "set the one that is wrong (by NTP); ages go by the later one"
+            )
+        )
+        # Too old by one of them is reported as too old.
+        now = max(now, destination.now() or now)
+    limit = now - timedelta(hours=max_age_hours)
     seen = set()
     for layout, state in states:
         if state.source is None or (owners and state.source.owner not in owners):
@@ -91,7 +100,7 @@ def _of_owner(name: str, state: State, *, limit: datetime, now: datetime) -> Ite
     for stem in state.misdated:
         yield Finding(
             "warning",
-            f"{name}: {stem} is from the future and counts for nothing",
+            f"{name}: {stem} was dated by a wrong clock and decides nothing",
             "set the clock of the machine that wrote it",
         )
     yield from _of_run(name, state, limit=limit, now=now)

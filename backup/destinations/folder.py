@@ -17,7 +17,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import accumulate
@@ -287,15 +287,23 @@ class FolderDestination:
     def now(self) -> datetime | None:
         """Return the time that a new file gets; None where none can be made.
 
-        On a network file system that is the server's clock.
+        On a network file system that is the server's clock. Nothing in the folder changes, but
+        where the file system has no files without a name: there it is one that is removed at once.
         """
+        with suppress(OSError), closing(self._open_unnamed()) as file:
+            return _stored_at(os.fstat(file.fileno()))
         path = self._partial / uuid4().hex
         with suppress(OSError), FileIO(str(path), "x") as file:
-            try:
-                return _stored_at(os.fstat(file.fileno()))
-            finally:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            return _stored_at(os.fstat(file.fileno()))
         return None
+
+    def _open_unnamed(self) -> FileIO:
+        """Open a file that has no name and is gone when it is closed (open(2), O_TMPFILE)."""
+        flag = getattr(os, "O_TMPFILE", None)
+        if flag is None:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        return FileIO(os.open(self._root, os.O_WRONLY | flag, 0o600), "w")
 
     def abort_uploads(self, *, older_than: datetime) -> int:
         """Do nothing: every writer removes what dead ones left, whatever its age."""

@@ -86,6 +86,7 @@ def vault_document(listing: VaultListing) -> JsonObject:
                 "unchanged": row.unchanged,
                 "failed": row.failed,
                 "bytes_uploaded": row.bytes_uploaded,
+                "misdated": row.misdated,
             }
             for row in listing.snapshots
         ],

@@ -253,7 +253,7 @@ def _print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
         table.add_row(
             Text(line(f"{row.id}{shard}")),
             Text(shown(f"{row.host}/{row.owner}")),
-            Text(_time(row.finished_at)),
+            Text(f"{_time(row.finished_at)}{' (wrong clock)' if row.misdated else ''}"),
             Text(row.result, style=_STYLES[row.result]),
             *(str(n) for n in (row.repositories, row.captured, row.unchanged, row.failed)),
             decimal(row.bytes_uploaded),

@@ -23,21 +23,22 @@ def is_dated_after_object(name: DocumentName) -> bool:
     return name.stored_at is not None and name.time > name.stored_at + MOST_SKEW
 
 
-def is_suspect(name: DocumentName, *, now: datetime) -> bool:
-    """Return whether a document's name alone speaks for a wrong clock."""
+def is_suspect(name: DocumentName, *, now: datetime | None) -> bool:
+    """Return whether a document's name alone speaks for a wrong clock; see `is_misdated`."""
     if name.stored_at is None:
-        return name.time > now + FUTURE_TOLERANCE
+        return now is not None and name.time > now + FUTURE_TOLERANCE
     return is_dated_after_object(name)
 
 
-def is_misdated(name: DocumentName, header: Header, *, now: datetime) -> bool:
+def is_misdated(name: DocumentName, header: Header, *, now: datetime | None) -> bool:
     """Return whether a wrong clock has dated a document.
 
     Args:
         name: as it was listed, with the time of its object.
         header: of the document.
-        now: the time here. It decides alone only where the object's time is not known: what lies
-            in our future and not in the store's speaks against our clock.
+        now: the time here; None asks the store's clock alone. It decides by itself only where the
+            object's time is not known: what lies in our future and not in the store's speaks
+            against our clock.
     """
     if name.stored_at is None:
         return is_suspect(name, now=now)
@@ -46,4 +47,5 @@ def is_misdated(name: DocumentName, header: Header, *, now: datetime) -> bool:
     if ahead_seconds <= 0:
         return False
     # The store's clock was behind, as the run says; unless our clock contradicts the run, too.
-    return latest > now + FUTURE_TOLERANCE or ahead_seconds > header.store_behind_seconds
+    is_future = now is not None and latest > now + FUTURE_TOLERANCE
+    return is_future or ahead_seconds > header.store_behind_seconds

@@ -21,6 +21,7 @@ from backup.stopping import Stop
 from tests.support.git import commit_chain, init_bare, update_refs
 from tests.support.program import repo_backup
 from tests.support.runner import Runner
+from tests.support.times import Timed
 from tests.support.vaults import Silence
 
 NOW = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
@@ -66,7 +67,7 @@ class Place:
         moment = NOW - hours_ago * HOUR
         report = run(
             [self.source],
-            FolderDestination(self.vault),
+            Timed(FolderDestination(self.vault), lambda: moment),
             RunOptions(**options),
             events=Silence(),
             stop=Stop(),
@@ -75,9 +76,8 @@ class Place:
         return report.exit_code
 
     def look(self, *owners: str, max_age_hours: int = 26) -> StatusReport:
-        return status(
-            FolderDestination(self.vault), owners=owners, max_age_hours=max_age_hours, now=NOW
-        )
+        vault = Timed(FolderDestination(self.vault), lambda: NOW)
+        return status(vault, owners=owners, max_age_hours=max_age_hours, now=NOW)
 
 
 @pytest.fixture

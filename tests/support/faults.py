@@ -54,6 +54,7 @@ from backup.vault.manifest import (
 )
 from tests.support import git as support
 from tests.support.mirrors import MirrorState, mirror_state
+from tests.support.times import Timed
 
 Result = TypeVar("Result")
 
@@ -723,13 +724,13 @@ def back_up(
         source: the folder.
         vault: where to.
         options: what is asked.
-        at: what the clock shows all the while; None for the time it is.
+        at: what the clock shows all the while, and the vault's; None for the time it is.
         events: who listens.
         stop: what ends it early.
     """
     return run(
         [FolderSource(source, owner=OWNER)],
-        vault,
+        vault if at is None else Timed(vault, lambda: at),
         options or RunOptions(concurrency=1),
         events=events or Heard(),
         stop=stop or Stop(),

@@ -18,6 +18,7 @@ from backup.stopping import Stop
 from tests.support.git import git, init_bare, set_head
 from tests.support.mirrors import HIDDEN_REFS, MirrorState, assert_same_mirror, mirror_state
 from tests.support.program import repo_backup
+from tests.support.times import Timed
 
 PULL_HEADS = (b"refs/pull/", b"refs/merge-requests/")
 
@@ -68,10 +69,14 @@ def run_at(
     destination: Destination,
     options: RunOptions | None = None,
 ) -> RunReport:
-    """Back up within this process, with a clock that stands still."""
+    """Back up within this process, with a clock that stands still.
+
+    The destination has the same clock, unless it is a `Timed` one already.
+    """
+    timed = destination if isinstance(destination, Timed) else Timed(destination, lambda: moment)
     return run(
         [source],
-        destination,
+        timed,
         options or RunOptions(),
         events=Silence(),
         stop=Stop(),
