@@ -1,0 +1,312 @@
+"""Nights by a wrong clock (this machine's, the store's, the forge's) over folder and bucket."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from backup.commands.forget import ForgetRequest, forget
+from backup.commands.listing import list_vault
+from backup.commands.prune import PruneRequest, prune
+from backup.commands.restore import RestoreRequest, restore
+from backup.commands.run import RunOptions, run
+from backup.commands.status import status
+from backup.destinations.folder import FolderDestination
+from backup.destinations.s3 import S3Destination, S3Settings
+from backup.errors import BackupError
+from backup.model import Destination, Key, RunReport, Source
+from backup.results import PruneReport, StatusReport
+from backup.retention import Rules
+from backup.secret import Secret
+from backup.sources.github import GitHubSource
+from backup.sources.github.credentials import AccessToken
+from backup.sources.plain import FolderSource
+from backup.stopping import Stop
+from tests.support.git import commit_chain, init_bare, set_head, update_refs
+from tests.support.github import GitHub, Token
+from tests.support.mirrors import assert_same_mirror
+from tests.support.s3server import S3Server
+from tests.support.times import Timed
+from tests.support.vaults import Silence
+
+MAIN = b"refs/heads/main"
+PAT = "ghp_" + "a" * 36
+DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
+OFFSETS = [-3 * DAY, -20 * MINUTE, 20 * MINUTE, 3 * DAY]
+NONE = timedelta()
+
+
+def shifted(off: timedelta) -> Callable[[], datetime]:
+    return lambda: datetime.now(UTC) + off
+
+
+class Nights:
+    """One repository, a vault, and nights by clocks that are off by as much as a test says."""
+
+    def __init__(self, folder: Path, store: Destination, forge: GitHub) -> None:
+        self.folder = folder
+        self.store: Destination = store
+        self.forge = forge
+        self.acme = forge.owner("acme")
+        self.path = init_bare(forge.root / "acme" / "one.git")
+        forge.repository(self.acme, "one")
+        forge.tokens[PAT] = Token("jane")
+        forge.owner("jane", kind="User")
+        self._times: dict[Key, datetime] = {}
+        self._tip: bytes | None = None
+        self._restored = 0
+
+    def push(self) -> None:
+        self._tip = commit_chain(self.path, 1, start=self._tip, label=b"%d" % id(object()))[-1]
+        update_refs(self.path, {MAIN: self._tip})
+        set_head(self.path, MAIN)
+
+    def store_that_is_off(self, off: timedelta) -> Destination:
+        return Timed(self.store, shifted(off), self._times)
+
+    def night(
+        self,
+        *,
+        ours: timedelta = NONE,
+        forge: timedelta | None = None,
+        store: Destination | None = None,
+    ) -> RunReport:
+        """Push and back up; without a forge's clock the source is a folder."""
+        self.push()
+        source: Source = FolderSource(self.path.parent, owner="acme")
+        if forge is not None:
+            self.forge.clock = shifted(forge)
+            credentials = AccessToken(Secret(PAT))
+            source = GitHubSource("acme", credentials=credentials, server_url=self.forge.url)
+        return run(
+            [source],
+            store or self.store,
+            RunOptions(concurrency=1),
+            events=Silence(),
+            stop=Stop(),
+            clock=shifted(ours),
+        )
+
+    def assert_refused(self, *, ours: timedelta, forge: timedelta | None) -> str:
+        """Insist on a night that fails and publishes nothing; return why."""
+        before = self.documents()
+        with pytest.raises(BackupError) as caught:
+            self.night(ours=ours, forge=forge)
+        assert caught.value.exit_code == 1
+        assert self.documents() == before
+        return caught.value.message
+
+    def documents(self) -> list[str]:
+        folders = ("/snapshots/", "/checkpoints/")
+        return [one.key for one in self.store.list("") if any(f in one.key for f in folders)]
+
+    def assert_restores_the_newest(self, store: Destination | None = None) -> None:
+        self._restored += 1
+        target = self.folder / f"restored-{self._restored}.git"
+        request = RestoreRequest(repository="one", all=False, at=None, target=target)
+        restore(store or self.store, request, events=Silence(), stop=Stop())
+        assert_same_mirror(target, self.path)
+
+    def status(self, *, ours: timedelta = NONE, store: Destination | None = None) -> StatusReport:
+        now = shifted(ours)()
+        return status(store or self.store, owners=(), max_age_hours=26, now=now)
+
+    def prune(self, *, ours: timedelta = NONE) -> PruneReport:
+        request = PruneRequest(Rules(daily=1))
+        return prune(self.store, request, events=Silence(), stop=Stop(), clock=shifted(ours))
+
+
+@pytest.fixture(params=["a folder", "a bucket with versions"])
+def nights(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    moto_http: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Nights]:
+    with GitHub(tmp_path / "git") as forge:
+        if request.param == "a folder":
+            yield Nights(tmp_path, FolderDestination(tmp_path / "vault"), forge)
+            return
+        for name, value in moto_http.environment().items():
+            monkeypatch.setenv(name, value)
+        bucket = f"clocks-{abs(hash(tmp_path)) % 10**10}"
+        moto_http.make_bucket(bucket, versioned=True)
+        settings = S3Settings(bucket, prefix="vault", endpoint_url=moto_http.endpoint_url)
+        store = S3Destination(settings, stop=Stop())
+        yield Nights(tmp_path, store, forge)
+        store.close()
+
+
+def direction(off: timedelta) -> Literal["ahead of", "behind"]:
+    return "ahead of" if off > NONE else "behind"
+
+
+# --- Three clocks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", OFFSETS)
+def test_where_this_machine_s_clock_is_the_odd_one_nothing_is_published(
+    nights: Nights, off: timedelta
+) -> None:
+    assert nights.night(forge=NONE).exit_code == 0
+    why = nights.assert_refused(ours=off, forge=NONE)
+    assert f"{direction(off)} that of the store and that of 127.0.0.1" in why
+    assert nights.night(forge=NONE).exit_code == 0
+    nights.assert_restores_the_newest()
+
+
+@pytest.mark.parametrize("off", OFFSETS)
+def test_where_the_store_s_clock_is_the_odd_one_it_is_a_note_and_nothing_is_lost(
+    nights: Nights, off: timedelta
+) -> None:
+    # The clock was right at first: what it dates later is not told by its likes.
+    right = nights.store_that_is_off(NONE)
+    assert nights.night(forge=NONE, store=right).exit_code == 0
+    wrong = nights.store_that_is_off(off)
+    for _ in range(2):
+        report = nights.night(forge=NONE, store=wrong)
+        assert report.exit_code == 0
+        (note,) = [one for one in report.notes if one.startswith("the store's clock is ")]
+        assert f"{direction(off)} that of this machine" in note
+        nights.assert_restores_the_newest(wrong)
+    warnings = [
+        one.message for one in nights.status(store=wrong).findings if "clock" in one.message
+    ]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("that of the store")
+
+
+@pytest.mark.parametrize("off", OFFSETS)
+def test_where_the_forge_s_clock_is_the_odd_one_it_is_a_note(
+    nights: Nights, off: timedelta
+) -> None:
+    report = nights.night(forge=off)
+    assert report.exit_code == 0
+    assert len([one for one in report.notes if one.startswith("the clock of 127.0.0.1:")]) == 1
+    nights.assert_restores_the_newest()
+    assert [one.severity for one in nights.status().findings] == ["info"]
+
+
+def test_where_all_three_differ_nothing_is_published(nights: Nights) -> None:
+    assert nights.night(forge=NONE).exit_code == 0
+    why = nights.assert_refused(ours=-3 * DAY, forge=3 * DAY)
+    assert "3 days behind that of the store, and 6 days behind that of 127.0.0.1" in why
+
+
+# --- Two clocks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", OFFSETS)
+def test_without_a_forge_two_clocks_that_differ_publish_nothing(
+    nights: Nights, off: timedelta
+) -> None:
+    assert nights.night().exit_code == 0
+    why = nights.assert_refused(ours=off, forge=None)
+    assert f"{direction(off)} that of the store: nothing was published" in why
+    assert nights.night().exit_code == 0
+    nights.assert_restores_the_newest()
+
+
+def test_a_first_night_by_a_wrong_clock_publishes_nothing(nights: Nights) -> None:
+    nights.assert_refused(ours=3 * DAY, forge=None)
+    assert nights.documents() == []
+
+
+def test_a_clock_that_is_set_back_during_a_run_publishes_nothing(nights: Nights) -> None:
+    # A store that is new does not tell its time before something is in it.
+    moments = iter([shifted(3 * DAY)()])
+    nights.push()
+    with pytest.raises(BackupError, match="was set back while the run was at work"):
+        run(
+            [FolderSource(nights.path.parent, owner="acme")],
+            nights.store,
+            RunOptions(concurrency=1),
+            events=Silence(),
+            stop=Stop(),
+            clock=lambda: next(moments, None) or datetime.now(UTC),
+        )
+    assert nights.documents() == []
+
+
+# --- After a wrong one -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [20 * MINUTE, 3 * DAY, 400 * DAY])
+def test_a_manifest_of_a_clock_that_was_ahead_disturbs_no_later_night(
+    nights: Nights, off: timedelta
+) -> None:
+    assert nights.night().exit_code == 0
+    # As a program would write it that compares no clocks.
+    unaware = _Unaware(nights.store, shifted(off))
+    assert nights.night(ours=off, store=unaware).exit_code == 0
+    (wrong,) = [one for one in list_vault(nights.store).snapshots if one.misdated]
+    for _ in range(2):
+        report = nights.night()
+        assert report.exit_code == 0
+        assert [one for one in report.notes if "wrong clock" in one] == [
+            f"snapshots/{wrong.id} was dated by a wrong clock and decides nothing"
+        ]
+        nights.assert_restores_the_newest()
+    found = nights.status()
+    assert found.exit_code == 0
+    assert [wrong.id in one.message for one in found.findings if one.severity != "info"] == [True]
+    listed = list_vault(nights.store).snapshots
+    assert [one.id for one in listed if one.misdated] == [wrong.id]
+    assert not listed[-1].misdated
+    pruned = nights.prune()
+    assert (pruned.exit_code, pruned.refused) == (0, ())
+    assert wrong.id not in {row.snapshot_id for row in (*pruned.keep, *pruned.remove)}
+    nights.assert_restores_the_newest()
+    assert nights.night().exit_code == 0
+    nights.assert_restores_the_newest()
+
+
+@pytest.mark.parametrize("off", [-3 * DAY, 3 * DAY])
+def test_what_is_read_by_a_wrong_clock_is_the_newest_all_the_same(
+    nights: Nights, off: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert nights.night().exit_code == 0
+
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "datetime":  # type: ignore[override]
+            return datetime.now(UTC) + off
+
+    monkeypatch.setattr("backup.commands.restore.datetime", Wrong)
+    monkeypatch.setattr("backup.commands.listing.datetime", Wrong)
+    nights.assert_restores_the_newest()
+    assert [one.state for one in list_vault(nights.store).repositories] == ["ok"]
+
+
+def test_a_status_by_a_clock_that_is_behind_is_no_reason_for_calm(nights: Nights) -> None:
+    old = nights.store_that_is_off(-2 * DAY)
+    assert nights.night(ours=-2 * DAY, store=old).exit_code == 0
+    found = nights.status(ours=-2 * DAY, store=nights.store_that_is_off(NONE))
+    assert found.exit_code == 3
+    warnings = [one.message for one in found.findings if one.severity == "warning"]
+    assert warnings == ["this machine's clock is 2 days behind that of the store"]
+
+
+@pytest.mark.parametrize("off", [-3 * DAY, 30 * DAY])
+def test_nothing_is_deleted_or_forgotten_by_a_wrong_clock(nights: Nights, off: timedelta) -> None:
+    assert nights.night().exit_code == 0
+    before = [one.key for one in nights.store.list("")]
+    report = nights.prune(ours=off)
+    assert report.exit_code == 1
+    assert "that of the store; nothing is deleted" in report.refused[0]
+    with pytest.raises(BackupError, match="nothing was forgotten"):
+        forget(nights.store, ForgetRequest("one"), now=shifted(off)())
+    assert [one.key for one in nights.store.list("")] == before
+
+
+class _Unaware(Timed):
+    """A store that shows a run the clock that the run has, and dates by its own."""
+
+    def _date(self, key: Key) -> None:
+        return
+
+    def _dated(self, stored):  # type: ignore[no-untyped-def]
+        return stored
