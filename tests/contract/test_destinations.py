@@ -562,3 +562,11 @@ def test_a_listing_and_a_look_say_when_an_object_was_written(destination: Destin
             continue
         # S3 tells whole seconds.
         assert before - timedelta(seconds=2) <= stored.stored_at <= after + timedelta(seconds=2)
+
+
+def test_it_tells_the_time_by_the_clock_that_dates_objects(destination: Destination) -> None:
+    put(destination, KEY)
+    stored_at, there = destination.stat(KEY).stored_at, destination.now()
+    assert (stored_at is None) == (there is None)
+    if stored_at is not None and there is not None:
+        assert timedelta(seconds=-2) <= there - stored_at < timedelta(minutes=10)

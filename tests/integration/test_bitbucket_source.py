@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +437,9 @@ def test_credentials_are_judged_by_their_scopes(
     (finding,) = diagnosis.findings
     assert (finding.severity, words in finding.message) == (severity, True)
     assert diagnosis.server_time == datetime(2026, 11, 1, 2, 30, tzinfo=UTC)
+    there = known.server_time()
+    assert there is not None
+    assert there - diagnosis.server_time < timedelta(hours=1)
 
 
 def test_without_credentials_or_scopes_little_can_be_said(forge: Bitbucket) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -394,11 +394,16 @@ def test_a_token_is_judged_by_what_it_says_of_itself(
     scopes: list[str], severity: str, words: str, forge: GitLab
 ) -> None:
     forge.answer = saying({"id": 1, "scopes": scopes, "expires_at": "2026-12-24"})
-    diagnosis = source(forge, "acme").diagnose()
+    known = source(forge, "acme")
+    assert known.server_time() is None
+    diagnosis = known.diagnose()
     first, last = diagnosis.findings
     assert (first.severity, words in first.message) == (severity, True)
     assert last.message == "the token ends on 2026-12-24"
     assert diagnosis.server_time == datetime(2026, 11, 1, 2, 30, tzinfo=UTC)
+    there = known.server_time()
+    assert there is not None
+    assert there - diagnosis.server_time < timedelta(hours=1)
 
 
 def test_what_says_nothing_of_itself_is_a_warning(forge: GitLab) -> None:
