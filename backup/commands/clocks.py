@@ -8,7 +8,8 @@ the store, which dates the objects, and with that of the source as the third wit
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from backup.model import Destination
+from backup.errors import BackupError
+from backup.model import Destination, Source
 from backup.vault.clocks import MOST_SKEW
 
 SET_IT = "set the clock that is wrong (by NTP) and run again"
@@ -28,6 +29,46 @@ class Verdict:
     problem: str = ""
     note: str = ""
     store_behind_seconds: int = 0
+
+
+class Witnesses:
+    """The clocks that a run compares its own with. Belongs to the run's main thread.
+
+    Attributes:
+        store_behind_seconds: how far the store's was behind when they were last compared.
+    """
+
+    def __init__(self, destination: Destination, source: Source) -> None:
+        self._destination = destination
+        self._source = source
+        self._has_noted = False
+        self.store_behind_seconds = 0
+
+    def require(self, now: datetime, *, began: datetime) -> str:
+        """Return what is to be noted of another clock, the first time; empty if there is nothing.
+
+        Args:
+            now: what this machine's clock shows.
+            began: what it showed when the run began.
+
+        Raises:
+            BackupError: this machine's clock is wrong, as far as can be told.
+        """
+        verdict = judge(
+            now,
+            store=self._destination.now(),
+            source=self._source.server_time(),
+            source_name=self._source.identity.host,
+        )
+        problem = verdict.problem
+        if not problem and began > now + MOST_SKEW:
+            problem = "this machine's clock was set back while the run was at work"
+        if problem:
+            raise BackupError(f"{problem}: nothing was published", hint=SET_IT)
+        self.store_behind_seconds = verdict.store_behind_seconds
+        note = "" if self._has_noted else verdict.note
+        self._has_noted = self._has_noted or bool(note)
+        return note
 
 
 def judge(

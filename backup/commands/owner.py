@@ -12,7 +12,7 @@ from typing import Literal
 
 import backup
 from backup.capture import Means
-from backup.commands.clocks import SET_IT, judge
+from backup.commands.clocks import Witnesses
 from backup.commands.condemning import condemned_files
 from backup.commands.entries import Result, carried, failed, notes_on_files, outcome_of
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
@@ -54,7 +54,6 @@ from backup.plan import Policy, order_of_work, selection_line
 from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
-from backup.vault.clocks import MOST_SKEW
 from backup.vault.documents import (
     AbsenceLine,
     Entry,
@@ -140,8 +139,7 @@ class OwnerRun:
         self._is_local = False
         self._vault_check_due = False
         self._stored: dict[str, int] | None = None
-        self._store_behind_seconds = 0
-        self._told_of_clocks = False
+        self._witnesses = Witnesses(destination, source)
         self._checkpoints = 0
         self._stored_at_checkpoint = 0
         self.listed = self._counted = 0
@@ -232,27 +230,10 @@ class OwnerRun:
             self._note(f"{stem} is damaged and was left aside")
 
     def _require_clock(self) -> None:
-        """Compare the clocks: by one that is wrong nothing may be published.
-
-        Raises:
-            BackupError: this machine's is.
-        """
-        now = self._clock()
-        verdict = judge(
-            now,
-            store=self._destination.now(),
-            source=self._source.server_time(),
-            source_name=self._source.identity.host,
-        )
-        problem = verdict.problem
-        if max(self._started_at, snapshot_time(self._means.snapshot_id)) > now + MOST_SKEW:
-            problem = problem or "this machine's clock was set back while the run was at work"
-        if problem:
-            raise BackupError(f"{problem}: nothing was published", hint=SET_IT)
-        self._store_behind_seconds = verdict.store_behind_seconds
-        if verdict.note and not self._told_of_clocks:
-            self._told_of_clocks = True
-            self._note(verdict.note)
+        """Compare the clocks; by one that is wrong nothing may be published."""
+        began = max(self._started_at, snapshot_time(self._means.snapshot_id))
+        if note := self._witnesses.require(self._clock(), began=began):
+            self._note(note)
 
     def _tell_earlier_names(self) -> None:
         identity = self._source.identity
@@ -687,8 +668,8 @@ class OwnerRun:
                     requests=self._counts.snapshot(),
                 )
             ),
+            store_behind_seconds=self._witnesses.store_behind_seconds,
             selection=selection_line(options.selection.resolved(is_local=self._is_local)),
-            store_behind_seconds=self._store_behind_seconds,
             include=tuple(map(sound, options.include)),
             exclude=tuple(map(sound, options.exclude)),
             accepted=self._accepted,

@@ -232,6 +232,7 @@ def test_snapshots_are_listed_in_the_order_given_with_the_fields_of_the_interfac
         "unchanged": 4,
         "failed": 0,
         "bytes_uploaded": 1000,
+        "misdated": False,
     }
     assert second == {**first, "shard": "2/3"}
 
