@@ -246,6 +246,10 @@ class DamagedDocument(IntegrityError):
     """A manifest or record that cannot be read."""
 
 
+class IndexMissing(IntegrityError):
+    """Objects of repositories are there, and no manifest that says what they are."""
+
+
 class UnsupportedFormat(IntegrityError):
     """A document written by a newer version of this program."""
 

@@ -186,6 +186,32 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectVersions:
+    """An object of which a store with versions has something else than one version to read.
+
+    Attributes:
+        first: the version that was written first; whatever came later, another writer put there.
+        count: the number of versions, delete markers not counted.
+        size_bytes: of the first version.
+        stored_at: when the first version was written, by the clock of the store.
+        show_again: where a delete marker hides the object, the command that removes the marker, as
+            a line for a shell; else empty.
+    """
+
+    key: Key
+    first: str
+    count: int
+    size_bytes: int = 0
+    stored_at: datetime | None = field(default=None, compare=False)
+    show_again: str = ""
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether listings leave it out, and reading it without a version fails."""
+        return bool(self.show_again)
+
+
+@dataclass(frozen=True, slots=True)
 class ArchivedObject:
     """An object that cannot be read before somebody has it thawed.
 
@@ -300,11 +326,12 @@ class Destination(Protocol):
             DestinationError: the object is shorter than offset.
         """
 
-    def first_versions(self, prefix: str) -> Mapping[Key, str]:
-        """Tell the first version of every object below prefix that has several.
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        """Yield the objects below prefix that were overwritten or are hidden, ordered by key.
 
-        Keys are written once: whatever came later, somebody else has put there. Empty where the
-        store has no versions. May need a right of its own.
+        Keys are written once: a second version is another writer's, and a delete marker is what
+        prune or another program left. Nothing where the store has no versions, and nothing of an
+        object that has no version left. May need a right of its own.
         """
 
     def stat(self, key: Key) -> StoredObject:
@@ -321,8 +348,14 @@ class Destination(Protocol):
                 its own.
         """
 
-    def children(self, prefix: str) -> tuple[str, ...]:
-        """Name the folders below prefix (one level, sorted); objects lying there are none."""
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
+        """Name the folders below prefix (one level, sorted); objects lying there are none.
+
+        Args:
+            prefix: where to look.
+            hidden: name also folders of which every object lies under a delete marker, where the
+                store tells that.
+        """
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         """Yield those of these objects that cannot be read as they are; missing ones are none."""

@@ -107,11 +107,13 @@ class VaultListing:
 
     Attributes:
         forgotten: what it was told to forget, the oldest first.
+        notes: what people must know of it, such as manifests that are hidden.
     """
 
     snapshots: tuple[SnapshotRow, ...]
     repositories: tuple[RepositoryRow, ...]
     forgotten: tuple["ForgottenRow", ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class History:
 
     repository: RepositoryRow
     items: tuple[HistoryItem, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,9 @@ def _first_version(
     if folder not in known:
         known[folder] = {}
         with suppress(AccessDenied):
-            known[folder] = destination.first_versions(folder)
+            known[folder] = {
+                one.key: one.first for one in destination.versions(folder) if one.count > 1
+            }
     return known[folder].get(key)
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from backup.commands.finding import (
     Found,
     Snapshot,
-    entries_at,
     entries_of,
     find_repository,
     newest_drills,
@@ -16,6 +15,8 @@ from backup.commands.finding import (
     state_of_vault,
 )
 from backup.commands.forget import forgotten_row
+from backup.commands.hidden import hidden_notes
+from backup.commands.lost_index import lost_index
 from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
 from backup.results import (
@@ -39,16 +40,22 @@ def list_vault(destination: Destination) -> VaultListing:
 
     Raises:
         ConfigError: the destination holds no vault.
+        IndexMissing: an owner's repositories are there, and no manifest.
     """
     now = datetime.now(UTC)
-    destination = OriginalsDestination(destination)
+    originals = OriginalsDestination(destination)
+    destination = originals
     layouts = require_roots(destination)
     everything = [one for layout in layouts for one in snapshots(destination, layout)]
     everything.sort(key=lambda one: (one.ended_at, one.header.snapshot_id, one.header.source.owner))
     repositories: list[RepositoryRow] = []
     forgotten: list[ForgottenRow] = []
+    notes: list[str] = []
     for layout in layouts:
         state = state_of_vault(destination, layout, now=now)
+        if (lost := lost_index(destination, layout, state)) is not None:
+            raise lost.error
+        notes += hidden_notes(originals, layout)
         forgotten += [forgotten_row(layout, line) for line in state.forgotten]
         found = entries_of(layout, state)
         drills = _last_drills(destination, layout, {one.entry.identity for one in found})
@@ -57,6 +64,7 @@ def list_vault(destination: Destination) -> VaultListing:
         tuple(map(_snapshot_row, everything)),
         tuple(sorted(repositories, key=lambda row: (row.host, row.owner, row.path, row.host_id))),
         tuple(forgotten),
+        notes=tuple(notes),
     )
 
 
@@ -86,18 +94,19 @@ def list_history(destination: Destination, repository: str) -> History:
         ConfigError: no repository is meant, or several are.
     """
     now = datetime.now(UTC)
-    destination = OriginalsDestination(destination)
-    found = find_repository(
-        (
-            found
-            for layout in require_roots(destination)
-            for found in entries_at(destination, layout, None, now=now)
-        ),
-        repository,
-    )
+    originals = OriginalsDestination(destination)
+    destination = originals
+    everything, notes = [], list[str]()
+    for layout in require_roots(destination):
+        state = state_of_vault(destination, layout, now=now)
+        if (lost := lost_index(destination, layout, state)) is not None:
+            raise lost.error
+        everything += entries_of(layout, state)
+        notes += hidden_notes(originals, layout)
+    found = find_repository(everything, repository)
     drills = _last_drills(destination, found.layout, {found.entry.identity})
     items = _items(destination, found)
-    return History(_repository_row(found, drills), tuple(reversed(items)))
+    return History(_repository_row(found, drills), tuple(reversed(items)), notes=tuple(notes))
 
 
 def state_of(entry: Entry) -> str:

@@ -24,6 +24,7 @@ from backup.commands.entries import (
     without_wiki,
 )
 from backup.commands.files import FileKeeper, Turns
+from backup.commands.hidden import hidden_words
 from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
@@ -64,7 +65,7 @@ from backup.plan import (
     why_files_are_due,
     why_not_unchanged,
 )
-from backup.vault.chain import missing, sizes
+from backup.vault.chain import missing, sizes, unlisted
 from backup.vault.documents import (
     Entry,
     Record,
@@ -228,16 +229,27 @@ def chain_problem(entry: Entry, shop: Workshop) -> str:
     """Look whether everything that gives an entry's repository back is in the vault."""
     record, problem = _load_record(entry, shop)
     if record is None:
-        return problem
-    problem, lost = _prove(record, shop)
+        return problem and both(problem, _hidden(entry.record or "", shop))
+    stored = _stored(record, entry, shop)
+    problem, lost = _prove(record, entry, stored, shop)
     if lost:
         return f"{len(lost)} files of Git LFS are missing, first {lost[0].oid}"
-    return problem
+    return both(problem, _hidden(unlisted(record, entry.record or "", stored), shop))
 
 
-def _prove(record: Record, shop: Workshop) -> tuple[str, tuple[Pointer, ...]]:
+def _hidden(relative: str, shop: Workshop) -> str:
+    """Say that what is not listed lies under a delete marker; empty where nothing does."""
+    means = shop.means
+    return relative and hidden_words(means.destination, means.layout, relative)
+
+
+def _prove(
+    record: Record, entry: Entry, stored: Mapping[str, int], shop: Workshop
+) -> tuple[str, tuple[Pointer, ...]]:
     """Say what is wrong with a chain; where nothing is, which of its files of Git LFS are gone."""
-    problem = missing(record, _stored(record, shop))
+    if entry.record is not None and entry.record not in stored:
+        return f"{entry.record} is missing", ()
+    problem = missing(record, stored)
     if problem:
         return problem, ()
     means = shop.means
@@ -323,7 +335,9 @@ def _ask_and_capture(
             return looked
         broken, why = looked, f"the chain is broken: {looked}"
     with _slot(shop):
-        plan = _plan(repository, entry, shop, refs=refs, why=why, why_full=why_full, broken=broken)
+        plan, hidden = _plan(
+            repository, entry, shop, refs=refs, why=why, why_full=why_full, broken=broken
+        )
         if shop.dry_run:
             return planned(plan, entry)
         with _time_enough(shop):
@@ -333,7 +347,7 @@ def _ask_and_capture(
                 captured = _capture(plan, remote, shop)
             else:
                 plan, captured = _capture_from_mirror(plan, shop)
-    return captured_now(
+    result = captured_now(
         plan,
         captured,
         entry,
@@ -341,6 +355,8 @@ def _ask_and_capture(
         max_drop_percent=shop.max_drop_percent,
         accept_drop=shop.accept_drop,
     )
+    # The state is whole again, but every snapshot before it needs what is hidden.
+    return replace(result, problem=both(result.problem, hidden))
 
 
 def _look_after(
@@ -354,7 +370,7 @@ def _look_after(
     record, problem = _load_record(entry, shop)
     lost: tuple[Pointer, ...] = ()
     if record is not None and shop.prove_unchanged:
-        problem, lost = _prove(record, shop)
+        problem, lost = _prove(record, entry, _stored(record, entry, shop), shop)
     if record is None or problem:
         return problem
     if lost and shop.selection.lfs and not due:
@@ -373,9 +389,19 @@ def _plan(
     why: str,
     why_full: str,
     broken: str,
-) -> Plan:
-    record, problem = (None, "") if entry is None else _load_record(entry, shop)
-    return make_plan(
+) -> tuple[Plan, str]:
+    """Make the plan, and say what of the last record's chain lies under a delete marker."""
+    record, problem, lacks = None, "", ""
+    stored: Mapping[str, int] = {}
+    if entry is not None and entry.record is not None:
+        record, problem = _load_record(entry, shop)
+        if record is None:
+            lacks = entry.record
+        elif not refs.empty:
+            stored = _stored(record, entry, shop)
+            lacks = unlisted(record, entry.record, stored)
+            broken = broken or (lacks and f"{lacks} is missing")
+    plan = make_plan(
         repository,
         refs,
         why=problem or why,
@@ -383,11 +409,12 @@ def _plan(
         broken=broken,
         entry=entry,
         record=record,
-        stored={} if record is None or refs.empty else _stored(record, shop),
+        stored=stored,
         selection=shop.selection,
         policy=shop.policy,
         now=shop.means.clock(),
     )
+    return plan, _hidden(lacks, shop)
 
 
 def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
@@ -403,13 +430,14 @@ def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
         return None, error.message
 
 
-def _stored(record: Record, shop: Workshop) -> Mapping[str, int]:
+def _stored(record: Record, entry: Entry, shop: Workshop) -> Mapping[str, int]:
     if shop.stored is not None:
         return shop.stored
     # A renamed repository's chain lies in more than one folder.
     means = shop.means
     stored: dict[str, int] = {}
-    for folder in dict.fromkeys(folder_of(bundle.key) for bundle in record.chain):
+    needed = (*(bundle.key for bundle in record.chain), *filter(None, (entry.record,)))
+    for folder in dict.fromkeys(folder_of(key) for key in needed):
         listed = means.destination.list(means.layout.key(folder))
         stored |= sizes(listed, prefix=means.layout.prefix)
     return stored

@@ -18,8 +18,10 @@ from backup.commands.entries import Result, carried, failed, notes_on_files, out
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
 from backup.commands.files import Turns
 from backup.commands.finding import newest_drills, roots_of_same_owner
+from backup.commands.hidden import hidden_documents
 from backup.commands.ledger import Ledger
 from backup.commands.locking import Locks
+from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.one import Workshop, back_up, chain_problem
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes, is_local
@@ -130,6 +132,8 @@ class OwnerRun:
             clock=clock,
             stop=stop,
         )
+        # What was put in place of documents would be tonight's state, and soon all there is.
+        self._documents = OriginalsDestination(destination)
         self._state = State()
         self._seen_documents: tuple[DocumentName, ...] = ()
         self.ledger = Ledger()
@@ -194,8 +198,7 @@ class OwnerRun:
 
     def _load_state(self) -> None:
         now = self._clock()
-        # What somebody has put in their place would be tonight's state, and soon all there is.
-        documents = OriginalsDestination(self._destination)
+        documents = self._documents
 
         def load(names: tuple[DocumentName, ...]) -> State:
             self._seen_documents = names
@@ -220,7 +223,8 @@ class OwnerRun:
             for folder in ("repositories", "lfs"):
                 listed = self._destination.list(self._layout.folder(folder))
                 self._stored |= sizes(listed, prefix=self._layout.prefix)
-        if self._state.source is None:
+        self._look_for_lost_documents()
+        if self._state.source is None and not self.ledger.failed:
             where = self._destination.uri(self._layout.prefix)
             self._note(f"a new vault begins at {where}")
             self._tell_earlier_names()
@@ -234,6 +238,16 @@ class OwnerRun:
         began = max(self._started_at, snapshot_time(self._means.snapshot_id))
         if note := self._witnesses.require(self._clock(), began=began):
             self._note(note)
+
+    def _look_for_lost_documents(self) -> None:
+        """Notice what is no new vault, and what would be an older state without a word."""
+        for one in hidden_documents(self._documents, self._layout):
+            self.ledger.problems.append(f"{one.message}; {one.fix}")
+        if (lost := lost_index(self._destination, self._layout, self._state)) is not None:
+            self.ledger.fail(
+                f"{lost.message}. All that is at the source was captured from the beginning; what "
+                f"was there before stays, and {HOW_TO_GO_ON}"
+            )
 
     def _tell_earlier_names(self) -> None:
         identity = self._source.identity
@@ -562,10 +576,11 @@ class OwnerRun:
             others = [name for name in names if name.snapshot_id != self._means.snapshot_id]
             if set(others) == set(self._seen_documents):
                 return self._state
-            return load_state(documents, self._layout, others, now=self._clock())
+            # What was put there meanwhile may have been overwritten meanwhile.
+            fresh = OriginalsDestination(self._destination)
+            return load_state(fresh, self._layout, others, now=self._clock())
 
-        documents = OriginalsDestination(self._destination)
-        self._state = with_documents(documents, self._layout, load)
+        self._state = with_documents(self._documents, self._layout, load)
         # In a new vault another source may have begun beside this one.
         require_same_source(self._state, self._source.identity)
         return dict(self._state.entries)

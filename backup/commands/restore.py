@@ -15,12 +15,16 @@ from typing import TypeVar
 from backup.commands.finding import (
     Found,
     entries_at,
+    entries_of,
     find_repository,
     is_name_of,
     matches,
     require_roots,
+    state_of_vault,
 )
+from backup.commands.hidden import hidden_notes
 from backup.commands.lost import DELETED, REWRITTEN, find_losses, gone
+from backup.commands.lost_index import lost_index
 from backup.commands.placing import (
     Workplace,
     half_made_beside,
@@ -39,7 +43,8 @@ from backup.model import ArchivedObject, ChangeKind, Destination, Events, Object
 from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
-from backup.vault.layout import lfs_key
+from backup.vault.layout import Layout, lfs_key
+from backup.vault.manifest import State, list_documents
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -127,8 +132,9 @@ def restore(
         IntegrityError: stored data is damaged; nothing is left at the target.
     """
     require_git()
-    destination = OriginalsDestination(destination)
-    chosen, several = _chosen(destination, request)
+    originals = OriginalsDestination(destination)
+    destination = originals
+    chosen, several, unreadable = _chosen(originals, request, events)
     if request.push is not None and several:
         raise ConfigError("--push takes one repository: name it")
     if request.target is not None and not several:
@@ -136,22 +142,75 @@ def restore(
     work = _Restoring(destination, request, events=events, stop=stop)
     if request.target is None:
         if request.push is None:
-            return work.list_lost(chosen)
+            return work.list_lost(chosen, unreadable if several else ())
         with tempfile.TemporaryDirectory(prefix="repo-backup-push-") as folder:
             return work.restore_one(chosen[0], Path(folder) / "pushed")
     if several:
-        return work.restore_several(chosen, request.target)
+        return work.restore_several(chosen, request.target, unreadable)
     return work.restore_one(chosen[0], request.target)
 
 
-def _chosen(destination: Destination, request: RestoreRequest) -> tuple[list[Found], bool]:
-    """Find what is asked for, and tell whether it is meant as several."""
+def _chosen(
+    destination: OriginalsDestination, request: RestoreRequest, events: Events
+) -> tuple[list[Found], bool, list[_Failure]]:
+    """Find what is asked for, whether it is meant as several, and which owners cannot be read."""
+    everything, unreadable = _everything(destination, request, events)
+    if unreadable and not everything:
+        raise unreadable[0].error
+    try:
+        found, several = _meant(everything, request)
+    except ConfigError:
+        # It may be what cannot be read.
+        if unreadable:
+            raise unreadable[0].error from None
+        raise
+    return found, several, unreadable
+
+
+def _everything(
+    destination: OriginalsDestination, request: RestoreRequest, events: Events
+) -> tuple[list[Found], list[_Failure]]:
+    """Return every repository; an owner whose manifests are damaged or gone hinders no other."""
     now = datetime.now(UTC)
-    everything = [
-        found
-        for layout in require_roots(destination)
-        for found in entries_at(destination, layout, request.at, now=now)
-    ]
+    everything: list[Found] = []
+    unreadable: list[_Failure] = []
+    for layout in require_roots(destination):
+        name = layout.prefix.rstrip("/")
+        try:
+            everything += _of_owner(destination, layout, request.at, now=now)
+        except IntegrityError as error:
+            unreadable.append(_Failure(name, error))
+            events.note(f"{name} cannot be read: {error.message}")
+            continue
+        for note in hidden_notes(destination, layout):
+            events.note(note)
+    return everything, unreadable
+
+
+def _of_owner(
+    destination: Destination, layout: Layout, at: str | None, *, now: datetime
+) -> list[Found]:
+    """Return an owner's repositories as of a time.
+
+    Raises:
+        IntegrityError: a manifest that counts is damaged, or none is there.
+    """
+    if at is None or at == "latest":
+        state = state_of_vault(destination, layout, now=now)
+        found = entries_of(layout, state)
+    else:
+        found = entries_at(destination, layout, at, now=now)
+        names = list_documents(destination, layout)
+        if found or any(name.checkpoint is None for name in names):
+            return found
+        state = State()
+    if (lost := lost_index(destination, layout, state)) is not None:
+        raise lost.error
+    return found
+
+
+def _meant(everything: list[Found], request: RestoreRequest) -> tuple[list[Found], bool]:
+    """Choose what is asked for, and tell whether it is meant as several."""
     if not everything:
         raise ConfigError(
             f"--at: no snapshot was made by {request.at!r}", hint="list --from shows the snapshots"
@@ -184,11 +243,11 @@ class _Restoring:
 
     # --- What is asked for -----------------------------------------------------------------------
 
-    def list_lost(self, chosen: Sequence[Found]) -> RestoreReport:
+    def list_lost(self, chosen: Sequence[Found], unreadable: Sequence[_Failure]) -> RestoreReport:
         found = self._lost(chosen)
         if not found.refs:
             self._events.note("nothing of what is stored is lost at its source")
-        return _report((), found.failures, lost=found.refs)
+        return _report((), [*found.failures, *unreadable], lost=found.refs)
 
     def restore_one(self, found: Found, target: Path) -> RestoreReport:
         work, lost = _Work(found), tuple[LostRef, ...]()
@@ -224,7 +283,9 @@ class _Restoring:
             head=record.head.symref_name,
         )
 
-    def restore_several(self, chosen: Sequence[Found], target: Path) -> RestoreReport:
+    def restore_several(
+        self, chosen: Sequence[Found], target: Path, unreadable: Sequence[_Failure]
+    ) -> RestoreReport:
         left_out: tuple[str, ...] = ()
         if self._request.asks_for_lost:
             losses = self._lost(chosen)
@@ -245,7 +306,7 @@ class _Restoring:
                 lambda one: self._restore_at(of[id(one[0])], one[1], workplace), placed
             )
             failures = [result for result in results if isinstance(result, _Failure)]
-            failures += losses.failures
+            failures += [*losses.failures, *unreadable]
             if not failures:
                 workplace.done()
         restored = tuple(result for result in results if isinstance(result, Restored))

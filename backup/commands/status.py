@@ -1,6 +1,7 @@
 """Tells whether a vault is fresh and whole: what a second place looks at, every day.
 
-Only manifests are read. What repositories themselves hold is not proved here.
+Manifests are read, and a listing tells whether what they name is there. What bundles hold is not
+proved here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,12 +9,15 @@ from datetime import datetime, timedelta
 
 from backup.commands.clocks import disagreement
 from backup.commands.finding import require_roots
+from backup.commands.hidden import hidden_documents
+from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
+from backup.commands.presence import not_there
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import ExitCode
 from backup.model import Destination
 from backup.results import Finding, StatusReport
 from backup.vault.documents import Entry
-from backup.vault.layout import Layout
+from backup.vault.layout import Layout, escape_segment
 from backup.vault.manifest import State, list_documents, load_state
 
 _WORDS_OF_AGE = (("days", 86_400), ("hours", 3600), ("minutes", 60))
@@ -32,6 +36,9 @@ def status(
         owners: whose; all when empty. One that has nothing here is an error among the findings.
         max_age_hours: the limit.
         now: the time.
+
+    Requests: the documents that make the newest state, a listing of all objects of repositories,
+    and a record for each repository of which that listing lacks something.
 
     Raises:
         ConfigError: the destination holds no vault.
@@ -52,18 +59,22 @@ def status(
         # Too old by one of them is reported as too old.
         now = max(now, destination.now() or now)
     limit = now - timedelta(hours=max_age_hours)
-    seen = set()
+    seen: set[str] = set()
     for layout, state in states:
+        findings += _of_lost_index(destination, layout, state, owners=owners, seen=seen)
         if state.source is None or (owners and state.source.owner not in owners):
             continue
         seen.add(state.source.owner)
+        name = _name(layout, state)
+        for one in hidden_documents(destination, layout):
+            findings.append(Finding("error", f"{name}: {one.message}", one.fix))
         heir = _heir(state, [other for _, other in states])
         if heir:
-            name = _name(layout, state)
             message = f"{name}: its owner is now {heir}, whose backup goes on from here"
             findings.append(Finding("info", message))
             continue
-        findings += _of_owner(_name(layout, state), state, limit=limit, now=now)
+        findings += _of_owner(name, state, limit=limit, now=now)
+        findings += not_there(destination, layout, state, name=name)
     findings += [
         Finding("error", f"{owner}: nothing of it is in this vault", "check --owner, or run once")
         for owner in owners
@@ -71,6 +82,23 @@ def status(
     ]
     fresh = all(one.severity != "error" for one in findings)
     return StatusReport(tuple(findings), ExitCode.DONE if fresh else ExitCode.PARTIAL)
+
+
+def _of_lost_index(
+    destination: OriginalsDestination,
+    layout: Layout,
+    state: State,
+    *,
+    owners: tuple[str, ...],
+    seen: set[str],
+) -> Iterator[Finding]:
+    """Tell of a root without manifests, and note which of the owners asked for it is of."""
+    asked = [owner for owner in owners if escape_segment(owner) == layout.prefix.split("/")[1]]
+    if owners and not asked:
+        return
+    if (lost := lost_index(destination, layout, state)) is not None:
+        seen.update(asked)
+        yield Finding("error", lost.message, HOW_TO_GO_ON)
 
 
 def _name(layout: Layout, state: State) -> str:

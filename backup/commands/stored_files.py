@@ -235,9 +235,9 @@ def _versions(destination: Destination, key: Key) -> Iterator[str | None]:
 def _first_version(destination: Destination, key: Key) -> Iterator[str]:
     """Yield the first version of an object that has several, where that can be told."""
     with suppress(DestinationError):
-        first = destination.first_versions(folder_of(key)).get(key)
-        if first is not None:
-            yield first
+        for one in destination.versions(folder_of(key)):
+            if one.key == key and one.count > 1:
+                yield one.first
 
 
 def _content(destination: Destination, key: Key, version: str | None) -> Iterator[bytes]:

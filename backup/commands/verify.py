@@ -17,7 +17,10 @@ from pathlib import Path
 from threading import Lock
 
 import backup
-from backup.commands.finding import forgotten_in_vault, require_roots
+from backup.commands.documents_check import damaged_documents
+from backup.commands.finding import forgotten_in_vault, require_roots, state_of_vault
+from backup.commands.hidden import hidden_documents, hidden_words
+from backup.commands.lost_index import LostIndex, lost_index
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
 from backup.commands.stored_files import problem_of, read_index
 from backup.config.names import Depth
@@ -40,6 +43,7 @@ from backup.vault.documents import (
     DamageLine,
     Drill,
     DrillLine,
+    Entry,
     ForgottenLine,
     Record,
     encode,
@@ -51,7 +55,12 @@ from backup.vault.layout import (
     lfs_key,
     new_snapshot_id,
 )
-from backup.vault.manifest import Identity, Stored, list_documents, load_stored
+from backup.vault.manifest import (
+    Identity,
+    list_documents,
+    load_manifest,
+    unknown_to,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +113,9 @@ def verify(
 ) -> VerifyReport:
     """Look at every owner, note the result in the vault, and tell what is damaged.
 
-    Requests for ``objects``: the listings, of versions where the store has them, every manifest,
-    one or two records for each repository, and what its packs point to in Git LFS. Memory grows
+    Requests for ``objects``: the listings, of versions where the store has them, every document
+    that a command reads: all manifests, checkpoints and drills, all records of the repositories
+    whose turn it is, and what packs point to in Git LFS. Memory grows
     with the number of objects, by some hundred bytes each.
 
     Raises:
@@ -116,10 +126,10 @@ def verify(
     require_git()
     damaged: list[Damage] = []
     checked = 0
-    destination = OriginalsDestination(destination)
-    for layout in require_roots(destination):
+    originals = OriginalsDestination(destination)
+    for layout in require_roots(originals):
         began = clock()
-        one = _Root(destination, layout, request, events=events, stop=stop)
+        one = _Root(originals, layout, request, events=events, stop=stop)
         results = one.run(began)
         checked += len(results)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
@@ -156,7 +166,7 @@ class _Root:
 
     def __init__(
         self,
-        destination: Destination,
+        destination: OriginalsDestination,
         layout: Layout,
         request: VerifyRequest,
         *,
@@ -174,6 +184,7 @@ class _Root:
         # Files of Git LFS that were looked at, each by its id, and what is wrong with it.
         self._files: dict[str, str] = {}
         self._lock = Lock()
+        self._manifests_read = 0
         self.damaged: list[Damage] = []
 
     def run(self, now: datetime) -> list[_Result]:
@@ -186,6 +197,7 @@ class _Root:
         self._look_for_overwritten()
         # Listed after the manifests were read: what they name was written before them.
         self._look(versions=any(any(one.versions.values()) for one in everything))
+        self._check_documents(everything)
         with ThreadPoolExecutor(self._request.concurrency) as pool:
             try:
                 return self._without_pruned(list(pool.map(self._look_at, chosen)))
@@ -233,19 +245,48 @@ class _Root:
         return sorted(found.values(), key=lambda one: one.name)
 
     def _look_for_overwritten(self) -> None:
-        """Name manifests that somebody replaced; what their runs wrote is read all the same."""
+        """Name manifests that were replaced or hidden; what their runs wrote is read all the same.
+
+        And a root of which nothing is left to be read but the objects of its repositories.
+        """
+        uri = self._destination.uri
+        for one in hidden_documents(self._destination, self._layout):
+            problem = f"a delete marker hides it; {one.fix}"
+            self.damaged.append(Damage(one.uri, problem, (), (one.name.snapshot_id,)))
+        if (lost := self._lost_index()) is not None:
+            self.damaged.append(Damage(uri(self._layout.key("snapshots")), lost.message, (), ()))
         try:
-            found = self._destination.first_versions(self._layout.folder("snapshots"))
+            found = [*self._destination.versions(self._layout.folder("snapshots"))]
         except DestinationError as error:
             if error.retryable:
                 raise
             return
-        for key in sorted(found):
-            name = self._layout.parse_document(key)
-            if name is not None:
-                problem = f"it was overwritten: its version {found[key]} was written"
-                uri = self._destination.uri(key)
-                self.damaged.append(Damage(uri, problem, (), (name.snapshot_id,)))
+        for each in found:
+            name = self._layout.parse_document(each.key)
+            if name is not None and each.count > 1:
+                problem = f"it was overwritten: its version {each.first} was written"
+                self.damaged.append(Damage(uri(each.key), problem, (), (name.snapshot_id,)))
+
+    def _lost_index(self) -> LostIndex | None:
+        if self._manifests_read:
+            return None
+        try:
+            state = state_of_vault(self._destination, self._layout, now=datetime.now(UTC))
+        except DamagedDocument:
+            # A manifest is there, and is named as damaged.
+            return None
+        return lost_index(self._destination, self._layout, state)
+
+    def _check_documents(self, everything: Iterable[_Repository]) -> None:
+        """Read what is no manifest and no record of a snapshot, as other commands do."""
+        self.damaged += damaged_documents(
+            self._destination,
+            self._layout,
+            self._sizes,
+            named={key for one in everything for key in one.snapshots},
+            concurrency=self._request.concurrency,
+            stop=self._stop,
+        )
 
     def _look(self, *, versions: bool) -> None:
         """List everything stored of repositories, by key relative to the root."""
@@ -271,13 +312,17 @@ class _Root:
 
     def _stored_by(
         self, name: DocumentName, forgotten: tuple[ForgottenLine, ...]
-    ) -> tuple[Stored, ...]:
+    ) -> tuple[Entry, ...]:
+        """Read all of a manifest, as the most demanding command does; one at a time is held."""
         try:
-            return load_stored(self._destination, self._layout, name, forgotten=forgotten)
+            manifest = load_manifest(self._destination, self._layout, name)
         except (DamagedDocument, ObjectNotFound) as error:
             uri = self._destination.uri(self._layout.document(name))
             self.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))
             return ()
+        self._manifests_read += 1
+        dropped = unknown_to(manifest.forgotten, forgotten)
+        return tuple(entry for entry in manifest.entries if entry.identity not in dropped)
 
     # --- One repository --------------------------------------------------------------------------
 
@@ -319,7 +364,8 @@ class _Root:
         """Read the records that manifests name, the newest first.
 
         One whose bundle lies in the chain of a newer record has a beginning of that chain for its
-        own, and needs no reading to be compared with a listing.
+        own. It is read, since restore and list read it, and not kept: there is nothing more in it
+        to be compared with a listing.
         """
         records: dict[str, Record] = {}
         damaged: list[Damage] = []
@@ -330,8 +376,6 @@ class _Root:
             snapshots = tuple(one.snapshots[key])
             if problem := self._differs(key, version_id=one.versions[key]):
                 damaged.append(Damage(uri, problem, (one.name,), snapshots, one.private))
-                continue
-            if not all_of_them and not covered.isdisjoint(bundles_beside(key)):
                 continue
             self._stop.check()
             try:
@@ -346,8 +390,9 @@ class _Root:
             except IntegrityError as error:
                 damaged.append(Damage(uri, error.message, (one.name,), snapshots, one.private))
                 continue
-            records[key] = record
-            covered.update(line.key for line in record.chain)
+            if all_of_them or covered.isdisjoint(bundles_beside(key)):
+                records[key] = record
+                covered.update(line.key for line in record.chain)
         return records, damaged
 
     def _compare(self, records: Mapping[str, Record]) -> dict[str, str]:
@@ -370,7 +415,8 @@ class _Root:
         """Say how an object is not the one that was written, as far as a listing tells."""
         size, version = self._sizes.get(key), self._versions.get(key)
         if size is None:
-            return "it is missing"
+            hidden = hidden_words(self._destination, self._layout, key)
+            return f"it is missing: {hidden}" if hidden else "it is missing"
         if size_bytes is not None and size != size_bytes:
             return f"it has {size} bytes, recorded were {size_bytes}"
         if version_id is not None and version not in (None, version_id):

@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Self
 
 from backup.counting import RequestCounts
-from backup.model import ArchivedObject, Destination, Key, Reader, StoredObject, Writer
+from backup.model import (
+    ArchivedObject,
+    Destination,
+    Key,
+    ObjectVersions,
+    Reader,
+    StoredObject,
+    Writer,
+)
 from backup.secret import Secret
 
 _OBJECTS = "objects"
@@ -49,8 +57,8 @@ class CountingDestination:
     """Passes everything on and counts it; every promise is the inner destination's.
 
     Counted is what was asked, whether or not it succeeded, by the names ``put`` (a commit or
-    `put_if_absent`), ``get`` (`open` and `stat`), ``list`` (`list`, `children` and
-    `archived`) and ``delete``.
+    `put_if_absent`), ``get`` (`open` and `stat`), ``list`` (`list`, `versions`, `children`
+    and `archived`) and ``delete``.
     How many requests a store makes of one of these is its own affair.
 
     Args:
@@ -94,9 +102,9 @@ class CountingDestination:
         self._counts.increment("get")
         return self._inner.open(key, offset=offset, version=version)
 
-    def first_versions(self, prefix: str) -> Mapping[Key, str]:
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
         self._counts.increment("list")
-        return self._inner.first_versions(prefix)
+        return self._inner.versions(prefix)
 
     def stat(self, key: Key) -> StoredObject:
         self._counts.increment("get")
@@ -106,9 +114,9 @@ class CountingDestination:
         self._counts.increment("list")
         return self._inner.list(prefix, versions=versions)
 
-    def children(self, prefix: str) -> tuple[str, ...]:
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
         self._counts.increment("list")
-        return self._inner.children(prefix)
+        return self._inner.children(prefix, hidden=hidden)
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         self._counts.increment("list")

@@ -36,7 +36,7 @@ from backup.errors import (
     ObjectNotFound,
     WriteConflict,
 )
-from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 
 # Inside the class, list is a method.
 _Names = list[str]
@@ -211,8 +211,8 @@ class FolderDestination:
             _sync_folder(self._path(key).parent)
         return StoredObject(key, len(data))
 
-    def first_versions(self, prefix: str) -> dict[Key, str]:
-        return {}
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        return iter(())
 
     def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         """Read an object from offset on.
@@ -247,7 +247,7 @@ class FolderDestination:
         check_prefix(prefix)
         return self._walk(prefix)
 
-    def children(self, prefix: str) -> tuple[str, ...]:
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
         """Name the folders below prefix that hold an object at any depth."""
         check_prefix(prefix)
         folders = [name for name in self._names_at(prefix) if name.endswith("/")]

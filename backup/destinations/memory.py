@@ -9,7 +9,7 @@ from typing import Self
 
 from backup.destinations.keys import check_key, check_prefix
 from backup.errors import DestinationError, ObjectNotFound, WriteConflict
-from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 
 
 class _Objects:
@@ -107,8 +107,8 @@ class MemoryDestination:
             raise WriteConflict(f"{_uri(key)} exists already with other content")
         return StoredObject(key, len(data))
 
-    def first_versions(self, prefix: str) -> dict[Key, str]:
-        return {}
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        return iter(())
 
     def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         check_key(key)
@@ -129,7 +129,7 @@ class MemoryDestination:
         check_prefix(prefix)
         return iter(self._objects.below(prefix))
 
-    def children(self, prefix: str) -> tuple[str, ...]:
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
         check_prefix(prefix)
         below = (stored.key.removeprefix(prefix) for stored in self._objects.below(prefix))
         return tuple(sorted({rest.split("/")[0] for rest in below if "/" in rest}))

@@ -1,27 +1,46 @@
-"""Reads manifests as they were first written, whatever somebody has put in their place since.
+"""Reads manifests as they were first written, whatever was put in their place or over them since.
 
 Every key of a vault is written once, by a run. In a store that keeps versions an overwritten object
 is therefore not lost: the run's own version is the first one. Of records and bundles the version
 stands in the document that names them; of manifests it stands nowhere.
+
+A delete marker over the newest manifests would give an older state for the newest one, without a
+word. prune never removes the newest snapshot, so that no marker over what is newer than every
+manifest in sight is its work: such documents are listed and read as if they were in sight.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from heapq import merge
 from threading import Lock
 
 from backup.errors import DestinationError
-from backup.model import ArchivedObject, Destination, Key, Reader, StoredObject, Writer
+from backup.model import (
+    ArchivedObject,
+    Destination,
+    Key,
+    ObjectVersions,
+    Reader,
+    StoredObject,
+    Writer,
+)
 from backup.secret import Secret
 
-# As `backup.vault.layout` has them.
-_OF_DOCUMENTS = ("/snapshots/", "/checkpoints/")
+# As `backup.vault.layout` and `backup.vault.manifest` have them.
+_MANIFESTS = "/snapshots/"
+_CHECKPOINTS = "/checkpoints/"
+_FORGOTTEN = ".forgotten.json.gz"
+_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}(?=\.)", re.ASCII)
+_ID_TIME = "%Y%m%dT%H%M%SZ"
+_FUTURE_TOLERANCE = timedelta(hours=1)
 
 
 class OriginalsDestination:
-    """Passes everything on, but for reading manifests and checkpoints.
+    """Passes everything on, but for listing and reading manifests and checkpoints.
 
-    The versions of each of their folders are listed once. Where that cannot be had, what is current
-    is read.
+    The versions of each of their folders are listed once, those of checkpoints only when one is
+    read or no manifest is left. Where versions cannot be listed, what is current is all there is.
 
     Args:
         inner: where the objects are.
@@ -30,7 +49,9 @@ class OriginalsDestination:
     def __init__(self, inner: Destination) -> None:
         self._inner = inner
         self._lock = Lock()
-        self._known: dict[str, Mapping[Key, str]] = {}
+        self._known: dict[str, Mapping[Key, ObjectVersions]] = {}
+        self._hidden: dict[str, Mapping[Key, ObjectVersions]] = {}
+        self._has_manifests: dict[str, bool] = {}
 
     @property
     def listing_is_local(self) -> bool:
@@ -42,19 +63,25 @@ class OriginalsDestination:
     def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         return self._inner.open(key, offset=offset, version=version or self._first(key))
 
+    def hidden(self, prefix: str) -> Mapping[Key, ObjectVersions]:
+        """Return what the last `list` of a folder of documents gave though a marker hides it."""
+        with self._lock:
+            return self._hidden.get(prefix, {})
+
     def _first(self, key: Key) -> str | None:
         folder = key[: key.rindex("/") + 1]
-        if not folder.endswith(_OF_DOCUMENTS):
+        if not folder.endswith((_MANIFESTS, _CHECKPOINTS)):
             return None
+        found = self._versions(folder).get(key)
+        return None if found is None else found.first
+
+    def _versions(self, folder: str) -> Mapping[Key, ObjectVersions]:
         with self._lock:
             known = self._known.get(folder)
-        if known is None:
-            known = self._look(folder)
-        return known.get(key)
-
-    def _look(self, folder: str) -> Mapping[Key, str]:
+        if known is not None:
+            return known
         try:
-            found = self._inner.first_versions(folder)
+            found = {one.key: one for one in self._inner.versions(folder)}
         except DestinationError as error:
             if error.retryable:
                 raise
@@ -62,8 +89,48 @@ class OriginalsDestination:
         with self._lock:
             return self._known.setdefault(folder, found)
 
-    def first_versions(self, prefix: str) -> Mapping[Key, str]:
-        return self._inner.first_versions(prefix)
+    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
+        if prefix.endswith(_MANIFESTS):
+            return self._with_hidden(prefix, versions=versions)
+        if prefix.endswith(_CHECKPOINTS) and not self._any_manifest(prefix):
+            # Only then what they alone know is more than some minutes of work.
+            return self._with_hidden(prefix, versions=versions)
+        return self._inner.list(prefix, versions=versions)
+
+    def _any_manifest(self, checkpoints: str) -> bool:
+        folder = checkpoints.removesuffix(_CHECKPOINTS) + _MANIFESTS
+        with self._lock:
+            known = self._has_manifests.get(folder)
+        return next(self.list(folder), None) is not None if known is None else known
+
+    def _with_hidden(self, prefix: str, *, versions: bool) -> Iterator[StoredObject]:
+        """List a folder of documents, and those that are hidden and newer than all of them."""
+        # Before what is in sight: what is written or pruned meanwhile is not taken for hidden.
+        known = self._versions(prefix)
+        listed = [*self._inner.list(prefix, versions=versions)]
+        in_sight = {one.key for one in listed}
+        newest = max((_id_of(one.key) for one in listed if _is_timely(one)), default="")
+        hidden = {
+            key: one
+            for key, one in known.items()
+            if one.is_hidden
+            and key not in in_sight
+            and _id_of(key) > newest
+            and _is_timely(one)
+            # By deleting it a repository that was to be forgotten is taken back.
+            and not key.endswith(_FORGOTTEN)
+        }
+        with self._lock:
+            self._hidden[prefix] = hidden
+            self._has_manifests[prefix] = bool(listed or hidden)
+        found = [
+            StoredObject(key, one.size_bytes, one.first, stored_at=one.stored_at)
+            for key, one in hidden.items()
+        ]
+        return merge(listed, found, key=lambda one: one.key)
+
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        return self._inner.versions(prefix)
 
     def writer(self, key: Key) -> Writer:
         return self._inner.writer(key)
@@ -74,11 +141,8 @@ class OriginalsDestination:
     def stat(self, key: Key) -> StoredObject:
         return self._inner.stat(key)
 
-    def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
-        return self._inner.list(prefix, versions=versions)
-
-    def children(self, prefix: str) -> tuple[str, ...]:
-        return self._inner.children(prefix)
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
+        return self._inner.children(prefix, hidden=hidden)
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         return self._inner.archived(keys)
@@ -100,3 +164,17 @@ class OriginalsDestination:
 
     def abort_uploads(self, *, older_than: datetime) -> int:
         return self._inner.abort_uploads(older_than=older_than)
+
+
+def _id_of(key: str) -> str:
+    """Return the id that a document's key begins with; empty for an object of another program."""
+    found = _ID.match(key.rpartition("/")[2])
+    return "" if found is None else found[0]
+
+
+def _is_timely(one: StoredObject | ObjectVersions) -> bool:
+    """Return whether a document's id is not from a clock that ran ahead of the store's."""
+    if one.stored_at is None:
+        return True
+    latest = (one.stored_at + _FUTURE_TOLERANCE).strftime(_ID_TIME)
+    return _id_of(one.key)[: len(latest)] <= latest

@@ -92,6 +92,7 @@ def vault_document(listing: VaultListing) -> JsonObject:
         ],
         "repositories": [_repository(row) for row in listing.repositories],
         "forgotten": [_forgotten(one) for one in listing.forgotten],
+        "notes": list(listing.notes),
     }
 
 
@@ -111,6 +112,7 @@ def history_document(history: History) -> JsonObject:
             }
             for item in history.items
         ],
+        "notes": list(history.notes),
     }
 
 

@@ -240,6 +240,8 @@ def print_vault(listing: VaultListing, console: Console) -> None:
     for one in listing.forgotten:
         words = f"{one.owner}/{one.path} was forgotten on {one.at:%Y-%m-%d} ({one.reason})"
         _line(console, words, style="yellow")
+    for note in listing.notes:
+        _line(console, note, style="bold red")
 
 
 def _print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
@@ -289,6 +291,8 @@ def print_history(history: History, console: Console) -> None:
         _line(console, "newest chain, in the order to apply:")
         for uri in history.items[-1].chain:
             _line(console, f"  {uri}")
+    for note in history.notes:
+        _line(console, note, style="bold red")
 
 
 def print_restore(report: RestoreReport, console: Console) -> None:

@@ -28,6 +28,22 @@ def missing(record: Record, stored: Mapping[str, int]) -> str:
     return ""
 
 
+def unlisted(record: Record, record_key: str, stored: Mapping[str, int]) -> str:
+    """Return the first object that a record's repository needs and a listing lacks; or nothing.
+
+    A record that was read by its version may be hidden all the same: only a listing tells.
+
+    Args:
+        record: that was read.
+        record_key: the relative key that it has.
+        stored: relative key to size in bytes, as listed.
+    """
+    needed = [record_key]
+    for bundle in record.chain:
+        needed += [bundle.key] if bundle.lfs is None else [bundle.key, bundle.lfs]
+    return next((key for key in needed if key not in stored), "")
+
+
 def sizes(listed: Iterable[StoredObject], *, prefix: str) -> dict[str, int]:
     """Turn a listing into what `missing` compares with: keys relative to the root, and sizes."""
     return {stored.key.removeprefix(prefix): stored.size_bytes for stored in listed}

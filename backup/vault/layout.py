@@ -32,6 +32,8 @@ from backup.model import BundleKind, Key
 SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}", re.ASCII)
 _TIME = "%Y%m%dT%H%M%SZ"
 DOCUMENT_FOLDERS = frozenset({"snapshots", "checkpoints"})
+# What runs store below a root, apart from documents about runs.
+_OBJECT_FOLDERS = ("repositories", "lfs", "exports")
 # The number of a checkpoint that is of no run; the word stands in its key.
 _FORGOTTEN = 0
 _MAX_SEGMENT_BYTES = 120
@@ -196,6 +198,19 @@ class Layout:
         name = DocumentName(found["id"], shard, number)
         # Only what this program would write itself: a real time, numbers without leading zeros.
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
+
+    def object_folders(self) -> tuple[str, ...]:
+        """Return the prefixes under which runs store what is of repositories."""
+        return tuple(f"{self.prefix}{name}/" for name in _OBJECT_FOLDERS)
+
+    def is_object(self, key: str) -> bool:
+        """Return whether a run stored this object of a repository, as far as its key tells."""
+        relative = key.removeprefix(self.prefix)
+        return bool(
+            (relative.startswith("repositories/") and snapshot_of(relative))
+            or lfs_oid(relative)
+            or export_time(relative)
+        )
 
     def folder(
         self,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from backup.errors import ConfigError, DamagedDocument, ObjectNotFound
+from backup.errors import ConfigError, DamagedDocument, DestinationError, ObjectNotFound
 from backup.model import Destination, Key, Kind, SourceIdentity
 from backup.vault.clocks import MOST_SKEW, is_dated_after_object, is_misdated, is_suspect
 from backup.vault.documents import (
@@ -61,17 +61,39 @@ class State:
 
 
 def roots(destination: Destination) -> tuple[Layout, ...]:
-    """Find every owner that a destination holds; one listing a level."""
+    """Find every owner that a destination holds; one listing a level, two where it has versions.
+
+    A root whose documents are gone is one by the objects of its repositories, and a root that lies
+    under delete markers by what they hide. A folder of another program is none, whatever its name.
+    """
     places = (
         Layout(folder(host, owner))
-        for host in destination.children("")
-        for owner in destination.children(folder(host))
+        for host in destination.children("", hidden=True)
+        for owner in destination.children(folder(host), hidden=True)
     )
-    return tuple(
-        layout
-        for layout in places
-        if not DOCUMENT_FOLDERS.isdisjoint(destination.children(layout.prefix))
+    return tuple(layout for layout in places if _is_root(destination, layout))
+
+
+def _is_root(destination: Destination, layout: Layout) -> bool:
+    found = {layout.key(f"{name}/") for name in destination.children(layout.prefix, hidden=True)}
+    if any(layout.key(f"{name}/") in found for name in DOCUMENT_FOLDERS):
+        return True
+    return any(
+        layout.is_object(key)
+        for prefix in layout.object_folders()
+        if prefix in found
+        for key in stored_keys(destination, prefix)
     )
+
+
+def stored_keys(destination: Destination, prefix: str) -> Iterator[Key]:
+    """Yield the keys below prefix, and behind them those that lie under delete markers."""
+    yield from (stored.key for stored in destination.list(prefix))
+    try:
+        yield from (one.key for one in destination.versions(prefix) if one.is_hidden)
+    except DestinationError as error:
+        if error.retryable:
+            raise
 
 
 def list_documents(destination: Destination, layout: Layout) -> tuple[DocumentName, ...]:

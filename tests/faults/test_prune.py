@@ -427,8 +427,8 @@ class Interrupting(MemoryDestination):
         self._count()
         return self._inner.list(prefix, versions=versions)
 
-    def children(self, prefix: str) -> tuple[str, ...]:
-        return self._inner.children(prefix)
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
+        return self._inner.children(prefix, hidden=hidden)
 
     def delete(self, keys: Any) -> bool:
         marked = False

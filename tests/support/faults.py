@@ -33,6 +33,7 @@ from backup.model import (
     Destination,
     Events,
     Key,
+    ObjectVersions,
     Outcome,
     Reader,
     RunReport,
@@ -528,8 +529,8 @@ class FaultyDestination:
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         return self.around("put", key, lambda: self._inner.put_if_absent(key, data))
 
-    def first_versions(self, prefix: str) -> Mapping[Key, str]:
-        return self.around("list", prefix, lambda: self._inner.first_versions(prefix))
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        return self.around("list", prefix, lambda: self._inner.versions(prefix))
 
     def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         reader = self.around(
@@ -547,8 +548,8 @@ class FaultyDestination:
             return iter(listed)
         return _broken_off(listed[: len(listed) // 2], error_of("list", fault))
 
-    def children(self, prefix: str) -> tuple[str, ...]:
-        return self.around("children", prefix, lambda: self._inner.children(prefix))
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
+        return self.around("children", prefix, lambda: self._inner.children(prefix, hidden=hidden))
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         return self.around("archived", "", lambda: self._inner.archived(keys))

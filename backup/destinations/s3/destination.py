@@ -14,8 +14,9 @@ from backup.destinations.s3.presigning import upload_url
 from backup.destinations.s3.reading import S3Reader
 from backup.destinations.s3.settings import S3Settings
 from backup.destinations.s3.upload import S3Writer, put
+from backup.destinations.s3.versions import irregular_versions
 from backup.errors import AccessDenied, ConfigError, DestinationError, ObjectNotFound
-from backup.model import ArchivedObject, Key, Reader, StoredObject, Writer
+from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 from backup.secret import Secret
 from backup.stopping import Stop
 
@@ -77,19 +78,10 @@ class S3Destination:
                     raise
         return S3Reader(self._bucket, key, offset=offset)
 
-    def first_versions(self, prefix: str) -> dict[Key, str]:
-        """Look for objects that were overwritten; the right is ``s3:ListBucketVersions``."""
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        """Yield what was overwritten or is hidden; the right is ``s3:ListBucketVersions``."""
         check_prefix(prefix)
-        start = len(self._bucket.name(""))
-        first: dict[str, str] = {}
-        several: set[str] = set()
-        for item in self._versions(prefix):
-            # The newest comes first. What was written before the bucket had versions is "null".
-            key = str(item["Key"])[start:]
-            if key in first:
-                several.add(key)
-            first[key] = str(item["VersionId"])
-        return {Key(key): first[key] for key in several}
+        return irregular_versions(self._bucket, self._version_pages(prefix))
 
     def stat(self, key: Key) -> StoredObject:
         check_key(key)
@@ -111,15 +103,25 @@ class S3Destination:
         items = self._current_versions(prefix) if versions else self._items(prefix)
         return (stored for stored, _ in self._objects(prefix, items))
 
-    def children(self, prefix: str) -> tuple[str, ...]:
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
+        """Name the folders below prefix; for hidden ones the right is ``s3:ListBucketVersions``."""
         check_prefix(prefix)
+        found = self._folders(prefix, self._pages(prefix, Delimiter="/"))
+        if hidden:
+            try:
+                found |= self._folders(prefix, self._version_pages(prefix, Delimiter="/"))
+            except DestinationError as error:
+                if error.retryable:
+                    raise
+        return tuple(sorted(filter(is_segment, found)))
+
+    def _folders(self, prefix: str, pages: Iterable[Answer]) -> set[str]:
         start = len(self._bucket.name(prefix))
-        found = {
+        return {
             str(folder["Prefix"])[start:-1]
-            for page in self._pages(prefix, Delimiter="/")
+            for page in pages
             for folder in page.get("CommonPrefixes", ())
         }
-        return tuple(sorted(filter(is_segment, found)))
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         """Yield what has to be thawed: one listing a folder, and a request for each that may be."""
@@ -255,14 +257,21 @@ class S3Destination:
 
     def _current_versions(self, prefix: str) -> Iterator[Answer]:
         """Yield the versions that are read when nobody names one."""
-        return (item for item in self._versions(prefix) if item.get("IsLatest"))
+        return (
+            item
+            for page in self._version_pages(prefix)
+            for item in page.get("Versions", ())
+            if item.get("IsLatest")
+        )
 
-    def _versions(self, prefix: str) -> Iterator[Answer]:
+    def _version_pages(self, prefix: str, **parameters: str) -> Iterator[Answer]:
         mark: Answer = {}
         while True:
             name = self._bucket.name(prefix)
-            page = self._bucket.ask("list_object_versions", prefix, Prefix=name, **mark)
-            yield from page.get("Versions", ())
+            page = self._bucket.ask(
+                "list_object_versions", prefix, Prefix=name, **parameters, **mark
+            )
+            yield page
             if not page.get("IsTruncated"):
                 return
             if not (key := page.get("NextKeyMarker")):

@@ -1,0 +1,79 @@
+"""Reads the documents of a root that no manifest names, as the commands that need them do.
+
+What stops another command must be damage for verify, too: a checkpoint, what is forgotten, a list
+of files that may be deleted, the result of a drill, what a pack points to in Git LFS, and a record
+that a run left behind.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from backup.errors import IntegrityError, ObjectNotFound
+from backup.model import Destination, Key
+from backup.results import Damage
+from backup.stopping import Stop
+from backup.vault.documents import Condemned, Drill, LfsIndex, Manifest, Part, Record
+from backup.vault.layout import Layout, condemned_of, is_lfs_index, is_record, snapshot_of
+from backup.vault.manifest import list_documents, load
+
+
+def damaged_documents(
+    destination: Destination,
+    layout: Layout,
+    listed: Iterable[str],
+    *,
+    named: Collection[str],
+    concurrency: int,
+    stop: Stop,
+) -> list[Damage]:
+    """Read every document but manifests and the records that they name; return the damaged ones.
+
+    One that is gone by now was pruned, or is missed where something names it.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        listed: relative keys of all objects of repositories.
+        named: the relative keys of records that manifests name.
+        concurrency: the number of documents that are read at once; each is dropped when read.
+        stop: ends it.
+    """
+
+    def read(one: tuple[Key, type[Part]]) -> Damage | None:
+        key, kind = one
+        stop.check()
+        try:
+            load(destination, key, kind)
+        except ObjectNotFound:
+            return None
+        except IntegrityError as error:
+            return Damage(destination.uri(key), error.message, (), ())
+        return None
+
+    documents = [*_documents(destination, layout, listed, named)]
+    with ThreadPoolExecutor(concurrency) as pool:
+        try:
+            return [damage for damage in pool.map(read, documents) if damage is not None]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _documents(
+    destination: Destination, layout: Layout, listed: Iterable[str], named: Collection[str]
+) -> Iterator[tuple[Key, type[Part]]]:
+    for name in list_documents(destination, layout):
+        if name.checkpoint is not None and not name.is_forgotten:
+            yield layout.document(name), Manifest
+    for stored in destination.list(layout.folder("condemned")):
+        if condemned_of(layout, stored.key):
+            yield stored.key, Condemned
+    for stored in destination.list(layout.folder("drills")):
+        yield stored.key, Drill
+    for key in listed:
+        if not snapshot_of(key):
+            continue
+        if is_lfs_index(key):
+            yield layout.key(key), LfsIndex
+        elif is_record(key) and key not in named:
+            yield layout.key(key), Record
