@@ -365,6 +365,11 @@ class _Restoring:
         self._stop.check()
         try:
             records = (self._record(work.found), *(record for record, _ in work.beside))
+            oids = [
+                oid
+                for record in records
+                for oid in pointers_of(self._destination, work.found.layout, record.chain)
+            ]
         except Interrupted:
             raise
         except BackupError:
@@ -372,11 +377,7 @@ class _Restoring:
             return ()
         key = work.found.layout.key
         keys = dict.fromkeys(key(line.key) for record in records for line in record.chain)
-        files = [
-            key(lfs_key(oid))
-            for record in records
-            for oid in pointers_of(self._destination, work.found.layout, record.chain)
-        ]
+        files = [key(lfs_key(oid)) for oid in oids]
         # They lie in as many folders, which are listed as one.
         return (*self._destination.archived(keys), *self._destination.archived(files))
 
