@@ -8,7 +8,7 @@ that a run left behind.
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from backup.errors import IntegrityError, ObjectNotFound
+from backup.errors import IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.results import Damage
 from backup.stopping import Stop
@@ -37,6 +37,9 @@ def damaged_documents(
         named: the relative keys of records that manifests name.
         concurrency: the number of documents that are read at once; each is dropped when read.
         stop: ends it.
+
+    Raises:
+        UnsupportedFormat: a newer version wrote one: this one cannot tell whether it is damaged.
     """
 
     def read(one: tuple[Key, type[Part]]) -> Damage | None:
@@ -46,6 +49,8 @@ def damaged_documents(
             load(destination, key, kind)
         except ObjectNotFound:
             return None
+        except UnsupportedFormat:
+            raise
         except IntegrityError as error:
             return Damage(destination.uri(key), error.message, (), ())
         return None

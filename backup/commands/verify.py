@@ -242,6 +242,11 @@ class _Root:
                 one.newest = stored.record
                 one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
                 one.versions[stored.record] = stored.record_version_id
+                for pin in stored.pins:
+                    # prune needs it, also when the snapshot that it is of is gone.
+                    of = one.snapshots.setdefault(pin.record, [])
+                    of += [] if name.snapshot_id in of else [name.snapshot_id]
+                    one.versions.setdefault(pin.record, None)
         return sorted(found.values(), key=lambda one: one.name)
 
     def _look_for_overwritten(self) -> None:
