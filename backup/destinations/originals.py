@@ -30,7 +30,7 @@ from backup.secret import Secret
 # As `backup.vault.layout` and `backup.vault.manifest` have them.
 _MANIFESTS = "/snapshots/"
 _CHECKPOINTS = "/checkpoints/"
-_FORGOTTEN = ".forgotten.json.gz"
+_FORGOTTEN = ".forgotten."
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}(?=\.)", re.ASCII)
 _ID_TIME = "%Y%m%dT%H%M%SZ"
 _FUTURE_TOLERANCE = timedelta(hours=1)
@@ -118,7 +118,7 @@ class OriginalsDestination:
             and _id_of(key) > newest
             and _is_timely(one)
             # By deleting it a repository that was to be forgotten is taken back.
-            and not key.endswith(_FORGOTTEN)
+            and _FORGOTTEN not in key.rpartition("/")[2]
         }
         with self._lock:
             self._hidden[prefix] = hidden

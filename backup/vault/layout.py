@@ -23,6 +23,7 @@ Inside documents keys are relative to their root, so that a root can be copied a
 import hashlib
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -199,9 +200,13 @@ class Layout:
         # Only what this program would write itself: a real time, numbers without leading zeros.
         return name if is_snapshot_id(found["id"]) and self.document(name) == key else None
 
-    def object_folders(self) -> tuple[str, ...]:
-        """Return the prefixes under which runs store what is of repositories."""
-        return tuple(f"{self.prefix}{name}/" for name in _OBJECT_FOLDERS)
+    def object_folders(self, there: Collection[str] = _OBJECT_FOLDERS) -> tuple[str, ...]:
+        """Return the prefixes under which runs store what is of repositories.
+
+        Args:
+            there: names of folders; others are left out.
+        """
+        return tuple(f"{self.prefix}{name}/" for name in _OBJECT_FOLDERS if name in there)
 
     def is_object(self, key: str) -> bool:
         """Return whether a run stored this object of a repository, as far as its key tells."""

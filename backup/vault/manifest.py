@@ -75,13 +75,12 @@ def roots(destination: Destination) -> tuple[Layout, ...]:
 
 
 def _is_root(destination: Destination, layout: Layout) -> bool:
-    found = {layout.key(f"{name}/") for name in destination.children(layout.prefix, hidden=True)}
-    if any(layout.key(f"{name}/") in found for name in DOCUMENT_FOLDERS):
+    found = destination.children(layout.prefix, hidden=True)
+    if not DOCUMENT_FOLDERS.isdisjoint(found):
         return True
     return any(
         layout.is_object(key)
-        for prefix in layout.object_folders()
-        if prefix in found
+        for prefix in layout.object_folders(found)
         for key in stored_keys(destination, prefix)
     )
 

@@ -213,6 +213,29 @@ def test_a_run_that_dies_at_any_operation_of_the_destination_leaves_what_was_tru
         assert comes_back(vault, tmp_path / "restored") == new, name
 
 
+def test_a_first_run_that_died_before_its_checkpoint_fails_the_next_one_once(
+    tmp_path: Path,
+) -> None:
+    """What it leaves cannot be told from a vault whose manifests were removed."""
+    source, vault = new_source(tmp_path / "source", "one", "two"), MemoryDestination()
+    with suppress(BackupError):
+        back_up(source, FaultyDestination(vault, DestinationFault(0, "put", key="/snapshots/")))
+    for stored in [*vault.list(LAYOUT.folder("checkpoints"))]:
+        vault.delete([stored.key])
+    left = {stored.key for stored in vault.list("")}
+    assert left
+
+    report = back_up(source, vault)
+    assert (report.exit_code, report.count("captured")) == (ExitCode.FAILED, 2)
+    (problem,) = report.problems
+    assert "objects of 2 repositories (first one/" in problem
+    assert "the first run was killed" in problem
+    assert left < {stored.key for stored in vault.list("")}
+    assert comes_back(vault, tmp_path / "restored") == state_of(source)
+    again = back_up(source, vault)
+    assert (again.exit_code, again.count("unchanged"), again.problems) == (0, 2, ())
+
+
 def vault_in_memory(folder: Path) -> MemoryDestination:
     vault = MemoryDestination()
     copy(FolderDestination(folder), vault)
@@ -279,7 +302,10 @@ def _run(source: Path, vault: Path) -> Any:
 
 
 def test_two_runs_at_the_same_time_both_end_and_agree(tmp_path: Path) -> None:
-    source, vault = new_source(tmp_path / "source", "one", "two", "three"), tmp_path / "vault"
+    source, vault = new_source(tmp_path / "source", "first"), tmp_path / "vault"
+    # Without a manifest the one that is later would take the other's objects for an earlier run's.
+    _run(source, vault)
+    new_source(source, "one", "two", "three")
     meeting = tmp_path / "meeting"
     meeting.mkdir()
     # Each waits in the middle of its work until the other is there, too.
@@ -297,18 +323,20 @@ def test_two_runs_at_the_same_time_both_end_and_agree(tmp_path: Path) -> None:
     for shim in shims:
         shim.insist()
     destination = FolderDestination(vault)
-    assert len(manifests(destination)) == 2
+    assert len(manifests(destination)) == 3
     # Six captures of the same three states under six keys.
-    bundles = [path.name for path in vault.rglob("*.bundle")]
+    bundles = [path for path in vault.rglob("*.bundle") if "/first/" not in str(path)]
     assert len(bundles) == 6
-    assert len({path.parent for path in vault.rglob("*.bundle")}) == 3
+    assert len({path.parent for path in bundles}) == 3
     assert comes_back(destination, tmp_path / "restored") == state_of(source)
-    assert _run(source, vault)["totals"]["unchanged"] == 3
+    assert _run(source, vault)["totals"]["unchanged"] == 4
     assert comes_back(destination, tmp_path / "restored") == state_of(source)
 
 
 def test_a_run_that_was_overtaken_publishes_what_the_faster_one_saw_later(tmp_path: Path) -> None:
-    source, vault = new_source(tmp_path / "source", "held", "quick"), tmp_path / "vault"
+    source, vault = new_source(tmp_path / "source", "first"), tmp_path / "vault"
+    _run(source, vault)
+    new_source(source, "held", "quick")
     go = tmp_path / "go"
     wait = tmp_path / "wait"
     wait.write_text(
@@ -329,9 +357,10 @@ def test_a_run_that_was_overtaken_publishes_what_the_faster_one_saw_later(tmp_pa
     destination = FolderDestination(vault)
     last = manifests(destination)[-1]
     assert last.snapshot_id != fast["snapshot"]
-    assert {entry.carried_from for entry in last.entries} == {fast["snapshot"]}
+    made_by = {entry.path: entry.carried_from for entry in last.entries}
+    assert (made_by["held"], made_by["quick"]) == (fast["snapshot"], fast["snapshot"])
     assert comes_back(destination, tmp_path / "restored") == state_of(source)
-    assert _run(source, vault)["totals"]["unchanged"] == 2
+    assert _run(source, vault)["totals"]["unchanged"] == 3
 
 
 # --- A destination that refuses, lies or breaks off -----------------------------------------------

@@ -26,9 +26,9 @@ from backup.stopping import Stop
 from backup.vault.documents import Condemned, CondemnedLine, Manifest, encode
 from backup.vault.layout import DocumentName, lfs_key, new_snapshot_id
 from backup.vault.manifest import list_documents, load_manifest
-from tests.faults.test_prune import LAYOUT, OWNER
+from tests.faults.test_prune import LAYOUT
 from tests.faults.test_prune_files import FILES, FileEstate
-from tests.support.faults import Heard, back_up
+from tests.support.faults import OWNER, Heard, back_up
 from tests.support.vaults import Silence
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,7 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from backup.destinations.folder import FolderDestination
-from backup.model import ArchivedObject, Destination, Key, Reader, StoredObject, Writer
+from backup.model import (
+    ArchivedObject,
+    Destination,
+    Key,
+    ObjectVersions,
+    Reader,
+    StoredObject,
+    Writer,
+)
 from backup.secret import Secret
 
 Clock = Callable[[], datetime]
@@ -82,11 +90,11 @@ class Timed:
     def open(self, key: Key, *, offset: int = 0, version: str | None = None) -> Reader:
         return self._inner.open(key, offset=offset, version=version)
 
-    def first_versions(self, prefix: str) -> Mapping[Key, str]:
-        return self._inner.first_versions(prefix)
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        return self._inner.versions(prefix)
 
-    def children(self, prefix: str) -> tuple[str, ...]:
-        return self._inner.children(prefix)
+    def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
+        return self._inner.children(prefix, hidden=hidden)
 
     def archived(self, keys: Iterable[Key]) -> Iterator[ArchivedObject]:
         return self._inner.archived(keys)
