@@ -95,7 +95,7 @@ def test_the_bytes_of_the_report_are_those_in_the_vault(folder: Path) -> None:
 def test_a_list_has_every_snapshot_newest_last(folder: Path) -> None:
     reports = [repo_backup(*RUN, "--json", cwd=folder, check=3).json for _ in range(3)]
     document = repo_backup("list", "--from", "vault", "--json", cwd=folder).json
-    assert document.keys() == {"snapshots", "repositories", "forgotten"}
+    assert document.keys() == {"snapshots", "repositories", "forgotten", "notes"}
     rows = document["snapshots"]
     assert [row["id"] for row in rows] == [report["snapshot"] for report in reports]
     assert [(row["captured"], row["unchanged"], row["failed"]) for row in rows] == [
@@ -120,7 +120,7 @@ def test_a_history_has_every_capture_newest_last(folder: Path) -> None:
     last = repo_backup(*RUN, "--json", cwd=folder, check=3).json
     words = ("list", "src/team/api", "--from", "vault", "--json")
     document = repo_backup(*words, cwd=folder).json
-    assert document.keys() == {"repository", "history"}
+    assert document.keys() == {"repository", "history", "notes"}
     (row,) = [row for row in last["repositories"] if row["path"] == "team/api"]
     repository = document["repository"]
     assert {name: repository[name] for name in ("path", "host_id", "kind", "state")} == {
