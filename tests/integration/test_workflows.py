@@ -77,7 +77,7 @@ def test_every_action_is_pinned_and_everywhere_to_the_same_commit() -> None:
 
 def test_what_is_handed_on_is_declared_and_what_is_needed_is_there() -> None:
     found = list(callers())
-    assert len(found) == 4
+    assert len(found) == 6
     for name, one in found:
         declared = inputs_of(one["uses"])
         assert one["with"].keys() <= declared.keys(), name
@@ -120,14 +120,40 @@ def test_an_example_is_scheduled_off_the_hour_and_may_no_more_than_assume_the_ro
     path: Path,
 ) -> None:
     document = load(path)
-    (cron,) = [one["cron"] for one in document["on"]["schedule"]]
-    assert cron.split()[0] != "0"
+    nightly, weekly = [one["cron"] for one in document["on"]["schedule"]]
+    assert "0" not in {nightly.split()[0], weekly.split()[0]}
     assert "workflow_dispatch" in document["on"]
     assert document["permissions"] == {}
-    (job,) = document["jobs"].values()
-    assert job["permissions"] == {"id-token": "write"}
-    called = job.get("uses", "").startswith(OURS)
-    assert called or document["concurrency"]["cancel-in-progress"] == "false"
+    for job in document["jobs"].values():
+        assert job["permissions"] == {"id-token": "write"}
+        called = job.get("uses", "").startswith(OURS)
+        assert called or job["concurrency"]["cancel-in-progress"] == "false"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_holds_a_drill_each_week_that_proves_everything_within_90_days(
+    path: Path,
+) -> None:
+    document = load(path)
+    nightly, weekly = [one["cron"] for one in document["on"]["schedule"]]
+    assert nightly.split()[2:] == ["*", "*", "*"]
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", weekly)
+    backup, drill = document["jobs"]["backup"], document["jobs"]["drill"]
+    assert backup["if"] == f"github.event.schedule != '{weekly}'"
+    assert drill["if"] == f"github.event.schedule == '{weekly}'"
+    # A step that fails fails the job: nothing lets it pass.
+    assert "continue-on-error" not in path.read_text("utf-8")
+    steps = [drill, *drill.get("steps", ())]
+    (given,) = [one["with"] for one in steps if one.get("uses", "").startswith(OURS)]
+    if "steps" not in drill:
+        called = load(CHECKOUT / ".github" / "workflows" / "backup.yml")
+        inputs = called["on"]["workflow_call"]["inputs"]
+        defaults = {name: one["default"] for name, one in inputs.items() if "default" in one}
+        given = defaults | given
+    assert (given["command"], given["depth"]) == ("verify", "restore")
+    # Twelve weeks are 84 days.
+    assert int(given["sample-percent"]) * 12 >= 100
+    assert not given.get("sample-bytes")
 
 
 def test_the_linter_of_workflows_sees_what_is_wrong(tmp_path: Path) -> None:
@@ -152,6 +178,7 @@ CONTEXT = {
     "vars.BACKUP_TOPIC": "arn:aws:sns:eu-central-1:123456789012:topic",
     "inputs.topic-arn": "arn:aws:sns:eu-central-1:123456789012:topic",
     "inputs.owner": "acme",
+    "inputs.command": "run",
     "steps.backup.outputs.result": "partial",
     "steps.backup.outputs.failed": "3",
 }
@@ -162,14 +189,11 @@ def test_the_example_backs_up_what_the_action_gets_from_it(
 ) -> None:
     moto_http.make_bucket("workflow-vault")
     env = moto_http.environment() | {"AWS_ENDPOINT_URL": moto_http.endpoint_url}
-    (step,) = [
-        one
+    night, drill = [
+        {name.replace("-", "_"): evaluated(text, CONTEXT) for name, text in one["with"].items()}
         for one in steps_of(load(CHECKOUT / "examples" / "backup.yml"))
         if one.get("uses", "").startswith(OURS)
     ]
-    inputs = {
-        name.replace("-", "_"): evaluated(text, CONTEXT) for name, text in step["with"].items()
-    }
     with GitHub(tmp_path / "git") as forge:
         forge.tokens[TOKEN] = Token("jane")
         forge.owner("jane", kind="User")
@@ -177,8 +201,12 @@ def test_the_example_backs_up_what_the_action_gets_from_it(
         update_refs(widgets, {b"refs/heads/main": commit_chain(widgets, 2)[-1]})
         set_head(widgets, b"refs/heads/main")
         forge.repository(forge.owner("acme"), "widgets")
-        done = Runner(tmp_path / "runner", forge.url, more=env).step(**inputs)
+        runner = Runner(tmp_path / "runner", forge.url, more=env)
+        done = runner.step(**night)
     assert (done.code, done.outputs["captured"]) == (0, "1"), done.shown
+    proved = runner.step(**{"token": "", **drill})
+    assert (proved.code, proved.outputs) == (0, {"result": "success"}), proved.shown
+    assert "1 repositories verified (restore)" in proved.summary
     vault = "s3://workflow-vault/git"
     repo_backup("restore", "acme/widgets", "--from", vault, tmp_path / "back.git", env=env)
     assert_same_mirror(tmp_path / "back.git", to_be_kept(widgets))
@@ -201,7 +229,7 @@ with open(os.environ["SAID"], "w") as file:
 @pytest.mark.parametrize("path", [EXAMPLES[-1], COMPOSITE], ids=["example", "composite"])
 @pytest.mark.parametrize("result", ["partial", ""])
 def test_a_failure_is_told_with_what_to_do(path: Path, result: str, tmp_path: Path) -> None:
-    (step,) = [one for one in steps_of(load(path)) if "Tell" in one.get("name", "")]
+    step = next(one for one in steps_of(load(path)) if "Tell" in one.get("name", ""))
     assert "failure()" in step["if"]
     assert "cancelled()" in step["if"]
     aws = tmp_path / "bin" / "aws"
