@@ -208,6 +208,10 @@ class AccessDenied(DestinationError):
     """The destination knows us and forbids it; never the same as not found."""
 
 
+class ObjectArchived(DestinationError):
+    """The object lies in an archive, and cannot be read before it is thawed."""
+
+
 class SessionExpired(DestinationError):
     """The credentials' time is over: nothing more can be stored or read in this run."""
 

@@ -105,6 +105,7 @@ def make_plan(
     why: str,
     why_full: str = "",
     broken: str = "",
+    damaged: str = "",
     entry: Entry | None,
     record: Record | None,
     stored: Mapping[str, int],
@@ -120,6 +121,7 @@ def make_plan(
         why: the reason there is anything to do.
         why_full: why an increment will not do; empty where it may.
         broken: what is wrong with the chain though all of it is stored; empty where nothing is.
+        damaged: why the chain must begin again though all of it is there with its size.
         entry: its entry in the newest state.
         record: the record that entry names; None when there is none or it cannot be used.
         stored: objects in the repository's folder, relative key to size.
@@ -150,8 +152,10 @@ def make_plan(
     )
     if record is None:
         return full
-    reason = why_full or _why_full(
-        repository, refs, record, broken=broken, stored=stored, policy=policy, now=now
+    reason = (
+        why_full
+        or damaged
+        or _why_full(repository, refs, record, broken=broken, stored=stored, policy=policy, now=now)
     )
     if reason:
         return replace(full, reason=reason)

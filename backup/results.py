@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from backup.errors import ExitCode
-from backup.model import ChangeKind, ObjectId, RefChange, RefName
+from backup.model import ChangeKind, Kind, ObjectId, RefChange, RefName
+
+DAMAGE_HINT = (
+    "the next run takes a new full where the newest state is damaged and the source still has it; "
+    "earlier snapshots may still restore with --at; docs/how-to/repair-a-vault.md tells the rest"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,20 @@ class DrillNote:
 
 
 @dataclass(frozen=True, slots=True)
+class DamageNote:
+    """Damage of a repository's newest chain that stands.
+
+    Attributes:
+        accepted: whether its owner accepts it, and keeps what can still be restored.
+    """
+
+    uri: str
+    problem: str
+    found_at: datetime
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RepositoryRow:
     """How it stands with one repository of a vault.
 
@@ -82,6 +101,7 @@ class RepositoryRow:
         drill: None when none of the last drills had its turn.
         refs_not_selected: the number of refs that its source had when it was last checked and that
             were not asked for, by pattern.
+        damaged: objects of its newest chain that are known to be missing or damaged.
     """
 
     host: str
@@ -99,6 +119,7 @@ class RepositoryRow:
     size_bytes: int
     drill: DrillNote | None = None
     refs_not_selected: Mapping[str, int] = field(default_factory=dict)
+    damaged: tuple["DamageNote", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +319,7 @@ class Damage:
     repositories: tuple[str, ...]
     snapshots: tuple[str, ...]
     private: bool = False
+    holders: tuple[tuple[Kind, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,12 +329,14 @@ class VerifyReport:
     Attributes:
         checked: so many repositories.
         exit_code: 0 when nothing is damaged, 4 when something is.
+        not_readable: URIs of objects that lie in an archive: neither damaged nor proved.
     """
 
     depth: str
     checked: int
     damaged: tuple[Damage, ...]
     exit_code: int
+    not_readable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +388,34 @@ class ForgetReport:
     size_bytes: int
     folders: tuple[str, ...]
     left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRow:
+    """A damaged object, and what is wrong with it."""
+
+    uri: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptReport:
+    """The damage of a repository that was accepted, or would be.
+
+    Attributes:
+        accepted: what was not accepted before.
+        before: what was.
+        is_within_reach: whether its source still gives it, so that the next run takes a new full.
+    """
+
+    dry_run: bool
+    repository: str
+    host: str
+    host_id: str
+    kind: Kind
+    accepted: tuple[AcceptedRow, ...]
+    before: tuple[AcceptedRow, ...]
+    is_within_reach: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ class FileKeeper:
         source: where its files come from.
         means: where to.
         turns: shared with the other repositories.
+        also: files that are looked for whatever is captured: they are known to be damaged.
         renew: gets other credentials where these were refused; false where there are none.
         again: hears of what failed and will be tried again, and of the seconds until then.
         transferred: hears of every so many bytes that went through; called from several threads.
@@ -173,6 +174,7 @@ class FileKeeper:
         means: Means,
         *,
         turns: Turns,
+        also: tuple[Pointer, ...] = (),
         renew: Callable[[], bool],
         again: Callable[[BackupError, float], None],
         transferred: Callable[[int], None],
@@ -180,6 +182,7 @@ class FileKeeper:
         self._source = source
         self._means = means
         self._turns = turns
+        self._also = also
         self._renew = renew
         self._again = again
         self._transferred = transferred
@@ -214,7 +217,7 @@ class FileKeeper:
         known = previous.lfs if previous is not None else None
         before = {one.oid: one for one in known.not_stored} if known is not None else {}
         wanted: dict[str, Pointer] = {}
-        _add(also, wanted)
+        _add((*also, *self._also), wanted)
         done: set[str] = set()
         if previous is not None and known is not None and goes_on:
             _add((Pointer(oid, one.size_bytes) for oid, one in before.items()), wanted)

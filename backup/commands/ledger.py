@@ -6,7 +6,7 @@ from datetime import datetime
 
 from backup.commands.entries import Result, carried, outcome_of
 from backup.model import Outcome, Repository, RunResult, Status
-from backup.vault.documents import Entry, ExportLine, Totals
+from backup.vault.documents import Entry, EntryDamage, ExportLine, Totals
 from backup.vault.manifest import Identity, newer
 
 _DONE: frozenset[Status] = frozenset({"captured", "unchanged", "empty"})
@@ -42,6 +42,36 @@ class Ledger:
         self.results[repository.kind, repository.host_id] = result
         if result.problem:
             self.problems.append(f"{repository.owner}/{repository.path}: {result.problem}")
+
+    def was_worked_on(self, identity: Identity) -> bool:
+        """Return whether a repository's state was brought up to date, or found to be."""
+        result = self.results.get(identity)
+        return result is not None and result.outcome.status in _DONE
+
+    def entry_now(self, entry: Entry) -> Entry:
+        """Return what is known of a repository now.
+
+        Args:
+            entry: what was known when the run began.
+        """
+        if (result := self.results.get(entry.identity)) is not None:
+            return result.entry
+        return self.marks.get(entry.identity, entry)
+
+    def note_damage(self, entry: Entry, damaged: tuple[EntryDamage, ...]) -> None:
+        """Note what is damaged of a repository in its entry.
+
+        Args:
+            entry: what was known when the run began.
+            damaged: what is known now.
+        """
+        identity = entry.identity
+        if (result := self.results.get(identity)) is not None:
+            made = result.entry.model_copy(update={"damaged": damaged})
+            self.results[identity] = replace(result, entry=made)
+        elif damaged or entry.damaged:
+            mark = self.marks.get(identity) or carried(entry)
+            self.marks[identity] = mark.model_copy(update={"damaged": damaged})
 
     def note_export(self, identity: Identity, line: ExportLine) -> None:
         """Note the export of a project that was worked on."""

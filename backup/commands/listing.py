@@ -1,8 +1,10 @@
 """What a vault holds: its snapshots and repositories, or one repository's history."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from backup.commands.drills import load_drill_state
 from backup.commands.finding import (
     Found,
     Snapshot,
@@ -16,10 +18,12 @@ from backup.commands.finding import (
 )
 from backup.commands.forget import forgotten_row
 from backup.commands.hidden import hidden_notes
+from backup.commands.known_damage import with_known_damage
 from backup.commands.lost_index import lost_index
 from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
 from backup.results import (
+    DamageNote,
     DrillNote,
     ForgottenRow,
     History,
@@ -30,7 +34,7 @@ from backup.results import (
 )
 from backup.vault.documents import Entry, Record
 from backup.vault.layout import Layout
-from backup.vault.manifest import Identity
+from backup.vault.manifest import Identity, State
 
 
 def list_vault(destination: Destination) -> VaultListing:
@@ -57,9 +61,9 @@ def list_vault(destination: Destination) -> VaultListing:
             raise lost.error
         notes += hidden_notes(originals, layout)
         forgotten += [forgotten_row(layout, line) for line in state.forgotten]
-        found = entries_of(layout, state)
+        found = entries_of(layout, _with_damage(destination, layout, state, now=now))
         drills = _last_drills(destination, layout, {one.entry.identity for one in found})
-        repositories += [_repository_row(one, drills) for one in found]
+        repositories += [_repository_row(destination, one, drills) for one in found]
     return VaultListing(
         tuple(map(_snapshot_row, everything)),
         tuple(sorted(repositories, key=lambda row: (row.host, row.owner, row.path, row.host_id))),
@@ -106,7 +110,20 @@ def list_history(destination: Destination, repository: str) -> History:
     found = find_repository(everything, repository)
     drills = _last_drills(destination, found.layout, {found.entry.identity})
     items = _items(destination, found)
-    return History(_repository_row(found, drills), tuple(reversed(items)), notes=tuple(notes))
+    known = with_known_damage(
+        destination,
+        found.layout,
+        {found.entry.identity: found.entry},
+        load_drill_state(destination, found.layout, now=now),
+    )
+    found = replace(found, entry=known[found.entry.identity])
+    row = _repository_row(destination, found, drills)
+    return History(row, tuple(reversed(items)), notes=tuple(notes))
+
+
+def _with_damage(destination: Destination, layout: Layout, state: State, *, now: datetime) -> State:
+    drills = load_drill_state(destination, layout, now=now)
+    return replace(state, entries=with_known_damage(destination, layout, state.entries, drills))
 
 
 def state_of(entry: Entry) -> str:
@@ -122,7 +139,9 @@ def state_of(entry: Entry) -> str:
     return "renamed" if entry.aliases else "ok"
 
 
-def _repository_row(found: Found, drills: Mapping[Identity, DrillNote]) -> RepositoryRow:
+def _repository_row(
+    destination: Destination, found: Found, drills: Mapping[Identity, DrillNote]
+) -> RepositoryRow:
     entry = found.entry
     state = state_of(entry)
     since, reason = None, ""
@@ -150,6 +169,13 @@ def _repository_row(found: Found, drills: Mapping[Identity, DrillNote]) -> Repos
         size_bytes=entry.chain_bytes,
         drill=drills.get(entry.identity),
         refs_not_selected=entry.refs_not_selected,
+        damaged=tuple(
+            DamageNote(
+                destination.uri(found.layout.key(one.key)), one.problem, one.found_at, one.accepted
+            )
+            for one in entry.damaged
+            if one.repaired_at is None
+        ),
     )
 
 
@@ -161,7 +187,8 @@ def _last_drills(
     for drill in newest_drills(destination, layout):
         for line in drill.checked:
             identity = line.kind, line.host_id
-            if identity in left:
+            # What could not be read was not proved: the time before counts.
+            if identity in left and not (line.ok and line.not_readable):
                 found[identity] = DrillNote(drill.depth, drill.finished_at, line.ok)
                 left.discard(identity)
         if not left:

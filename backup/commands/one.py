@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,10 +25,11 @@ from backup.commands.entries import (
 )
 from backup.commands.files import FileKeeper, Turns
 from backup.commands.hidden import hidden_words
+from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
 from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
-from backup.commands.stored_files import lost_files
+from backup.commands.stored_files import lost_files, promised_files
 from backup.errors import (
     AnswerLacksObjects,
     AuthenticationError,
@@ -65,13 +66,13 @@ from backup.plan import (
     why_files_are_due,
     why_not_unchanged,
 )
-from backup.vault.chain import missing, sizes, unlisted
+from backup.vault.chain import differing, missing, sizes, unlisted
 from backup.vault.documents import (
     Entry,
     Record,
     refs_digest,
 )
-from backup.vault.layout import folder_of
+from backup.vault.layout import folder_of, lfs_key
 from backup.vault.manifest import load_record
 
 _LOOKS = 3
@@ -225,16 +226,32 @@ def _failed(
     return replace(result, entry=result.entry.model_copy(update={"absence": None}))
 
 
-def chain_problem(entry: Entry, shop: Workshop) -> str:
-    """Look whether everything that gives an entry's repository back is in the vault."""
+def chain_damage(entry: Entry, shop: Workshop) -> tuple[tuple[str, str], ...]:
+    """List what is missing, or not as recorded, of all that gives an entry's repository back.
+
+    Returns:
+        Relative keys, each with what is wrong.
+    """
+    if entry.record is None:
+        return ()
     record, problem = _load_record(entry, shop)
     if record is None:
-        return problem and both(problem, _hidden(entry.record or "", shop))
+        return ((entry.record, both(problem, _hidden(entry.record, shop))),)
     stored = _stored(record, entry, shop)
-    problem, lost = _prove(record, entry, stored, shop)
-    if lost:
-        return f"{len(lost)} files of Git LFS are missing, first {lost[0].oid}"
-    return both(problem, _hidden(unlisted(record, entry.record or "", stored), shop))
+    found = dict(differing(record, stored))
+    if entry.record not in stored:
+        found = {entry.record: "it is missing"} | found
+    if found:
+        return tuple(
+            (key, problem if key in stored else both(problem, _hidden(key, shop)))
+            for key, problem in found.items()
+        )
+    means = shop.means
+    try:
+        lost = lost_files(means.destination, means.layout, record, shop.stored)
+    except (IntegrityError, ObjectNotFound) as error:
+        return ((entry.record, error.message),)
+    return tuple((lfs_key(one.oid), "it is missing") for one in lost)
 
 
 def _hidden(relative: str, shop: Workshop) -> str:
@@ -328,15 +345,24 @@ def _ask_and_capture(
     checked_at = shop.means.clock()
     digest = refs_digest(refs)
     why = why_not_unchanged(entry, digest=digest, selection=shop.selection)
-    broken = ""
-    if entry is not None and not why:
+    broken = damaged = ""
+    if entry is not None and not refs.empty:
+        damaged = why_begin_again(entry)
+    if entry is not None and not why and not damaged:
         looked = _look_after(repository, entry, shop, refs=refs, checked_at=checked_at)
         if isinstance(looked, Result):
             return looked
         broken, why = looked, f"the chain is broken: {looked}"
     with _slot(shop):
         plan, hidden = _plan(
-            repository, entry, shop, refs=refs, why=why, why_full=why_full, broken=broken
+            repository,
+            entry,
+            shop,
+            refs=refs,
+            why=damaged or why,
+            why_full=why_full,
+            broken=broken,
+            damaged=damaged,
         )
         if shop.dry_run:
             return planned(plan, entry)
@@ -344,9 +370,9 @@ def _ask_and_capture(
             name = f"{repository.owner}/{repository.path}"
             shop.events.capturing(name, plan.action, plan.reason)
             if refs.protocol_v2 or plan.action == "empty":
-                captured = _capture(plan, remote, shop)
+                captured = _capture(plan, remote, shop, entry)
             else:
-                plan, captured = _capture_from_mirror(plan, shop)
+                plan, captured = _capture_from_mirror(plan, shop, entry)
     result = captured_now(
         plan,
         captured,
@@ -365,16 +391,21 @@ def _look_after(
     """Say that nothing changed, after whatever is due, or why the chain must begin anew."""
     as_before = unchanged(repository, entry, refs, selection=shop.selection, checked_at=checked_at)
     due = why_files_are_due(entry, shop.selection)
-    if not due and not shop.prove_unchanged:
+    damaged = damaged_files(entry) if shop.selection.lfs else ()
+    prove = shop.prove_unchanged or was_missing(entry)
+    if not due and not prove and not damaged:
         return as_before
     record, problem = _load_record(entry, shop)
     lost: tuple[Pointer, ...] = ()
-    if record is not None and shop.prove_unchanged:
+    if record is not None and prove:
         problem, lost = _prove(record, entry, _stored(record, entry, shop), shop)
     if record is None or problem:
         return problem
     if lost and shop.selection.lfs and not due:
         due = f"{len(lost)} files of Git LFS are gone from the vault"
+    if damaged:
+        lost += _pointers(damaged, record, shop)
+        due = due or f"{len(damaged)} files of Git LFS are damaged in the vault"
     if not due:
         return as_before
     return _look_for_files(repository, as_before, record, shop, why=due, lost=lost)
@@ -389,12 +420,16 @@ def _plan(
     why: str,
     why_full: str,
     broken: str,
+    damaged: str,
 ) -> tuple[Plan, str]:
     """Make the plan, and say what of the last record's chain lies under a delete marker."""
     record, problem, lacks = None, "", ""
     stored: Mapping[str, int] = {}
     if entry is not None and entry.record is not None:
         record, problem = _load_record(entry, shop)
+        if any(one.key == entry.record for one in entry.damaged):
+            # It may be read, and be another's.
+            record, problem = None, damaged
         if record is None:
             lacks = entry.record
         elif not refs.empty:
@@ -407,6 +442,7 @@ def _plan(
         why=problem or why,
         why_full=why_full,
         broken=broken,
+        damaged=damaged,
         entry=entry,
         record=record,
         stored=stored,
@@ -443,21 +479,37 @@ def _stored(record: Record, entry: Entry, shop: Workshop) -> Mapping[str, int]:
     return stored
 
 
-def _capture(plan: Plan, remote: Remote, shop: Workshop) -> Captured:
+def _capture(plan: Plan, remote: Remote, shop: Workshop, entry: Entry | None) -> Captured:
     name = f"{plan.repository.owner}/{plan.repository.path}"
+    damaged: tuple[Pointer, ...] = ()
+    if entry is not None and plan.previous is not None:
+        damaged = _pointers(damaged_files(entry), plan.previous, shop)
     return capture(
         plan,
         remote,
         shop.means,
         transferred=lambda size: shop.events.transferred(name, size),
-        files=_keeper(plan.repository, shop) if shop.selection.lfs else None,
+        files=_keeper(plan.repository, shop, also=damaged) if shop.selection.lfs else None,
     )
 
 
 # --- Files of Git LFS ---
 
 
-def _keeper(repository: Repository, shop: Workshop) -> FileKeeper:
+def _pointers(oids: Collection[str], record: Record, shop: Workshop) -> tuple[Pointer, ...]:
+    """Return those of some files that a record says are stored."""
+    if not oids:
+        return ()
+    try:
+        promised = promised_files(shop.means.destination, shop.means.layout, record)
+    except (IntegrityError, ObjectNotFound):
+        return ()
+    return tuple(promised[oid] for oid in sorted(oids) if oid in promised)
+
+
+def _keeper(
+    repository: Repository, shop: Workshop, *, also: tuple[Pointer, ...] = ()
+) -> FileKeeper:
     name = f"{repository.owner}/{repository.path}"
 
     def again(error: BackupError, seconds: float) -> None:
@@ -467,6 +519,7 @@ def _keeper(repository: Repository, shop: Workshop) -> FileKeeper:
         shop.remotes.files(repository),
         shop.means,
         turns=shop.turns,
+        also=also,
         renew=shop.remotes.renew,
         again=again,
         transferred=lambda size: shop.events.transferred(name, size),
@@ -503,7 +556,7 @@ def _look_for_files(
     return files_looked_for(as_before, kept, record, captured=captured, why=why)
 
 
-def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
+def _capture_from_mirror(plan: Plan, shop: Workshop, entry: Entry | None) -> tuple[Plan, Captured]:
     means = shop.means
     with shop.remotes.open_mirror(plan.repository, disk=means.disk) as remote:
         mirrored = remote.list_refs()
@@ -511,7 +564,7 @@ def _capture_from_mirror(plan: Plan, shop: Workshop) -> tuple[Plan, Captured]:
             # The repository moved on while it was mirrored: what is there now is captured.
             refs = replace(mirrored, protocol_v2=False)
             plan = replace(plan, refs=refs, wants=refs.wanted())
-        return plan, _capture(plan, remote, shop)
+        return plan, _capture(plan, remote, shop, entry)
 
 
 @contextmanager

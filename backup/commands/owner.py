@@ -14,15 +14,16 @@ import backup
 from backup.capture import Means
 from backup.commands.clocks import Witnesses
 from backup.commands.condemning import condemned_files
+from backup.commands.damage_of_run import DamageOfRun
 from backup.commands.entries import Result, carried, failed, notes_on_files, outcome_of
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
 from backup.commands.files import Turns
-from backup.commands.finding import newest_drills, roots_of_same_owner
+from backup.commands.finding import roots_of_same_owner
 from backup.commands.hidden import hidden_documents
 from backup.commands.ledger import Ledger
 from backup.commands.locking import Locks
 from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
-from backup.commands.one import Workshop, back_up, chain_problem
+from backup.commands.one import Workshop, back_up, chain_damage
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes, is_local
 from backup.commands.replaced import LastExports
@@ -134,9 +135,18 @@ class OwnerRun:
         )
         # What was put in place of documents would be tonight's state, and soon all there is.
         self._documents = OriginalsDestination(destination)
+        self._turns = Turns(partial(condemned_files, destination, self._layout))
         self._state = State()
         self._seen_documents: tuple[DocumentName, ...] = ()
         self.ledger = Ledger()
+        self._damage = DamageOfRun(
+            destination,
+            self._layout,
+            self.ledger,
+            owner=identity.owner,
+            is_stored=lambda oid: self._turns.stored(oid) is not None,
+            clock=clock,
+        )
         self._dropped = False
         self._accepted: int | None = None
         self._selected = 0
@@ -176,21 +186,8 @@ class OwnerRun:
             self._save_checkpoint()
             self.ledger.fail("interrupted; the next run goes on from the last checkpoint")
         elif not self._options.dry_run:
-            self._look_for_drill()
+            self._damage.report(self._state.entries.values())
             self._publish()
-
-    def _look_for_drill(self) -> None:
-        """Find out when the vault was last verified, for the report alone."""
-        with suppress(DestinationError):
-            for drill in newest_drills(self._destination, self._layout):
-                self.last_drill = LastDrill(
-                    owner=self._source.identity.owner,
-                    depth=drill.depth,
-                    at=drill.finished_at,
-                    checked=len(drill.checked),
-                    damaged=len(drill.damaged),
-                )
-                return
 
     def give_up(self, error: BackupError) -> None:
         """Note that this owner could not be backed up at all."""
@@ -210,6 +207,18 @@ class OwnerRun:
 
         self._state = with_documents(documents, self._layout, load)
         require_same_source(self._state, self._source.identity)
+        entries = self._damage.load(self._state.entries, now=now)
+        self._state = replace(self._state, entries=entries)
+        for words in self._damage.notes:
+            self._note(words)
+        if (drill := self._damage.newest_drill) is not None:
+            self.last_drill = LastDrill(
+                owner=self._source.identity.owner,
+                depth=drill.depth,
+                at=drill.finished_at,
+                checked=len(drill.checked),
+                damaged=len(drill.damaged),
+            )
         self._accepted = self._state.accepted
         checked_at = self._state.vault_checked_at
         self._vault_check_due = (
@@ -426,7 +435,7 @@ class OwnerRun:
             pace=Pace(options.concurrency, stop=self._stop),
             prove_unchanged=self._vault_check_due,
             stored=self._stored,
-            turns=Turns(partial(condemned_files, self._destination, self._layout)),
+            turns=self._turns,
             max_drop_percent=options.max_drop_percent,
             accept_drop=options.accept_drop,
             dry_run=options.dry_run,
@@ -461,24 +470,22 @@ class OwnerRun:
         self.ledger.problems.append(problem)
 
     def _look_after_the_rest(self) -> None:
-        """Prove the chains of what was not selected or is gone: nobody else would notice."""
+        """Check the chains of what was not selected or is gone: nothing else would notice."""
         if not self._vault_check_due or self._dropped or self._options.dry_run:
             return
         shop = self._workshop()
         for identity, entry in self._state.entries.items():
-            result = self.ledger.results.get(identity)
-            worked = result is not None and result.outcome.status != "failed"
-            if worked or entry.record is None or not self._stop.may_begin:
+            if self.ledger.was_worked_on(identity) or entry.record is None:
                 continue
+            if not self._stop.may_begin:
+                return
             try:
-                problem = chain_problem(entry, shop)
+                found = chain_damage(entry, shop)
             except DestinationError as error:
-                problem = error.message
-            if problem:
-                self.ledger.problems.append(
-                    f"{self._source.identity.owner}/{entry.path} cannot be given back whole, "
-                    f"and nothing can be captured in its place now: {problem}"
-                )
+                name = f"{self._source.identity.owner}/{entry.path}"
+                self.ledger.problems.append(f"{name} could not be checked: {error.message}")
+                continue
+            self._damage.note_found(entry, found)
 
     def _export(self, selected: Sequence[Repository]) -> None:
         """Have projects exported in which anything happened since their last export."""

@@ -1,6 +1,7 @@
 """Tells whether a vault is fresh and whole: what a second place looks at, every day.
 
-Manifests are read, and a listing tells whether what they name is there. What bundles hold is not
+Manifests are read, what the last verifications noted, and a listing tells whether what manifests
+name is there. What bundles hold is not
 proved here.
 """
 
@@ -8,8 +9,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from backup.commands.clocks import disagreement
+from backup.commands.drills import load_drill_state
 from backup.commands.finding import require_roots
 from backup.commands.hidden import hidden_documents
+from backup.commands.known_damage import damage_hint, damage_words, standing, with_known_damage
 from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.presence import not_there
 from backup.destinations.originals import OriginalsDestination
@@ -29,7 +32,8 @@ def status(
     """Look at every owner of a vault, or at those that are named.
 
     A repository counts when its source still has it and the last run selected it. It is fresh when
-    its refs were asked for within the limit, and whole when all of it was captured.
+    its refs were asked for within the limit, and whole when all of it was captured. Known damage of
+    a current chain counts of every repository, unless it was accepted.
 
     Args:
         destination: where the vault lies.
@@ -75,6 +79,7 @@ def status(
             continue
         findings += _of_owner(name, state, limit=limit, now=now)
         findings += not_there(destination, layout, state, name=name)
+        findings += _of_damage(destination, layout, state, now=now)
     findings += [
         Finding("error", f"{owner}: nothing of it is in this vault", "check --owner, or run once")
         for owner in owners
@@ -142,6 +147,22 @@ def _of_owner(name: str, state: State, *, limit: datetime, now: datetime) -> Ite
         f"{name}: {fresh} of {len(counted)} repositories were checked in time"
         f"{last and f', the last run finished {last}'}",
     )
+
+
+def _of_damage(
+    destination: Destination, layout: Layout, state: State, *, now: datetime
+) -> Iterator[Finding]:
+    drills = load_drill_state(destination, layout, now=now)
+    entries = with_known_damage(destination, layout, state.entries, drills)
+    for entry in sorted(entries.values(), key=lambda one: (one.path, one.kind)):
+        name = f"{_name(layout, state)}/{entry.path}"
+        known = standing(entry)
+        if known.open:
+            fix = damage_hint(name, entry, known.open)
+            yield Finding("error", damage_words(name, known.open), fix, private=entry.private)
+        if known.accepted:
+            words = f"{name}: {len(known.accepted)} damaged objects are accepted"
+            yield Finding("info", words, private=entry.private)
 
 
 def _of_run(name: str, state: State, *, limit: datetime, now: datetime) -> Iterator[Finding]:

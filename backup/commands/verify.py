@@ -2,7 +2,12 @@
 
 ``objects`` compares listings with records, ``packs`` reads every bundle and lets git index it,
 ``restore`` rebuilds the newest state of every repository; both of these read every file of Git LFS,
-too. Nothing is mended here: the next run gives a damaged chain a new full by itself.
+too. Nothing is mended here. What is damaged is noted in the vault with what earlier drills found
+and what has not passed since: the next run takes a new full where a current chain needs it, and
+until then neither run nor status is a success.
+
+An object that lies in an archive cannot be read now. It is counted, and is neither damaged nor
+proved.
 """
 
 import tempfile
@@ -12,16 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
-import backup
 from backup.commands.documents_check import damaged_documents
+from backup.commands.drilling import Look, Looked, make_drill
+from backup.commands.drills import DrillState, load_drill_state
 from backup.commands.finding import forgotten_in_vault, require_roots, state_of_vault
 from backup.commands.hidden import hidden_documents, hidden_words
 from backup.commands.lost_index import LostIndex, lost_index
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
+from backup.commands.sampling import Candidate, choose
 from backup.commands.stored_files import problem_of, read_index
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
@@ -31,6 +37,7 @@ from backup.errors import (
     DocumentTooLarge,
     ExitCode,
     IntegrityError,
+    ObjectArchived,
     ObjectNotFound,
 )
 from backup.git.command import require_git
@@ -40,8 +47,6 @@ from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
 from backup.vault.documents import (
-    DamageLine,
-    Drill,
     DrillLine,
     Entry,
     ForgottenLine,
@@ -53,7 +58,6 @@ from backup.vault.layout import (
     Layout,
     bundles_beside,
     lfs_key,
-    new_snapshot_id,
 )
 from backup.vault.manifest import (
     Identity,
@@ -68,13 +72,15 @@ class VerifyRequest:
     """What to prove.
 
     Attributes:
-        sample_percent: so much of the repositories, another part each day: with 5 each of them has
-            had its turn after 20 days.
+        sample_percent: the percentage of the repositories to look at, those first that were not
+            looked at for the longest time: with 5 each of them has had its turn after 20 drills.
+        sample_bytes: look at no more than that many bytes of bundles; None for no limit.
         concurrency: how many repositories are looked at at once.
     """
 
     depth: Depth
     sample_percent: int = 100
+    sample_bytes: int | None = None
     concurrency: int = 4
 
 
@@ -92,15 +98,11 @@ class _Repository:
     name: str
     identity: Identity
     private: bool = False
+    unproven: bool = False
+    chain_bytes: int = 0
     newest: str = ""
     snapshots: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Result:
-    line: DrillLine
-    damaged: list[Damage]
 
 
 def verify(
@@ -125,40 +127,41 @@ def verify(
     """
     require_git()
     damaged: list[Damage] = []
+    not_readable: list[str] = []
     checked = 0
     originals = OriginalsDestination(destination)
     for layout in require_roots(originals):
         began = clock()
-        one = _Root(originals, layout, request, events=events, stop=stop)
-        results = one.run(began)
+        drills = load_drill_state(originals, layout, now=began)
+        one = _Root(originals, layout, request, drills, events=events, stop=stop)
+        results = one.run()
         checked += len(results)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
         found = _together(found)
         damaged += found
-        drill = Drill(
-            format=1,
-            document="drill",
-            snapshot_id=new_snapshot_id(began),
-            started_at=began,
-            finished_at=clock(),
-            version=backup.__version__,
+        archived = sorted(set().union(*(result.archived for result in results)))
+        not_readable += [destination.uri(layout.key(key)) for key in archived]
+        drill = make_drill(
+            drills,
+            results,
+            [(one.key_of(damage), damage) for damage in found],
+            there=one.there,
+            knows_all=not one.damaged,
             depth=request.depth,
-            checked=tuple(result.line for result in results),
-            damaged=tuple(_line(destination, layout, one) for one in found),
+            began=began,
+            ended=clock(),
         )
+        if drill.standing:
+            events.note(
+                f"{len(drill.standing)} objects that earlier verifications found damaged still "
+                "count as damaged: this one did not look at them, or not so deep"
+            )
         try:
             destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
         except (DestinationError, DocumentTooLarge) as error:
             events.note(f"the result is not noted in the vault: {error.message}")
     code = ExitCode.DAMAGED if damaged else ExitCode.DONE
-    return VerifyReport(request.depth, checked, tuple(damaged), code)
-
-
-def _line(destination: Destination, layout: Layout, one: Damage) -> DamageLine:
-    relative = one.uri.removeprefix(destination.uri(layout.key("x"))[:-1])
-    return DamageLine(
-        key=relative, problem=one.problem, repositories=one.repositories, snapshots=one.snapshots
-    )
+    return VerifyReport(request.depth, checked, tuple(damaged), code, tuple(not_readable))
 
 
 class _Root:
@@ -169,6 +172,7 @@ class _Root:
         destination: OriginalsDestination,
         layout: Layout,
         request: VerifyRequest,
+        drills: DrillState,
         *,
         events: Events,
         stop: Stop,
@@ -176,24 +180,34 @@ class _Root:
         self._destination = destination
         self._layout = layout
         self._request = request
+        self._drills = drills
         self._events = events
         self._stop = stop
         # Half a million of each in a large vault: no more than must be known.
         self._sizes: dict[str, int] = {}
         self._versions: dict[str, str] = {}
-        # Files of Git LFS that were looked at, each by its id, and what is wrong with it.
-        self._files: dict[str, str] = {}
+        # Files of Git LFS that were looked at, each by its id, and what is wrong with it; None for
+        # one that lies in an archive.
+        self._files: dict[str, str | None] = {}
         self._lock = Lock()
         self._manifests_read = 0
+        self.there: frozenset[Identity] = frozenset()
         self.damaged: list[Damage] = []
 
-    def run(self, now: datetime) -> list[_Result]:
+    def run(self) -> list[Looked]:
         everything = self._repositories()
-        chosen = [
-            one
-            for one in everything
-            if is_in_sample(one.identity, percent=self._request.sample_percent, day=now.toordinal())
-        ]
+        self.there = frozenset(one.identity for one in everything)
+        turns = choose(
+            [
+                Candidate(one.identity, one.name, one.newest, one.unproven, one.chain_bytes)
+                for one in everything
+            ],
+            self._drills,
+            depth=self._request.depth,
+            percent=self._request.sample_percent,
+            most_bytes=self._request.sample_bytes,
+        )
+        chosen = [one for one in everything if one.identity in turns]
         self._look_for_overwritten()
         # Listed after the manifests were read: what they name was written before them.
         self._look(versions=any(any(one.versions.values()) for one in everything))
@@ -206,7 +220,7 @@ class _Root:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _without_pruned(self, results: list[_Result]) -> list[_Result]:
+    def _without_pruned(self, results: list[Looked]) -> list[Looked]:
         """Take back what is said of snapshots that somebody has pruned meanwhile."""
         if not self.damaged and not any(result.damaged for result in results):
             return results
@@ -215,9 +229,19 @@ class _Root:
         self.damaged = _of_snapshots(self.damaged, there)
         found = [(result, _of_snapshots(result.damaged, there)) for result in results]
         return [
-            _Result(result.line.model_copy(update={"ok": not damaged}), damaged)
+            replace(
+                result, line=result.line.model_copy(update={"ok": not damaged}), damaged=damaged
+            )
             for result, damaged in found
         ]
+
+    def key_of(self, one: Damage) -> str:
+        """Return the key of a damaged object, relative to the root."""
+        start = self._destination.uri(self._layout.key("x"))[:-1]
+        return one.uri.removeprefix(start)
+
+    def _keys(self, damaged: Iterable[Damage]) -> set[str]:
+        return {self.key_of(one) for one in damaged}
 
     def _repositories(self) -> list[_Repository]:
         """Read every manifest; one that cannot be read is damage of its own."""
@@ -239,6 +263,7 @@ class _Root:
                     one = found[stored.identity] = _Repository("", stored.identity)
                 one.name = f"{self._layout.prefix}{stored.path}"
                 one.private = stored.private
+                one.unproven, one.chain_bytes = stored.unproven, stored.chain_bytes
                 one.newest = stored.record
                 one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
                 one.versions[stored.record] = stored.record_version_id
@@ -331,27 +356,31 @@ class _Root:
 
     # --- One repository --------------------------------------------------------------------------
 
-    def _look_at(self, one: _Repository) -> _Result:
+    def _look_at(self, one: _Repository) -> Looked:
         began = time.monotonic()
         self._events.capturing(one.name, "verify", self._request.depth)
+        look = Look()
         try:
-            records, damaged = self._read_records(one, all_of_them=self._request.depth != "objects")
+            records, damaged = self._read_records(
+                one, look, all_of_them=self._request.depth != "objects"
+            )
             problems = self._compare(records)
             is_quick = self._request.depth == "objects"
-            if is_quick and (problems or self._check_files(one, records, without=problems)):
+            if is_quick and (problems or self._check_files(one, records, look, without=problems)):
                 # Who depends on what is damaged stands in the records that were passed over.
-                records, damaged = self._read_records(one, all_of_them=True)
+                records, damaged = self._read_records(one, look, all_of_them=True)
                 problems = self._compare(records)
             if self._request.depth == "packs":
-                problems |= self._index(records, without=problems)
+                problems |= self._index(records, look, without=problems)
             damaged += self._dependants(one, records, problems)
-            damaged += self._check_files(one, records, without=problems)
+            damaged += self._check_files(one, records, look, without=problems)
             newest = records.get(one.newest)
             is_there = newest and problems.keys().isdisjoint(line.key for line in newest.chain)
             if self._request.depth == "restore" and is_there:
-                damaged += self._rebuild(one, records)
+                damaged += self._rebuild(one, records, look)
         finally:
             self._events.ended(one.name)
+        look.note_needed(self._drills.standing, one.snapshots, records.values())
         kind, host_id = one.identity
         seconds = time.monotonic() - began
         line = DrillLine(
@@ -359,12 +388,24 @@ class _Root:
             kind=kind,
             record=one.newest,
             ok=not damaged,
+            not_readable=len(look.archived),
             duration_seconds=seconds,
         )
-        return _Result(line, damaged)
+        return Looked(
+            line,
+            [replace(damage, holders=(one.identity,)) for damage in damaged],
+            needed=None if look.unreadable_record else frozenset(look.needed),
+            sound=look.sound(
+                self._drills.standing,
+                depth=self._request.depth,
+                damaged=self._keys(damaged),
+                newest=records.get(one.newest),
+            ),
+            archived=frozenset(look.archived),
+        )
 
     def _read_records(
-        self, one: _Repository, *, all_of_them: bool
+        self, one: _Repository, look: Look, *, all_of_them: bool
     ) -> tuple[dict[str, Record], list[Damage]]:
         """Read the records that manifests name, the newest first.
 
@@ -381,6 +422,7 @@ class _Root:
             snapshots = tuple(one.snapshots[key])
             if problem := self._differs(key, version_id=one.versions[key]):
                 damaged.append(Damage(uri, problem, (one.name,), snapshots, one.private))
+                look.unreadable_record = True
                 continue
             self._stop.check()
             try:
@@ -392,8 +434,13 @@ class _Root:
                     identity=one.identity,
                     name=one.name,
                 )
+            except ObjectArchived:
+                look.archived.add(key)
+                look.unreadable_record = True
+                continue
             except IntegrityError as error:
                 damaged.append(Damage(uri, error.message, (one.name,), snapshots, one.private))
+                look.unreadable_record = True
                 continue
             if all_of_them or covered.isdisjoint(bundles_beside(key)):
                 records[key] = record
@@ -429,7 +476,7 @@ class _Root:
         return ""
 
     def _index(
-        self, records: Mapping[str, Record], *, without: Mapping[str, str]
+        self, records: Mapping[str, Record], look: Look, *, without: Mapping[str, str]
     ) -> dict[str, str]:
         """Read every bundle once and let git index its pack."""
         problems = {}
@@ -451,18 +498,28 @@ class _Root:
                         connected=False,
                         where=uri,
                     )
+                except ObjectArchived:
+                    look.archived.add(key)
                 except IntegrityError as error:
                     problems[key] = error.message
+                else:
+                    look.indexed.add(key)
         return problems
 
     def _check_files(
-        self, one: _Repository, records: Mapping[str, Record], *, without: Mapping[str, str]
+        self,
+        one: _Repository,
+        records: Mapping[str, Record],
+        look: Look,
+        *,
+        without: Mapping[str, str],
     ) -> list[Damage]:
         """Look for the files of Git LFS that records promise; at deeper depths read them.
 
         Args:
             one: the repository.
             records: of it, by their keys.
+            look: takes up what is seen on the way.
             without: objects that are known to be damaged.
         """
         problems: dict[str, str] = {}
@@ -470,15 +527,22 @@ class _Root:
         indexes: dict[str, dict[str, Pointer]] = {}
         for key, record in records.items():
             for line in record.chain:
+                if line.lfs is not None and line.lfs in without:
+                    look.unreadable_record = True
                 if line.lfs is None or line.lfs in without or line.lfs in indexes:
                     continue
                 self._stop.check()
                 try:
                     indexes[line.lfs] = read_index(self._destination, self._layout, line.lfs)
+                except ObjectArchived:
+                    indexes[line.lfs] = {}
+                    look.archived.add(line.lfs)
+                    look.unreadable_record = True
                 except IntegrityError as error:
+                    look.unreadable_record = True
                     indexes[line.lfs] = {}
                     problems[line.lfs] = error.message
-            for relative in self._bad_files(record, indexes, problems):
+            for relative in self._bad_files(record, indexes, problems, look):
                 snapshots.setdefault(relative, set()).update(one.snapshots[key])
         return [
             Damage(
@@ -496,6 +560,7 @@ class _Root:
         record: Record,
         indexes: Mapping[str, Mapping[str, Pointer]],
         problems: dict[str, str],
+        look: Look,
     ) -> Iterator[str]:
         """Yield the keys of what is wrong with a record's files, and note in `problems` what."""
         yield from (line.lfs for line in record.chain if line.lfs in problems)
@@ -504,16 +569,25 @@ class _Root:
         missing = {one.oid for one in record.lfs.not_stored}
         for line in record.chain:
             for oid, pointer in indexes.get(line.lfs or "", {}).items():
-                if oid not in missing and (problem := self._file_problem(pointer)):
-                    problems[lfs_key(oid)] = problem
-                    yield lfs_key(oid)
+                if oid in missing:
+                    continue
+                key = lfs_key(oid)
+                if key in self._drills.standing:
+                    look.needed.add(key)
+                problem = self._file_problem(pointer)
+                if problem is None:
+                    look.archived.add(key)
+                elif problem:
+                    problems[key] = problem
+                    yield key
 
-    def _file_problem(self, pointer: Pointer) -> str:
+    def _file_problem(self, pointer: Pointer) -> str | None:
+        """Say what is wrong with a file; empty where nothing is, None where it is archived."""
         oid = pointer.oid
         with self._lock:
-            known = self._files.get(oid)
-        if known is not None:
-            return known
+            if oid in self._files:
+                return self._files[oid]
+        problem: str | None
         size = self._sizes.get(lfs_key(oid))
         if size is None:
             problem = "it is missing"
@@ -522,7 +596,10 @@ class _Root:
         else:
             self._stop.check()
             # Anybody can commit a pointer that has another size.
-            problem = problem_of(self._destination, self._layout, oid)
+            try:
+                problem = problem_of(self._destination, self._layout, oid)
+            except ObjectArchived:
+                problem = None
         with self._lock:
             self._files[oid] = problem
         return problem
@@ -545,7 +622,7 @@ class _Root:
             damaged.append(Damage(uri, problem, (one.name,), tuple(sorted(snapshots)), one.private))
         return damaged
 
-    def _rebuild(self, one: _Repository, records: Mapping[str, Record]) -> list[Damage]:
+    def _rebuild(self, one: _Repository, records: Mapping[str, Record], look: Look) -> list[Damage]:
         """Rebuild the newest state; what fails is put down to the bundles that are damaged."""
         record = records[one.newest]
         with _scratch() as folder:
@@ -558,12 +635,18 @@ class _Root:
                     transferred=lambda size: self._events.transferred(one.name, size),
                     stop=self._stop,
                 )
+            except ObjectArchived:
+                problem = ""
             except IntegrityError as error:
                 problem = error.message
             else:
+                look.rebuilt = True
                 return []
-        if problems := self._index({one.newest: record}, without={}):
+        if problems := self._index({one.newest: record}, look, without={}):
             return self._dependants(one, records, problems)
+        if not problem:
+            # Nothing more can be said before what is archived is thawed.
+            return []
         # Every bundle is as it was stored, and still they do not make the repository.
         uri = self._destination.uri(self._layout.key(one.newest))
         return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
@@ -582,6 +665,7 @@ def _together(damaged: Iterable[Damage]) -> list[Damage]:
             repositories=tuple(sorted({*known.repositories, *one.repositories})),
             snapshots=tuple(sorted({*known.snapshots, *one.snapshots})),
             private=known.private or one.private,
+            holders=tuple(sorted({*known.holders, *one.holders})),
         )
     return [*found.values()]
 
@@ -594,19 +678,6 @@ def _of_snapshots(damaged: list[Damage], there: set[str]) -> list[Damage]:
         if snapshots or not one.snapshots:
             kept.append(replace(one, snapshots=snapshots))
     return kept
-
-
-def is_in_sample(identity: Identity, *, percent: int, day: int) -> bool:
-    """Tell whether it is a repository's turn: one in every 100 / percent days, rounded up.
-
-    Args:
-        identity: kind and the forge's id.
-        percent: 1 to 100.
-        day: the number of the day.
-    """
-    rounds = -(-100 // percent)
-    number = int.from_bytes(sha256("/".join(identity).encode()).digest()[:8], "big")
-    return number % rounds == day % rounds
 
 
 @contextmanager

@@ -15,6 +15,7 @@ Command = Literal[
     "plan",
     "finalise",
     "forget",
+    "accept-damage",
 ]
 ActionCommand = Literal["run", "verify", "prune", "status", "doctor", "plan", "finalise"]
 Provider = Literal["github", "gitlab", "bitbucket", "git", "folder"]
@@ -49,6 +50,7 @@ WORKING_COMMANDS: tuple[Command, ...] = (
     "doctor",
     "login",
     "forget",
+    "accept-damage",
 )
 WORKING_FORGES: tuple[Forge, ...] = ("github", "gitlab", "bitbucket")
 METADATA_KINDS = (
@@ -75,6 +77,7 @@ READING_COMMANDS: tuple[Command, ...] = (
     "status",
     "report",
     "forget",
+    "accept-damage",
 )
 VAULT_COMMANDS: tuple[Command, ...] = (*WRITING_COMMANDS, *READING_COMMANDS)
 FORGE_COMMANDS: tuple[Command, ...] = (*SOURCE_COMMANDS, "login")

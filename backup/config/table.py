@@ -240,7 +240,7 @@ class Config(SourceInputs):
         BOOLEAN,
         "Say what would be done and why, and write nothing.",
         group="Behaviour",
-        commands=("run", "prune", "forget"),
+        commands=("run", "prune", "forget", "accept-damage"),
         default="false",
         available=True,
     )
@@ -270,10 +270,19 @@ class Config(SourceInputs):
     )
     sample_percent: int = declare(
         whole(1, 100, metavar="PERCENT"),
-        "Verify only so much of the repositories, another part each day.",
+        "Verify this percentage of the repositories: those first that were not verified to this "
+        "depth for the longest time.",
         group="Behaviour",
         commands=("verify",),
         default="100",
+        available=True,
+    )
+    sample_bytes: int | None = optional(
+        whole(1, 10**15, metavar="BYTES"),
+        "Verify repositories whose bundles have no more than these bytes together, chosen in the "
+        "same order; one at least.",
+        group="Behaviour",
+        commands=("verify",),
         available=True,
     )
     depth: Depth = declare(
@@ -472,6 +481,7 @@ class Config(SourceInputs):
             "plan",
             "finalise",
             "forget",
+            "accept-damage",
         ),
         default="false",
         available=True,

@@ -30,6 +30,7 @@ from backup.secret import Secret
 # As `backup.vault.layout` and `backup.vault.manifest` have them.
 _MANIFESTS = "/snapshots/"
 _CHECKPOINTS = "/checkpoints/"
+_ACCEPTED = "/accepted/"
 _FORGOTTEN = ".forgotten."
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}(?=\.)", re.ASCII)
 _ID_TIME = "%Y%m%dT%H%M%SZ"
@@ -70,7 +71,7 @@ class OriginalsDestination:
 
     def _first(self, key: Key) -> str | None:
         folder = key[: key.rindex("/") + 1]
-        if not folder.endswith((_MANIFESTS, _CHECKPOINTS)):
+        if not folder.endswith((_MANIFESTS, _CHECKPOINTS, _ACCEPTED)):
             return None
         found = self._versions(folder).get(key)
         return None if found is None else found.first

@@ -221,8 +221,13 @@ def _status(config: Config, runner: Runner) -> int:
 def _verify(config: Config, runner: Runner) -> int:
     from backup.commands.verify import verify
     from backup.report.hiding import CountingEvents, hide_private_damage
-    from backup.report.terminal import TerminalEvents, log_console, print_verify
-    from backup.results import Finding
+    from backup.report.terminal import (
+        TerminalEvents,
+        log_console,
+        not_readable_words,
+        print_verify,
+    )
+    from backup.results import DAMAGE_HINT, Finding
 
     stop = make_stop(config)
     hides = _hides_names(config)
@@ -248,10 +253,11 @@ def _verify(config: Config, runner: Runner) -> int:
             Finding(
                 "error",
                 f"{one.uri}: {one.problem}; {len(one.snapshots)} snapshots depend on it",
-                "the next run makes a new full; restore what was before with --at",
+                DAMAGE_HINT,
             )
             for one in shown.damaged
         ),
+        *((Finding("info", not_readable_words(report)),) if report.not_readable else ()),
         Finding("info", words),
     ]
     heading = "✅ Nothing is damaged" if is_well else "❌ Stored data is damaged"

@@ -25,6 +25,7 @@ from backup.config import (
 from backup.doors.alerts import alerts
 from backup.doors.consumer import log_in, with_consumer
 from backup.doors.opening import (
+    caller_of,
     look_at_destination,
     make_stop,
     network_settings,
@@ -277,6 +278,24 @@ def _forget(config: Config, arguments: tuple[str, ...]) -> int:
     return ExitCode.DONE
 
 
+def _accept_damage(config: Config, arguments: tuple[str, ...]) -> int:
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"unexpected argument {arguments[1]!r}" if arguments else "REPOSITORY is missing",
+            hint="accept-damage takes one REPOSITORY",
+        )
+    repository = _repository(arguments[0])
+    from backup.commands.accepting import AcceptRequest, accept_damage
+    from backup.report.document import accept_document
+    from backup.report.terminal import print_accept
+
+    request = AcceptRequest(repository, dry_run=config.dry_run, by=caller_of(config))
+    with open_destination(config, Stop()) as destination:
+        report = accept_damage(destination, request, now=datetime.now(UTC))
+    _answer(config, accept_document(report), lambda console: print_accept(report, console))
+    return ExitCode.DONE
+
+
 def _login(config: Config, arguments: tuple[str, ...]) -> int:
     if arguments != ("bitbucket",):
         given = " ".join(arguments)
@@ -304,6 +323,7 @@ _COMMANDS: Mapping[Command, Callable[[Config, tuple[str, ...]], int]] = {
     "doctor": _doctor,
     "login": _login,
     "forget": _forget,
+    "accept-damage": _accept_damage,
 }
 
 

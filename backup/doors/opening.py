@@ -88,6 +88,7 @@ def verify_request(config: Config) -> "VerifyRequest":
     return VerifyRequest(
         depth=config.depth,
         sample_percent=config.sample_percent,
+        sample_bytes=config.sample_bytes,
         concurrency=config.concurrency,
     )
 

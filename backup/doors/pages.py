@@ -49,7 +49,9 @@ PAGES: Mapping[Command, Page] = {
         "repo-backup verify --from ./vault\n"
         "repo-backup verify --from s3://bucket/git --depth restore --sample-percent 5",
         text="Damage is named with every snapshot that depends on it, and ends with exit code 4. "
-        "The result is noted in the vault.",
+        "The result is noted in the vault: the next run takes a new full where the newest state is "
+        "damaged, and until then runs and status end with 3. Objects in an archive are counted, "
+        "and are no damage.",
     ),
     "prune": Page(
         "Delete the snapshots that no rule keeps, and what nothing needs any more.",
@@ -68,6 +70,16 @@ PAGES: Mapping[Command, Page] = {
         text="REPOSITORY is its present name, letter for letter, or its id. From then on nothing "
         "lists or restores it; prune deletes its objects when its grace is over. While its source "
         "lists it, the next run begins it anew: leave it out with --exclude.",
+    ),
+    "accept-damage": Page(
+        "Keep what can still be restored of a damaged repository that its source has no more.",
+        "repo-backup accept-damage acme/widgets --from ./vault --dry-run\n"
+        "repo-backup accept-damage acme/widgets --from s3://bucket/git",
+        arguments="REPOSITORY",
+        text="REPOSITORY is its present name, letter for letter, or its id. What verify found "
+        "damaged of its newest state makes every run partial until a new full is taken. Where none "
+        "can be, this accepts what is known to be damaged now, and nothing that is found later. "
+        "Nothing is deleted; list shows the mark.",
     ),
     "doctor": Page(
         "Look for mistakes in a set-up before they cost a night.",
@@ -89,8 +101,9 @@ PAGES: Mapping[Command, Page] = {
         "Tell whether a vault is fresh and whole, for a monitor or a second place.",
         "repo-backup status --from ./vault\n"
         "repo-backup status --from s3://bucket/git --max-age-hours 26 --json",
-        text="Reads manifests alone. What is gone at its source, was not selected or is blocked "
-        "for good is not counted.",
+        text="Reads manifests, and what the last verifications noted. What is gone at its source, "
+        "was not selected or is blocked for good is not counted, but for damage that nobody has "
+        "accepted.",
     ),
 }
 EXIT_CODES = (

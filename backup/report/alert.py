@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from backup.errors import ExitCode
 from backup.model import RunReport, RunResult
-from backup.results import Finding, PruneReport, VerifyReport
+from backup.results import DAMAGE_HINT, Finding, PruneReport, VerifyReport
 
 _MOST_LINES = 20
 # Amazon SNS API Reference, "Publish": printable ASCII, shorter than 100, beginning with no blank.
@@ -77,7 +77,7 @@ def alert_of_verify(report: VerifyReport) -> Alert:
             for one in report.damaged
         ]
     )
-    lines += ["", "The next run makes a new full; what was before is restored with --at."]
+    lines += ["", f"What follows: {DAMAGE_HINT}."]
     return _alert("failed", "Backup verification: stored data is damaged", lines)
 
 

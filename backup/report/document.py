@@ -10,6 +10,8 @@ from typing import Any
 
 from backup.model import ChangeKind, Outcome, RefChange, RunReport
 from backup.results import (
+    AcceptedRow,
+    AcceptReport,
     Finding,
     ForgetReport,
     ForgottenRow,
@@ -134,6 +136,15 @@ def _repository(row: RepositoryRow) -> JsonObject:
         "bytes": row.size_bytes,
         "drill": drill and {"depth": drill.depth, "at": _time(drill.at), "ok": drill.ok},
         "refs_not_selected": dict(row.refs_not_selected),
+        "damaged": [
+            {
+                "uri": one.uri,
+                "problem": one.problem,
+                "found_at": _time(one.found_at),
+                "accepted": one.accepted,
+            }
+            for one in row.damaged
+        ],
     }
 
 
@@ -210,6 +221,7 @@ def verify_document(report: VerifyReport) -> JsonObject:
             }
             for one in report.damaged
         ],
+        "not_readable_now": list(report.not_readable),
     }
 
 
@@ -267,6 +279,24 @@ def forget_document(report: ForgetReport) -> JsonObject:
         "is_listed": report.is_listed,
         "folders": list(report.folders),
         "left": list(report.left),
+    }
+
+
+def accept_document(report: AcceptReport) -> JsonObject:
+    """Make what damage of a repository was accepted."""
+
+    def rows(some: Sequence[AcceptedRow]) -> list[JsonObject]:
+        return [{"uri": one.uri, "problem": one.problem} for one in some]
+
+    return {
+        "dry_run": report.dry_run,
+        "repository": report.repository,
+        "host": report.host,
+        "host_id": report.host_id,
+        "kind": report.kind,
+        "accepted": rows(report.accepted),
+        "accepted_before": rows(report.before),
+        "is_within_reach": report.is_within_reach,
     }
 
 

@@ -138,6 +138,8 @@ def hide_private_damage(report: VerifyReport) -> VerifyReport:
     hidden = ("a private repository",)
     return replace(
         report,
+        # Whose they are is not known here.
+        not_readable=("an archived object",) * len(report.not_readable),
         damaged=tuple(
             replace(one, uri=hidden[0], problem="it is damaged", repositories=hidden)
             if one.private

@@ -27,6 +27,8 @@ from rich.text import Text
 from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
 from backup.refs import tell_not_selected
 from backup.results import (
+    DAMAGE_HINT,
+    AcceptReport,
     DrillNote,
     Finding,
     ForgetReport,
@@ -391,9 +393,21 @@ def print_verify(report: VerifyReport, console: Console) -> None:
     words = f"{report.checked} repositories verified ({report.depth})"
     if report.damaged:
         _line(console, f"{words}: {len(report.damaged)} objects are damaged", style="bold red")
-        _line(console, "hint: the next run makes new fulls; earlier snapshots may still restore")
+        _line(console, f"hint: {DAMAGE_HINT}")
     else:
         _line(console, f"{words}: nothing is damaged", style="green")
+    if report.not_readable:
+        _line(console, f"note: {not_readable_words(report)}", style="yellow")
+
+
+def not_readable_words(report: VerifyReport) -> str:
+    """Say how much a verification could not read, and what that means."""
+    number = len(report.not_readable)
+    objects = "1 object is" if number == 1 else f"{number} objects are"
+    return (
+        f"{objects} archived and not readable now: nothing was proved of what needs them, "
+        "and nothing is known to be wrong with it"
+    )
 
 
 def print_prune(report: PruneReport, console: Console) -> None:
@@ -451,6 +465,21 @@ def print_forget(report: ForgetReport, console: Console) -> None:
     _line(console, f"prune deletes its objects when its grace is over ({size} and more), from")
     for folder in report.folders:
         _line(console, f"  {folder}")
+
+
+def print_accept(report: AcceptReport, console: Console) -> None:
+    """Print what damage was accepted, and what follows from it."""
+    for one in (*report.before, *report.accepted):
+        _line(console, f"damaged: {one.uri}: {one.problem}", style="red")
+    if not report.accepted:
+        _line(console, f"the damage of {report.repository} was accepted before")
+    elif report.dry_run:
+        _line(console, f"dry run: the damage of {report.repository} would be accepted")
+    else:
+        _line(console, f"the damage of {report.repository} is accepted", style="green")
+        _line(console, "what can still be restored is kept; other damage is told as before")
+    if report.is_within_reach:
+        _line(console, "note: its source still gives it: the next run takes a new full")
 
 
 def prune_words(report: PruneReport) -> str:
@@ -535,7 +564,11 @@ def _changed(item: HistoryItem) -> str:
 def _state(row: RepositoryRow) -> str:
     words = {"not-listed": "not listed", "renamed": f"renamed from {row.renamed_from}"}
     state = words.get(row.state, row.state)
-    return state if row.since is None else f"{state} since {row.since:%Y-%m-%d}"
+    if row.since is not None:
+        state = f"{state} since {row.since:%Y-%m-%d}"
+    if any(not one.accepted for one in row.damaged):
+        return f"{state}, damaged"
+    return f"{state}, damage accepted" if row.damaged else state
 
 
 def _proved(drill: DrillNote) -> str:

@@ -1,9 +1,27 @@
 """Which bundles, in which order, give back a repository; and whether they are all there. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from backup.model import StoredObject
 from backup.vault.documents import BundleLine, Record
+
+
+def differing(record: Record, stored: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield each object of a chain that is not stored as recorded, and what is wrong with it.
+
+    Args:
+        record: whose chain it is.
+        stored: relative key to size in bytes, as listed.
+    """
+    for bundle in record.chain:
+        size = stored.get(bundle.key)
+        if size is None:
+            yield bundle.key, "it is missing"
+        elif size != bundle.size_bytes:
+            yield bundle.key, f"it has {size} bytes, recorded were {bundle.size_bytes}"
+        for key in bundle.documents:
+            if key not in stored:
+                yield key, "it is missing"
 
 
 def missing(record: Record, stored: Mapping[str, int]) -> str:
@@ -16,15 +34,8 @@ def missing(record: Record, stored: Mapping[str, int]) -> str:
     Returns:
         What is wrong with the first bundle that is not as recorded, or an empty string.
     """
-    for bundle in record.chain:
-        size = stored.get(bundle.key)
-        if size is None:
-            return f"{bundle.key} is missing"
-        if size != bundle.size_bytes:
-            return f"{bundle.key} has {size} bytes, recorded were {bundle.size_bytes}"
-        for key in bundle.documents:
-            if key not in stored:
-                return f"{key} is missing"
+    for key, problem in differing(record, stored):
+        return f"{key}{problem.removeprefix('it')}"
     return ""
 
 
@@ -40,7 +51,7 @@ def unlisted(record: Record, record_key: str, stored: Mapping[str, int]) -> str:
     """
     needed = [record_key]
     for bundle in record.chain:
-        needed += [bundle.key] if bundle.lfs is None else [bundle.key, bundle.lfs]
+        needed += [bundle.key, *bundle.documents]
     return next((key for key in needed if key not in stored), "")
 
 

@@ -92,6 +92,7 @@ SnapshotId = Annotated[str, AfterValidator(_timely)]
 Stem = Annotated[str, AfterValidator(_stem)]
 Path = Annotated[str, AfterValidator(_segments)]
 RelativeKey = Annotated[str, AfterValidator(_relative)]
+Depth = Literal["objects", "packs", "restore"]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -185,6 +186,22 @@ class ForgottenLine(Part):
         return self.kind, self.host_id
 
 
+class EntryDamage(Part):
+    """A damaged object that the current chain of a repository needs."""
+
+    key: RelativeKey
+    problem: str
+    depth: Depth = "objects"
+    found_at: Time
+    found_by: Literal["run", "verify"] = "verify"
+    accepted: bool = Field(
+        default=False, description="what can still be restored is kept: somebody accepted it"
+    )
+    repaired_at: Time | None = Field(
+        None, description="when a run stored this file of Git LFS again; no drill has read it since"
+    )
+
+
 class Entry(Part):
     """One repository in a manifest: its state, and what the run did with it."""
 
@@ -221,6 +238,9 @@ class Entry(Part):
     unproven: bool = Field(
         default=False,
         description="what is in a pack of the chain was never looked at: its check is trailer",
+    )
+    damaged: tuple[EntryDamage, ...] = Field(
+        (), description="objects of the current chain that are known to be missing or damaged"
     )
     absence: AbsenceLine | None = None
     not_selected: bool = Field(default=False, description="left out by a filter of this run")
@@ -513,6 +533,18 @@ class Condemned(Part):
     objects: tuple[CondemnedLine, ...] = Field(description="sorted by key")
 
 
+class HolderLine(Part):
+    """A repository that needs a damaged object."""
+
+    host_id: str
+    kind: Kind = "code"
+
+    @property
+    def identity(self) -> tuple[Kind, str]:
+        """Which repository."""
+        return self.kind, self.host_id
+
+
 class DamageLine(Part):
     """Damage that a drill found."""
 
@@ -520,6 +552,26 @@ class DamageLine(Part):
     problem: str
     repositories: tuple[str, ...] = ()
     snapshots: tuple[str, ...] = ()
+    depth: Depth = Field("objects", description="the greatest depth at which it was found")
+    found_at: Time | None = Field(None, description="when it was last found")
+    holders: tuple[HolderLine, ...] = Field(
+        (), description="the repositories by their identities; none for a manifest"
+    )
+
+
+class PassedLine(Part):
+    """An object that was damaged and is not any more, or that nothing needs any more."""
+
+    key: RelativeKey
+    found_at: Time = Field(description="when it was last found to be damaged")
+
+
+class EarlierLine(Part):
+    """Repositories that a drill did not look at, and when they were last looked at."""
+
+    depth: Depth
+    at: Time
+    repositories: tuple[str, ...] = Field(description="kind and id of each, parted by a slash")
 
 
 class DrillLine(Part):
@@ -529,6 +581,9 @@ class DrillLine(Part):
     kind: Kind = "code"
     record: RelativeKey
     ok: bool
+    not_readable: Count = Field(
+        0, description="objects of it that lie in an archive and were not read"
+    )
     duration_seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -541,9 +596,47 @@ class Drill(Part):
     started_at: Time
     finished_at: Time
     version: str
-    depth: Literal["objects", "packs", "restore"]
+    depth: Depth
     checked: tuple[DrillLine, ...]
     damaged: tuple[DamageLine, ...] = ()
+    standing: tuple[DamageLine, ...] = Field(
+        (), description="damage found by earlier drills that has not passed one since"
+    )
+    passed: tuple[PassedLine, ...] = Field(
+        (), description="damage found by earlier drills that this one found no more"
+    )
+    merged: tuple[SnapshotId, ...] = Field(
+        (), description="earlier drills of the last days whose damage is in this document"
+    )
+    earlier: tuple[EarlierLine, ...] = Field(
+        (), description="when the repositories were last looked at that are not in `checked`"
+    )
+
+
+class AcceptedLine(Part):
+    """A damaged object that was accepted."""
+
+    key: RelativeKey
+    problem: str
+
+
+class Accepted(Part):
+    """Damage of one repository that its owner accepts: what can still be restored is kept."""
+
+    format: Literal[1]
+    document: Literal["accepted"]
+    snapshot_id: SnapshotId
+    at: Time
+    by: str | None = Field(None, description="account and role, where known")
+    host_id: str
+    kind: Kind = "code"
+    path: Path
+    objects: tuple[AcceptedLine, ...]
+
+    @property
+    def identity(self) -> tuple[Kind, str]:
+        """Which repository."""
+        return self.kind, self.host_id
 
 
 STORED: Mapping[str, type[Part]] = {
@@ -553,6 +646,7 @@ STORED: Mapping[str, type[Part]] = {
     "ids": Ids,
     "condemned": Condemned,
     "drill": Drill,
+    "accepted": Accepted,
 }
 
 

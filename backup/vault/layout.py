@@ -16,6 +16,7 @@
       condemned/<snapshot-id>.json.gz                     files that a prune may delete
       exports/<path>/<YYYY-MM-DD-HH-MM-SS>.tar.gz
       drills/<snapshot-id>.json.gz
+      accepted/<snapshot-id>.json.gz                      damage that an owner accepts
 
 Inside documents keys are relative to their root, so that a root can be copied anywhere.
 """
@@ -181,6 +182,10 @@ class Layout:
         """Return the key of a verification's result."""
         return self.key(f"drills/{snapshot_id}.json.gz")
 
+    def accepted(self, snapshot_id: str) -> Key:
+        """Return the key of a document that says which damage is accepted."""
+        return self.key(f"accepted/{snapshot_id}.json.gz")
+
     def condemned(self, snapshot_id: str) -> Key:
         """Return the key of a list of files that a prune may delete."""
         return self.key(f"condemned/{snapshot_id}.json.gz")
@@ -220,7 +225,14 @@ class Layout:
     def folder(
         self,
         kind: Literal[
-            "snapshots", "checkpoints", "repositories", "lfs", "condemned", "drills", "exports"
+            "snapshots",
+            "checkpoints",
+            "repositories",
+            "lfs",
+            "condemned",
+            "drills",
+            "accepted",
+            "exports",
         ],
     ) -> str:
         """Return the prefix under which objects of one kind are listed."""
@@ -288,6 +300,20 @@ def condemned_of(layout: Layout, key: str) -> str:
     """Return the snapshot id of a list of files that a prune may delete; empty if it is none."""
     snapshot_id = key.rpartition("/")[2].removesuffix(".json.gz")
     is_one = is_snapshot_id(snapshot_id) and layout.condemned(snapshot_id) == key
+    return snapshot_id if is_one else ""
+
+
+def drill_of(layout: Layout, key: str) -> str:
+    """Return the snapshot id of a verification's result; empty if the key is of none."""
+    snapshot_id = key.rpartition("/")[2].removesuffix(".json.gz")
+    is_one = is_snapshot_id(snapshot_id) and layout.drill(snapshot_id) == key
+    return snapshot_id if is_one else ""
+
+
+def accepted_of(layout: Layout, key: str) -> str:
+    """Return the snapshot id of a document of accepted damage; empty if the key is of none."""
+    snapshot_id = key.rpartition("/")[2].removesuffix(".json.gz")
+    is_one = is_snapshot_id(snapshot_id) and layout.accepted(snapshot_id) == key
     return snapshot_id if is_one else ""
 
 

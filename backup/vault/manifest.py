@@ -173,6 +173,7 @@ class Stored(Part, extra="ignore"):
     record: str | None = None
     record_version_id: str | None = None
     unproven: bool = False
+    chain_bytes: int = 0
     pins: tuple[PinLine, ...] = ()
 
     @property

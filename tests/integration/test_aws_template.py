@@ -289,6 +289,12 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
             {"if-none-match": "*"},
         ),
         ("PruneRole", "PUT", "/acme-vault/git/h/o/condemned/a.json.gz", {}),
+        ("PruneRole", "PUT", "/acme-vault/git/h/o/accepted/a.json.gz", {}),
+        # What it says to be accepted makes no night fail.
+        (
+            *("BackupRole", "PUT", "/acme-vault/git/h/o/accepted/a.json.gz"),
+            {"if-none-match": "*"},
+        ),
         (
             *("BackupRole", "PUT", "/acme-vault/git/h/o/condemned/a.json.gz"),
             {"if-none-match": "*"},

@@ -72,12 +72,40 @@ def test_an_archived_bundle_is_named_before_anything_is_downloaded(
     assert_same_mirror(tmp_path / "back" / "it%27s%20cold.git", to_be_kept(cold))
 
 
-def test_verify_says_what_is_archived(archived: tuple[Any, dict[str, str], Path]) -> None:
-    _, env, _ = archived
-    assert repo_backup("verify", "--json", env=env).json["damaged"] == []
-    told = repo_backup("verify", "--depth", "packs", env=env, check=1)
-    assert "the object is archived" in told.stderr
-    assert "restore-object" in told.stderr
+@pytest.mark.parametrize("depth", ["objects", "packs", "restore"])
+def test_a_drill_counts_what_is_archived_and_takes_it_for_no_damage(
+    archived: tuple[Any, dict[str, str], Path], depth: str
+) -> None:
+    client, env, _ = archived
+    bucket = env["REPO_BACKUP_FROM"].split("/")[2]
+    (key,) = keys_in_glacier(client, bucket)
+    told = repo_backup("verify", "--depth", depth, "--json", env=env).json
+    assert (told["checked"], told["damaged"]) == (2, [])
+    read = depth != "objects"
+    assert told["not_readable_now"] == ([f"s3://{bucket}/{key}"] if read else [])
+    shown = repo_backup("verify", "--depth", depth, env=env).stdout
+    assert ("1 object is archived and not readable now" in shown) == read
+    drill = repo_backup("list", "--json", env=env).json["repositories"][0]["drill"]
+    # What could not be read was not proved.
+    assert (drill is None) == read
+    # Nothing of it makes the vault less than whole.
+    repo_backup("status", env=env)
+
+
+def test_a_drill_finds_damage_beside_what_is_archived(
+    archived: tuple[Any, dict[str, str], Path],
+) -> None:
+    client, env, _ = archived
+    bucket = env["REPO_BACKUP_FROM"].split("/")[2]
+    (key,) = keys_in_glacier(client, bucket)
+    found = client.list_objects_v2(Bucket=bucket, Prefix=key.rpartition("/")[0])["Contents"]
+    (other,) = [one["Key"] for one in found if one["Key"].endswith(".incremental.bundle")]
+    whole = client.get_object(Bucket=bucket, Key=other)["Body"].read()
+    client.put_object(Bucket=bucket, Key=other, Body=whole[:-1] + bytes([whole[-1] ^ 1]))
+    for depth in ("packs", "restore"):
+        told = repo_backup("verify", "--depth", depth, "--json", env=env, check=4).json
+        assert [one["uri"] for one in told["damaged"]] == [f"s3://{bucket}/{other}"]
+        assert told["not_readable_now"] == [f"s3://{bucket}/{key}"]
 
 
 @pytest.mark.parametrize(

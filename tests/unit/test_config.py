@@ -254,6 +254,7 @@ EXAMPLES: Mapping[str, Examples] = {
     "export-unchanged": _boolean(),
     "export-timeout-minutes": _whole(1, 1440),
     "sample-percent": _whole(1, 100),
+    "sample-bytes": _whole(1, 10**15),
     "depth": Examples({"packs": "packs"}, ("deep", "Objects")),
     "at": Examples(
         {

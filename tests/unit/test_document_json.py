@@ -269,6 +269,7 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
             "bytes": 2000,
             "drill": None,
             "refs_not_selected": {"refs/pull/*/merge": 2},
+            "damaged": [],
         },
         "history": [
             {

@@ -22,6 +22,7 @@ from backup.model import LeftOut, ObjectId, RefName, Refs
 from backup.refs import to_name
 from backup.vault.documents import (
     STORED,
+    Accepted,
     Condemned,
     Drill,
     Entry,
@@ -49,6 +50,7 @@ DOCUMENTS: dict[str, type[Part]] = {
     "format-1-ids": Ids,
     "format-1-condemned": Condemned,
     "format-1-drill": Drill,
+    "format-1-accepted": Accepted,
 }
 JsonObject = dict[str, Any]
 

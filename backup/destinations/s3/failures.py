@@ -31,6 +31,7 @@ from backup.errors import (
     ConfigError,
     DestinationError,
     DestinationUnreachable,
+    ObjectArchived,
     ObjectNotFound,
     SessionExpired,
     WriteConflict,
@@ -160,7 +161,7 @@ _OF_CODE = {
         "check AWS_SECRET_ACCESS_KEY, --region, and proxies that change requests",
     ),
     "InvalidObjectState": _Meaning(
-        DestinationError,
+        ObjectArchived,
         "the object is archived ({words})",
         "have it thawed first: aws s3api restore-object",
     ),

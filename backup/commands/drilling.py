@@ -1,0 +1,184 @@
+"""What a verification notes of what it saw: whether known damage has passed, and its document."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import backup
+from backup.commands.drills import (
+    DrillState,
+    earlier_lines,
+    found_again,
+    passed_lines,
+    reaches,
+)
+from backup.results import Damage
+from backup.vault.documents import DamageLine, Depth, Drill, DrillLine, HolderLine, Record
+from backup.vault.layout import is_bundle, new_snapshot_id, snapshot_time
+from backup.vault.manifest import WINDOW, Identity
+
+
+@dataclass(slots=True)
+class Look:
+    """What was seen of one repository's objects, by keys relative to the root.
+
+    Attributes:
+        needed: what its records name, of what is known to be damaged.
+        archived: what lies in an archive.
+        rebuilt: whether the newest state was rebuilt.
+        indexed: bundles that were read and indexed.
+        unreadable_record: whether nobody can tell all that its records name.
+    """
+
+    needed: set[str] = field(default_factory=set)
+    archived: set[str] = field(default_factory=set)
+    rebuilt: bool = False
+    indexed: set[str] = field(default_factory=set)
+    unreadable_record: bool = False
+
+    def note_needed(
+        self,
+        standing: Mapping[str, DamageLine],
+        record_keys: Iterable[str],
+        records: Iterable[Record],
+    ) -> None:
+        """Note what of the known damage the repository needs; files are noted on the way.
+
+        Records that were not read have beginnings of the chains of those that were.
+        """
+        named = {*record_keys}
+        for record in records:
+            for line in record.chain:
+                named.update((line.key, *line.documents))
+        self.needed |= named & standing.keys()
+
+    def sound(
+        self,
+        standing: Mapping[str, DamageLine],
+        *,
+        depth: Depth,
+        damaged: Collection[str],
+        newest: Record | None,
+    ) -> frozenset[str]:
+        """Return what has passed of the known damage, to the depth that it was found at.
+
+        Args:
+            standing: damage that was known before.
+            depth: of this drill.
+            damaged: keys of what it found.
+            newest: the record of the newest state, where it could be read.
+        """
+        chain = set() if newest is None else {line.key for line in newest.chain}
+        passed = set()
+        for key in self.needed - self.archived - {*damaged}:
+            seen = depth
+            if depth == "restore" and is_bundle(key) and not (self.rebuilt and key in chain):
+                seen = "packs" if key in self.indexed else "objects"
+            if reaches(seen, standing[key].depth):
+                passed.add(key)
+        return frozenset(passed)
+
+
+@dataclass(slots=True)
+class Looked:
+    """What came of one repository.
+
+    Attributes:
+        needed: what its records name, of what is known to be damaged; None where nobody can tell.
+        sound: what of that was looked at, to the depth at which it was damaged, and is not.
+        archived: keys of objects that cannot be read now.
+    """
+
+    line: DrillLine
+    damaged: list[Damage]
+    needed: frozenset[str] | None = frozenset()
+    sound: frozenset[str] = frozenset()
+    archived: frozenset[str] = frozenset()
+
+
+def make_drill(
+    before: DrillState,
+    results: Sequence[Looked],
+    found: Iterable[tuple[str, Damage]],
+    *,
+    there: Collection[Identity],
+    knows_all: bool,
+    depth: Depth,
+    began: datetime,
+    ended: datetime,
+) -> Drill:
+    """Make the document that says what was found, and what stands of what was found before.
+
+    Args:
+        before: what earlier drills say.
+        results: of the repositories that were looked at.
+        found: the damage, each with the object's key.
+        there: every repository that a manifest names.
+        knows_all: whether every manifest could be read.
+        depth: of the drill.
+        began: when it began.
+        ended: when it ended.
+    """
+    damaged = tuple(
+        found_again(_line(key, one, depth=depth, found_at=ended), before.standing.get(key))
+        for key, one in found
+    )
+    found_now = {line.key for line in damaged}
+    left = [line for key, line in before.standing.items() if key not in found_now]
+    looked = {(one.line.kind, one.line.host_id): one for one in results}
+    passed = {
+        line.key: line
+        for line in left
+        if _has_passed(line, looked, there=there, knows_all=knows_all)
+    }
+    return Drill(
+        format=1,
+        document="drill",
+        snapshot_id=new_snapshot_id(began),
+        started_at=began,
+        finished_at=ended,
+        version=backup.__version__,
+        depth=depth,
+        checked=tuple(result.line for result in results),
+        damaged=damaged,
+        standing=tuple(line for line in left if line.key not in passed),
+        passed=passed_lines(passed.values()),
+        merged=tuple(one for one in before.merged if snapshot_time(one) >= began - WINDOW),
+        earlier=earlier_lines(before, repositories=there, checked=looked, depth=depth),
+    )
+
+
+def _has_passed(
+    line: DamageLine,
+    looked: Mapping[Identity, Looked],
+    *,
+    there: Collection[Identity],
+    knows_all: bool,
+) -> bool:
+    """Return whether an object is sound now, or nothing in the vault names it any more."""
+    if any(line.key in one.sound for one in looked.values()):
+        return True
+    if not knows_all:
+        # What a manifest names that cannot be read is not known.
+        return False
+    for holder in line.holders:
+        if holder.identity not in there:
+            continue
+        one = looked.get(holder.identity)
+        if one is None or one.needed is None or line.key in one.needed:
+            return False
+    return True
+
+
+def _line(key: str, one: Damage, *, depth: Depth, found_at: datetime) -> DamageLine:
+    return DamageLine(
+        key=key,
+        problem=one.problem,
+        repositories=one.repositories,
+        snapshots=one.snapshots,
+        depth=depth,
+        found_at=found_at,
+        holders=tuple(
+            HolderLine(host_id=host_id, kind=kind) for kind, host_id in sorted(one.holders)
+        ),
+    )

@@ -1,0 +1,254 @@
+"""Damage of the state that a vault would give back today: what is known of it, and stands.
+
+Verifications and the listings of runs find damage. It stands until the same object passes, or until
+the current chain of its repository needs it no more; which chain is current, only the newest entry
+tells. Damage of older chains is none of it: nothing that is captured tonight leans on them.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from backup.commands.drills import DrillState
+from backup.commands.stored_files import promised_files
+from backup.errors import IntegrityError, ObjectNotFound, sound
+from backup.model import Destination
+from backup.vault.documents import Accepted, DamageLine, Entry, EntryDamage, Record
+from backup.vault.layout import Layout, accepted_of, lfs_key, lfs_oid
+from backup.vault.manifest import Identity, load, load_record
+
+AcceptedKeys = Mapping[tuple[Identity, str], Accepted]
+
+
+@dataclass(frozen=True, slots=True)
+class StandingDamage:
+    """The damage of one repository that counts.
+
+    Attributes:
+        open: what nobody has accepted.
+        accepted: what somebody has.
+    """
+
+    open: tuple[EntryDamage, ...] = ()
+    accepted: tuple[EntryDamage, ...] = ()
+
+
+def with_known_damage(
+    destination: Destination,
+    layout: Layout,
+    entries: Mapping[Identity, Entry],
+    drills: DrillState,
+) -> dict[Identity, Entry]:
+    """Return the entries with all damage of their current chains that is known.
+
+    Requests: one for the record of each repository that damage is known of, and one for each
+    document of accepted damage; where no damage is known there are none.
+    """
+    of_drills = drills.of_holders()
+    found = dict(entries)
+    accepted: AcceptedKeys | None = None
+    for identity, entry in entries.items():
+        lines = _candidates(entry, of_drills.get(identity, ()), is_complete=drills.is_complete)
+        if not lines:
+            if entry.damaged:
+                found[identity] = entry.model_copy(update={"damaged": ()})
+            continue
+        lines = still_needed(destination, layout, entry, lines)
+        if lines and accepted is None:
+            accepted = load_accepted(destination, layout)
+        lines = marked(identity, lines, accepted or {})
+        found[identity] = entry.model_copy(update={"damaged": lines})
+    return found
+
+
+def marked(
+    identity: Identity, lines: Iterable[EntryDamage], accepted: AcceptedKeys
+) -> tuple[EntryDamage, ...]:
+    """Mark the damage of a repository that was accepted; what a manifest says of it is no word."""
+    return tuple(
+        one.model_copy(update={"accepted": (identity, one.key) in accepted}) for one in lines
+    )
+
+
+def run_lines(
+    found: Iterable[tuple[str, str]], *, before: Iterable[EntryDamage], now: datetime
+) -> tuple[EntryDamage, ...]:
+    """Return what a listing found wrong, by key, as an entry notes it.
+
+    Args:
+        found: relative keys, each with what is wrong.
+        before: what was known: damage that a drill has found is known already.
+        now: the time.
+    """
+    known = {one.key: one for one in before}
+    return tuple(
+        EntryDamage(
+            key=key,
+            problem=sound(problem),
+            found_at=now if known.get(key) is None else known[key].found_at,
+            found_by="run",
+        )
+        for key, problem in found
+        if key not in known or known[key].found_by == "run"
+    )
+
+
+def _candidates(
+    entry: Entry, of_drills: Iterable[DamageLine], *, is_complete: bool
+) -> tuple[EntryDamage, ...]:
+    before = {one.key: one for one in entry.damaged}
+    lines: dict[str, EntryDamage] = {}
+    for one in entry.damaged:
+        # Nobody but the drills can say that what they found has passed.
+        if one.found_by == "run" or not is_complete:
+            lines[one.key] = one
+    for line in of_drills:
+        if line.found_at is None:
+            continue
+        known = before.get(line.key)
+        repaired_at = None if known is None else known.repaired_at
+        if repaired_at is not None and repaired_at < line.found_at:
+            repaired_at = None
+        lines[line.key] = EntryDamage(
+            key=line.key,
+            problem=line.problem,
+            depth=line.depth,
+            found_at=line.found_at,
+            repaired_at=repaired_at,
+        )
+    return tuple(lines[key] for key in sorted(lines))
+
+
+def still_needed(
+    destination: Destination, layout: Layout, entry: Entry, lines: Iterable[EntryDamage]
+) -> tuple[EntryDamage, ...]:
+    """Return those damaged objects that the current chain of an entry needs."""
+    lines = tuple(lines)
+    needed = _needed(destination, layout, entry, {one.key for one in lines})
+    return tuple(one for one in lines if one.key in needed)
+
+
+def _needed(
+    destination: Destination, layout: Layout, entry: Entry, keys: Collection[str]
+) -> Collection[str]:
+    if entry.record is None or not keys:
+        return ()
+    try:
+        record = _record_with_chain(destination, layout, entry)
+    except (IntegrityError, ObjectNotFound):
+        # What it needs cannot be told; it cannot be given back either.
+        return keys
+    needed = {entry.record}
+    for bundle in record.chain:
+        needed.update((bundle.key, *bundle.documents))
+    files = {key for key in keys if lfs_oid(key)}
+    if files:
+        try:
+            promised = promised_files(destination, layout, record)
+        except (IntegrityError, ObjectNotFound):
+            return needed | files
+        needed.update(lfs_key(oid) for oid in promised)
+    return needed
+
+
+def _record_with_chain(destination: Destination, layout: Layout, entry: Entry) -> Record:
+    """Read the newest record; of a repository that was emptied the last one that holds anything."""
+    key = entry.record or ""
+    record = load_record(destination, layout, key, version=entry.record_version_id)
+    while not record.chain and record.previous is not None:
+        record = load_record(destination, layout, record.previous)
+    return record
+
+
+def load_accepted(destination: Destination, layout: Layout) -> dict[tuple[Identity, str], Accepted]:
+    """Read which damage was accepted, by repository and object.
+
+    A document that cannot be read accepts nothing.
+    """
+    found: dict[tuple[Identity, str], Accepted] = {}
+    for stored in destination.list(layout.folder("accepted")):
+        if not accepted_of(layout, stored.key):
+            continue
+        try:
+            document = load(destination, stored.key, Accepted)
+        except (IntegrityError, ObjectNotFound):
+            continue
+        for line in document.objects:
+            found[document.identity, line.key] = document
+    return found
+
+
+def standing(entry: Entry) -> StandingDamage:
+    """Return what stands of an entry's damage: all but files that a run has stored again."""
+    lines = [one for one in entry.damaged if one.repaired_at is None]
+    return StandingDamage(
+        open=tuple(one for one in lines if not one.accepted),
+        accepted=tuple(one for one in lines if one.accepted),
+    )
+
+
+def damaged_files(entry: Entry) -> tuple[str, ...]:
+    """Return the ids of the files of Git LFS that are known to be damaged."""
+    oids = (lfs_oid(one.key) for one in entry.damaged if one.repaired_at is None)
+    return tuple(oid for oid in oids if oid)
+
+
+def why_begin_again(entry: Entry) -> str:
+    """Return why the chain of a repository must begin again; empty where nothing is known.
+
+    Files of Git LFS are no reason: a new full would point to the same ones. What a listing found is
+    proved by another listing.
+    """
+    for one in entry.damaged:
+        if one.found_by == "verify" and not lfs_oid(one.key):
+            return f"damaged: {one.key} ({one.problem}), found by verify on {_day(one.found_at)}"
+    return ""
+
+
+def was_missing(entry: Entry) -> bool:
+    """Return whether the listing of an earlier run found that something is missing."""
+    return any(one.found_by == "run" and not lfs_oid(one.key) for one in entry.damaged)
+
+
+def damage_words(name: str, lines: Iterable[EntryDamage]) -> str:
+    """Say in one sentence what of a repository is damaged."""
+    first, *more = lines
+    found_by = "verify" if first.found_by == "verify" else "a run"
+    and_more = f" and {len(more)} more objects are damaged" if more else ""
+    return (
+        f"{name} cannot be given back whole: {_sentence(first)}, "
+        f"found by {found_by} on {_day(first.found_at)}{and_more}"
+    )
+
+
+def damage_hint(name: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
+    """Say what is to be done about damage."""
+    lines = tuple(lines)
+    if is_out_of_reach(entry):
+        return (
+            f"nothing can be captured in its place now: repo-backup accept-damage {name} --from "
+            "VAULT keeps what can still be restored"
+        )
+    if all(lfs_oid(one.key) for one in lines):
+        return "remove the damaged file, as who may delete there: the next run stores it again"
+    return "the next run that reaches its source takes a new full"
+
+
+def is_out_of_reach(entry: Entry) -> bool:
+    """Return whether the source cannot give a full now, or was not asked for one."""
+    return (
+        entry.absence is not None
+        or entry.not_selected
+        or entry.skipped_why is not None
+        or entry.empty
+    )
+
+
+def _sentence(one: EntryDamage) -> str:
+    if one.problem.startswith("it "):
+        return f"{one.key} {one.problem.removeprefix('it ')}"
+    return f"{one.key}: {one.problem}"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d}"
