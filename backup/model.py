@@ -50,6 +50,8 @@ class Repository:
         problem: why it is known by name only and cannot be captured; empty as a rule.
         blocked: why its source gives it to nobody, for good; empty as a rule.
         active_at: when anything of it, code or not, was last changed, as far as its source says.
+        within: of one on this machine, the folder that nothing of it may lead out of; empty for its
+            own folder.
     """
 
     host: str
@@ -66,6 +68,7 @@ class Repository:
     problem: str = ""
     blocked: str = ""
     active_at: datetime | None = None
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def test_imports_point_one_way(module: str) -> None:
 
 
 # Helpers that adapters of one kind share.
-SHARED = {"backup.destinations.keys", "backup.sources.one_server"}
+SHARED = {"backup.destinations.keys", "backup.sources.confined", "backup.sources.one_server"}
 
 
 @pytest.mark.parametrize("folder", ["sources", "destinations", "report", "metadata"])

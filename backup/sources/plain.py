@@ -14,8 +14,10 @@ from urllib.parse import unquote
 from backup.errors import RepositoryUnavailable, SourceError
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.secret import Secret
+from backup.sources.confined import alternates_of, way_out
 
 _ID_DIGITS = 16
+_NAME_BOTH = "name the folder that holds both with --from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,7 @@ def incomplete_because(git_directory: Path) -> str:
 
 def broken_alternates(git_directory: Path) -> str:
     """Name the first store of borrowed objects that is not there, or an empty string."""
-    listing = git_directory / "objects" / "info" / "alternates"
-    if not listing.is_file():
-        return ""
-    for line in listing.read_text("utf-8", "surrogateescape").splitlines():
-        if not line or line.startswith("#"):
-            continue
+    for line in alternates_of(git_directory / "objects"):
         store = Path(line) if line.startswith("/") else git_directory / "objects" / line
         if not store.is_dir():
             return f"it borrows objects (alternates) from {line}, which is not there"
@@ -99,7 +96,8 @@ class _Walk:
 class FolderSource:
     """Every repository below a folder, however deep, bare or with a work tree.
 
-    Symbolic links to folders are followed outside of work trees, each folder once.
+    Symbolic links to folders are followed outside of work trees, each folder once. One that leads
+    out of the folder is named where a repository lies behind it, and is not followed.
     """
 
     lists_everything = True
@@ -108,7 +106,7 @@ class FolderSource:
 
     def __init__(self, root: Path, *, owner: str) -> None:
         self._root = root
-        self._unreadable: list[str] = []
+        self._unreadable: dict[str, str] = {}
         self.identity = SourceIdentity(
             provider="git", host="folder", owner=owner, location=_shown(_absolute(root))
         )
@@ -125,6 +123,9 @@ class FolderSource:
         # Links last: a repository is known by its own path where it has one below the folder.
         while walk.links:
             folder, relative = walk.links.pop(0)
+            if self._leads_out(folder):
+                yield from self._link_out(folder, relative, walk)
+                continue
             yield from self._below(folder, relative, walk, within_work_tree=False)
 
     def server_time(self) -> None:
@@ -145,9 +146,9 @@ class FolderSource:
         Raises:
             SourceError: it may lie in a folder that could not be read.
         """
-        for folder in self._unreadable:
+        for folder, problem in self._unreadable.items():
             if f"{path}/".startswith(f"{_shown(folder)}/"):
-                raise SourceError(f"the folder {folder} cannot be read")
+                raise SourceError(problem)
         return Absence("not-visible", f"no repository lies at {path} any more")
 
     def _below(
@@ -166,9 +167,8 @@ class FolderSource:
                     f"the folder {folder} cannot be read: {error.strerror}"
                 ) from error
             if not isinstance(error, FileNotFoundError):
-                self._unreadable.append(relative)
                 problem = f"the folder {_shown(str(folder))} cannot be read: {error.strerror}"
-                yield replace(self._repository(folder, relative), problem=problem)
+                yield self._not_readable(folder, relative, problem)
             return
         if found is not None:
             yield self._repository(folder, relative)
@@ -185,6 +185,27 @@ class FolderSource:
             elif not within_work_tree:
                 walk.links.append((place, below))
 
+    def _leads_out(self, folder: Path) -> bool:
+        real = Path(os.path.realpath(folder))
+        return not real.is_relative_to(os.path.realpath(self._root))
+
+    def _link_out(self, link: Path, relative: str, walk: "_Walk") -> Iterator[Repository]:
+        """Yield a link that leads out of the folder, if there is a repository behind it.
+
+        Which ones is not told: what lies there was not asked for.
+        """
+        beyond = _Walk(seen=set(walk.seen))
+        if next(self._below(link, relative, beyond, within_work_tree=False), None) is not None:
+            problem = (
+                f"{_shown(relative)} is a symbolic link to {_shown(os.fspath(link.readlink()))}, "
+                f"outside of {_shown(os.fspath(self._root))}: {_NAME_BOTH}"
+            )
+            yield self._not_readable(link, relative, problem)
+
+    def _not_readable(self, folder: Path, relative: str, problem: str) -> Repository:
+        self._unreadable[relative] = problem
+        return replace(self._repository(folder, relative), problem=problem)
+
     def _repository(self, folder: Path, relative: str) -> Repository:
         return Repository(
             host=self.identity.host,
@@ -192,6 +213,7 @@ class FolderSource:
             path=_without_ending(_shown(relative or self._root.resolve().name)),
             host_id=_hash(os.fsencode(relative)),
             clone_url=os.fspath(folder),
+            within=os.fspath(self._root),
         )
 
 
@@ -246,15 +268,21 @@ def open_git_folder(repository: Repository) -> GitFolder:
     """Find the repository behind a plain source's clone_url.
 
     Raises:
-        RepositoryUnavailable: there is none (any more).
+        RepositoryUnavailable: there is none (any more), or it leads out of its folder.
     """
     folder = Path(repository.clone_url)
+    root = Path(repository.within or folder)
     try:
         found = find_git_folder(folder)
+        reason = "" if found is None else way_out(found.git_directory, root)
     except OSError as error:
         raise RepositoryUnavailable(f"{folder} cannot be read: {error.strerror}") from error
     if found is None:
         raise RepositoryUnavailable(f"{folder} is no git repository")
+    if reason:
+        raise RepositoryUnavailable(
+            f"{folder} leads out of {root}, which git would follow: {reason}", hint=_NAME_BOTH
+        )
     return found
 
 

@@ -95,13 +95,37 @@ def test_a_linked_work_tree_is_left_out_and_its_branch_is_not(lab: Lab) -> None:
     assert {line.name: line.id for line in lab.record("top").refs}["refs/heads/side"] == tip
 
 
-def test_a_link_to_a_repository_elsewhere_is_followed_outside_of_work_trees(lab: Lab) -> None:
+def test_a_link_to_a_repository_elsewhere_fails_by_name_outside_of_work_trees(lab: Lab) -> None:
     elsewhere = init_bare(lab.root.parent / "elsewhere")
     push(elsewhere)
     (lab.root / "linked").symlink_to(elsewhere)
-    (lab.root / "again").symlink_to(elsewhere)
     (working(lab.root / "tree") / "link").symlink_to(elsewhere)
-    assert statuses(lab.run()) == {"again": "captured", "tree": "captured"}
+    report = lab.run()
+    assert statuses(report) == {"linked": "failed", "tree": "captured"}
+    assert "outside of" in told(report)["linked"].reason
+    assert not any("linked" in key for key in lab.stored())
+
+
+def test_nothing_of_another_repository_is_stored_as_ones_own(lab: Lab) -> None:
+    """Anyone who may write into a repository can have it lead to another one."""
+    private = init_bare(lab.root.parent / "private")
+    push(private)
+    for name in ("borrows", "links"):
+        lab.repository(name)
+    lab.run()
+    before = lab.stored()
+    tip = git("rev-parse", MAIN, cwd=private).decode()
+    (lab.root / "borrows" / "objects/info/alternates").write_text(f"{private}/objects\n")
+    shutil.rmtree(lab.root / "links" / "objects")
+    (lab.root / "links" / "objects").symlink_to(private / "objects")
+    for name in ("borrows", "links"):
+        (lab.root / name / "refs/heads/theirs").write_text(tip)
+    report = lab.run()
+    assert statuses(report) == {"borrows": "failed", "links": "failed"}
+    assert f"names {private}/objects" in told(report)["borrows"].reason
+    assert f"a symbolic link to {private}/objects" in told(report)["links"].reason
+    assert told(report)["links"].hint == "name the folder that holds both with --from"
+    assert not [key for key in lab.stored() - before if "/repositories/" in key]
 
 
 def test_names_that_are_no_text_are_escaped_and_distinct(lab: Lab) -> None:

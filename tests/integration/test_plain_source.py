@@ -9,7 +9,7 @@ import pytest
 from backup.commands.remotes import Network, NetworkSettings, Remotes
 from backup.errors import IncompleteRepository
 from backup.model import Refs, Repository, Selection
-from backup.sources.plain import FolderSource, open_git_folder
+from backup.sources.plain import FolderSource, GitUrlSource, open_git_folder
 from backup.stopping import Stop
 from tests.support.git import git, init_bare
 from tests.support.mirrors import mirror_state
@@ -65,7 +65,7 @@ def test_a_folder_moved_with_its_repositories_keeps_their_identities(tmp_path: P
 def test_a_repository_whose_history_is_cut_is_refused_by_its_reason(
     shape: str, reason: str, shaped: Shaped, tmp_path: Path
 ) -> None:
-    (tmp_path / "x.git").symlink_to(shaped(shape))
+    shutil.copytree(shaped(shape), tmp_path / "x.git", symlinks=True)
     (repository,) = listed(tmp_path).values()
     with pytest.raises(IncompleteRepository, match=reason):
         refs_of(repository)
@@ -74,8 +74,7 @@ def test_a_repository_whose_history_is_cut_is_refused_by_its_reason(
 def test_borrowed_objects_that_are_gone_are_the_reason_that_is_told(
     shaped: Shaped, tmp_path: Path
 ) -> None:
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "x.git").symlink_to(shaped("broken-alternates"))
+    shutil.copytree(shaped("broken-alternates"), tmp_path / "root" / "x.git")
     done = repo_backup(
         "run", "--from", tmp_path / "root", "--to", tmp_path / "vault", "--json", check=1
     )
@@ -87,8 +86,9 @@ def test_borrowed_objects_that_are_gone_are_the_reason_that_is_told(
 def test_git_is_told_of_every_path_by_which_it_may_know_the_repository(
     shaped: Shaped, tmp_path: Path
 ) -> None:
-    (tmp_path / "link").symlink_to(shaped("working"))
-    (repository,) = [one for one in listed(tmp_path).values() if "/" not in one.path]
+    shutil.copytree(shaped("working"), tmp_path / "real", symlinks=True)
+    (tmp_path / "link").symlink_to("real")
+    (repository,) = GitUrlSource([str(tmp_path / "link")], owner="acme").repositories()
     folder = open_git_folder(repository)
-    real = shaped("working").resolve()
+    real = (tmp_path / "real").resolve()
     assert set(folder.safe) == {tmp_path / "link/.git", real / ".git", tmp_path / "link", real}

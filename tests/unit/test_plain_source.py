@@ -12,6 +12,7 @@ import pytest
 
 from backup.errors import RepositoryUnavailable, SourceError
 from backup.model import Absence, Repository
+from backup.sources.confined import way_out
 from backup.sources.plain import (
     FolderSource,
     GitUrlSource,
@@ -124,17 +125,51 @@ def test_a_git_file_that_leads_nowhere_is_no_repository(content: bytes, tmp_path
 # --- Links -------------------------------------------------------------------------------------
 
 
-def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    root.mkdir()
+def test_links_within_the_folder_are_followed_and_loops_end(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "work" / "else" / "where"
+    # In a work tree links are content, and the folder they lead to is searched on its own.
     bare(elsewhere / "widgets.git")
-    (root / "linked").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(root)
-    (root / "self").symlink_to(root)
-    (root / "dot").symlink_to(".")
-    (root / "nowhere").symlink_to("missing")
-    (root / "round").symlink_to("round")
-    assert [*listed(root)] == ["linked/widgets"]
+    (tmp_path / "a-link").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path)
+    (tmp_path / "dot").symlink_to(".")
+    (tmp_path / "nowhere").symlink_to("missing")
+    (tmp_path / "round").symlink_to("round")
+    assert [*listed(tmp_path)] == ["work/else/where/widgets"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_link_that_leads_out_of_the_folder_is_named_if_a_repository_lies_behind_it(
+    deep: bool, tmp_path: Path
+) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    bare(root / "fine.git")
+    behind = bare(elsewhere / "secret-name.git" if deep else elsewhere)
+    (root / "linked.git").symlink_to(elsewhere)
+    (tmp_path / "nothing").mkdir()
+    (root / "to-nothing").symlink_to(tmp_path / "nothing")
+    source = FolderSource(root, owner="acme")
+    fine, linked = source.repositories()
+    assert (fine.path, fine.problem) == ("fine", "")
+    assert (linked.path, linked.host_id) == ("linked", _hash(b"linked.git"))
+    assert linked.problem == (
+        f"linked.git is a symbolic link to {elsewhere}, outside of {root}: "
+        "name the folder that holds both with --from"
+    )
+    assert "secret-name" not in linked.problem
+    # What was stored of it by that name is not said to be gone.
+    with pytest.raises(SourceError, match="is a symbolic link"):
+        source.look_up(host_id="1", path=f"linked.git/{behind.name}", kind="code")
+    with pytest.raises(RepositoryUnavailable, match=r"leads out of|is no git repository"):
+        open_git_folder(linked)
+
+
+def test_a_folder_that_is_reached_by_a_link_holds_what_lies_in_it(tmp_path: Path) -> None:
+    bare(tmp_path / "real" / "one.git")
+    (tmp_path / "link").symlink_to("real")
+    (repository,) = FolderSource(tmp_path / "link", owner="acme").repositories()
+    assert repository.problem == ""
+    assert open_git_folder(repository).git_directory == tmp_path / "link" / "one.git"
 
 
 def test_a_repository_with_two_names_is_listed_once(tmp_path: Path) -> None:
@@ -226,7 +261,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_hides_nothing_else(open_folde
     assert said == [
         "fine|fine",
         f"locked|{refused}",
-        "locked/inner|the folder locked cannot be read",
+        f"locked/inner|{refused}",
         "lockedness|not-visible",
         "other|not-visible",
     ]
@@ -347,6 +382,157 @@ def test_a_location_without_a_repository_is_unavailable_when_it_is_opened(
     (repository,) = GitUrlSource([str(tmp_path / "x")], owner="x").repositories()
     with pytest.raises(RepositoryUnavailable, match="is no git repository"):
         open_git_folder(repository)
+
+
+# --- What leads elsewhere ----------------------------------------------------------------------
+
+BORROWED = "objects/info/alternates"
+
+
+def leads(root: Path, place: str, target: Path | str) -> Path:
+    """Make a repository of which one part lies elsewhere."""
+    path = bare(root / "one.git")
+    part = path / place
+    if place == BORROWED:
+        part.parent.mkdir()
+        part.write_text(f"# pool\n{target}\n")
+        return path
+    if part.is_dir():
+        part.rmdir()
+    part.unlink(missing_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.symlink_to(target)
+    return path
+
+
+def elsewhere(folder: Path, place: str) -> Path:
+    """Make another repository, and give that part of it."""
+    part = bare(folder / "other.git") / place
+    if place == BORROWED:
+        return folder / "other.git" / "objects"
+    if not part.exists():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("")
+    return part
+
+
+PLACES = [
+    *("HEAD", "objects", "refs", "packed-refs", "config", "info/grafts"),
+    *("objects/ab", "objects/pack/pack-1.pack", "refs/heads/main", "refs/heads/a/b/c"),
+    BORROWED,
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_repository_that_has_git_read_outside_of_its_folder_is_refused(
+    place: str, tmp_path: Path
+) -> None:
+    target = elsewhere(tmp_path, place)
+    leads(tmp_path / "root", place, target)
+    for source in (
+        FolderSource(tmp_path / "root", owner="acme"),
+        GitUrlSource([str(tmp_path / "root" / "one.git")], owner="acme"),
+    ):
+        (repository,) = source.repositories()
+        with pytest.raises(RepositoryUnavailable) as caught:
+            open_git_folder(repository)
+        assert "one.git leads out of" in caught.value.message
+        assert str(target) in caught.value.message
+        assert caught.value.hint == "name the folder that holds both with --from"
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_leads_elsewhere_within_the_folder_is_allowed(place: str, tmp_path: Path) -> None:
+    leads(tmp_path, place, elsewhere(tmp_path, place))
+    for repository in FolderSource(tmp_path, owner="acme").repositories():
+        open_git_folder(repository)
+
+
+@pytest.mark.parametrize("place", ["objects", BORROWED])
+def test_a_way_out_over_a_place_within_the_folder_is_found(place: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    leads(root, place, elsewhere(root, place))
+    pack = root / "other.git" / "objects" / "pack"
+    pack.mkdir()
+    (pack / "pack-1.pack").symlink_to(tmp_path / "secret.pack")
+    assert "secret.pack" in _refusal(root / "one.git", root)
+
+
+def test_stores_that_borrow_from_each_other_are_looked_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    path = leads(root, BORROWED, "../../other.git/objects")
+    other = bare(root / "other.git") / "objects" / "info"
+    other.mkdir()
+    (other / "alternates").write_text("../../one.git/objects\n")
+    assert way_out(path, root) == ""
+    (other / "alternates").write_text(f"{tmp_path}/third.git/objects\n")
+    assert "third.git" in _refusal(path, root)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"/quoted/objects"',
+        "/elsewhere",
+        "../../../elsewhere",
+        # One name to git, which other readers take for two lines.
+        "pack\x0c/../../../../elsewhere",
+        "pack\x85/../../../../elsewhere",
+        "pack\r/../../../../elsewhere",
+    ],
+)
+def test_borrowed_objects_are_looked_for_where_git_does(line: str, tmp_path: Path) -> None:
+    path = leads(tmp_path / "root", BORROWED, line)
+    assert line in _refusal(path, tmp_path / "root")
+
+
+def test_a_git_file_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    real = bare(tmp_path / "elsewhere.git")
+    for name in ("file", "link"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    (tmp_path / "root" / "file" / ".git").write_text(f"gitdir: {real}\n")
+    (tmp_path / "root" / "link" / ".git").symlink_to(real)
+    (tmp_path / "root" / "relative" / "x").mkdir(parents=True)
+    (tmp_path / "root" / "relative" / "x" / ".git").write_text("gitdir: ../../../elsewhere.git\n")
+    found = listed(tmp_path / "root")
+    assert len(found) == 3
+    for repository in found.values():
+        with pytest.raises(RepositoryUnavailable, match="its git directory is"):
+            open_git_folder(repository)
+    # Where both lie in it, they are its.
+    for repository in listed(tmp_path).values():
+        open_git_folder(repository)
+
+
+def test_a_repository_with_the_objects_of_another_is_refused(tmp_path: Path) -> None:
+    # git takes objects and refs from there, whatever lies beside it.
+    path = bare(tmp_path / "one.git")
+    bare(tmp_path / "other.git")
+    (path / "commondir").write_text("../other.git\n")
+    assert "commondir" in _refusal(path, tmp_path)
+
+
+def test_links_that_go_round_and_hooks_elsewhere_are_no_way_out(tmp_path: Path) -> None:
+    path = bare(tmp_path / "root" / "one.git")
+    (path / "refs" / "round").symlink_to("round")
+    (path / "hooks").symlink_to(tmp_path)
+    (path / "lfs").symlink_to(tmp_path)
+    assert way_out(path, tmp_path / "root") == ""
+
+
+def test_a_link_at_any_depth_is_found(tmp_path: Path) -> None:
+    path = bare(tmp_path / "root" / "one.git")
+    deepest = path / "refs" / "/".join("a" * 100)
+    deepest.mkdir(parents=True)
+    assert way_out(path, tmp_path / "root") == ""
+    (deepest / "out").symlink_to(tmp_path)
+    assert "its refs has a symbolic link" in _refusal(path, tmp_path / "root")
+
+
+def _refusal(path: Path, root: Path) -> str:
+    reason = way_out(path, root)
+    assert reason
+    return reason
 
 
 # --- What is known to be incomplete ------------------------------------------------------------
