@@ -20,7 +20,7 @@ from backup.errors import (
 from backup.git.bundle import BundleHeader
 from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck, Survey
 from backup.git.pack import PackMeter, PackSummary, empty_pack
-from backup.git.pointers import Pointer
+from backup.git.pointers import NO_LOOK_ALIKES, LookAlikes, Pointer
 from backup.git.upload_pack import Remote, fit_haves
 from backup.model import (
     BundleKind,
@@ -103,6 +103,7 @@ class FilesKept:
         stored: files that were stored just now; with their bytes together.
         retain_until: until when all of them are locked, those included that were there before.
         lock_unknown: whether it cannot be told how long some are locked, or they are not.
+        look_alikes: in packs that were searched just now, blobs that are no pointers.
     """
 
     chain: tuple[BundleLine, ...]
@@ -115,6 +116,7 @@ class FilesKept:
     stored_bytes: int
     retain_until: datetime | None
     lock_unknown: bool
+    look_alikes: LookAlikes = NO_LOOK_ALIKES
 
 
 class Files(Protocol):
@@ -143,6 +145,7 @@ class Captured:
         bytes_written: all that was stored, files of Git LFS included.
         objects: git objects in the new pack.
         pointers: the files of Git LFS that the new pack points to.
+        look_alikes: blobs of it that look like such pointers and are none.
         files: what became of these and of others; None where they are not asked for.
     """
 
@@ -155,6 +158,7 @@ class Captured:
     check: Check | None
     changes: tuple[RefChange, ...]
     pointers: tuple[Pointer, ...] = ()
+    look_alikes: LookAlikes = NO_LOOK_ALIKES
     files: FilesKept | None = None
 
 
@@ -164,6 +168,7 @@ class _Checked:
 
     Attributes:
         pointers: the files of Git LFS that it points to; None where they were not looked for.
+        look_alikes: blobs that look like such pointers and are none.
         ids: of its commits, root trees and annotated tags, joined; None where they are unknown.
     """
 
@@ -173,6 +178,7 @@ class _Checked:
     kinds: dict[ObjectId, str]
     changes: tuple[RefChange, ...]
     pointers: tuple[Pointer, ...] | None = None
+    look_alikes: LookAlikes = NO_LOOK_ALIKES
     ids: str | None = None
 
 
@@ -238,6 +244,7 @@ def capture(
         objects=bundle.objects,
         check=bundle.check,
         pointers=checked.pointers or (),
+        look_alikes=checked.look_alikes,
     )
 
 
@@ -432,7 +439,16 @@ def _pass_through(
         ids = _ids_of(plan, check, survey, means)
         level: Check = "connected" if plan.action == "full" else "pack"
         changes = _proved_changes(plan, check, survey.kinds)
-        return _Checked(summary, level, "", survey.kinds, changes, survey.pointers, ids)
+        return _Checked(
+            summary,
+            level,
+            "",
+            survey.kinds,
+            changes,
+            pointers=survey.found.pointers,
+            look_alikes=survey.found.look_alikes,
+            ids=ids,
+        )
 
 
 def _ids_of(plan: Plan, check: PackCheck, survey: Survey, means: Means) -> str | None:

@@ -524,6 +524,9 @@ class Outcome:
         lfs_missing: files that pointers name and that are not stored.
         refs_not_selected: the number of refs that its source has and that are not asked for, by
             pattern.
+        lfs_look_alikes: the number of blobs in the new pack that look like pointers of Git LFS and
+            are none that git-lfs reads.
+        lfs_first_look_alike: the id of one of them.
     """
 
     host: str
@@ -551,6 +554,8 @@ class Outcome:
     lfs_stored_bytes: int = 0
     lfs_missing: tuple[MissingFile, ...] = ()
     refs_not_selected: Mapping[str, int] = field(default_factory=dict)
+    lfs_look_alikes: int = 0
+    lfs_first_look_alike: str = ""
 
 
 @dataclass(frozen=True, slots=True)

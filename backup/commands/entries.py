@@ -223,6 +223,8 @@ def captured_now(
         lfs_objects=len(captured.pointers),
         lfs_bytes=sum(pointer.size_bytes for pointer in captured.pointers),
         refs_not_selected=refs.not_selected,
+        lfs_look_alikes=captured.look_alikes.count,
+        lfs_first_look_alike=captured.look_alikes.first,
     )
     counts = {
         kind: sum(change.kind == kind for change in captured.changes)
@@ -353,6 +355,8 @@ def _with_files(outcome: Outcome, kept: FilesKept | None) -> Outcome:
             )
             for one in kept.line.not_stored
         ),
+        lfs_look_alikes=outcome.lfs_look_alikes + kept.look_alikes.count,
+        lfs_first_look_alike=outcome.lfs_first_look_alike or kept.look_alikes.first,
     )
 
 
@@ -446,7 +450,8 @@ def notes_on_files(outcomes: Iterable[Outcome], *, asked: bool) -> Iterator[str]
     if stored := sum(one.lfs_stored for one in everything):
         size_bytes = sum(one.lfs_stored_bytes for one in everything)
         yield f"{stored} files of Git LFS were stored ({size_bytes} bytes)"
-    for words in (_known_missing, _not_searched) if asked else (_not_asked_for,):
+    asked_for = (_known_missing, _not_searched) if asked else (_not_asked_for,)
+    for words in (*asked_for, _look_alikes):
         told = [f"{one.owner}/{one.path}: {said}" for one in everything if (said := words(one))]
         yield from told[:_MOST_NAMED]
         if len(told) > _MOST_NAMED:
@@ -466,6 +471,16 @@ def _not_searched(one: Outcome) -> str:
         return ""
     packs = f"{one.lfs_unsearched} packs for files of Git LFS"
     return f"the temporary folder has no room to search {packs}"
+
+
+def _look_alikes(one: Outcome) -> str:
+    count, first = one.lfs_look_alikes, one.lfs_first_look_alike
+    if not count:
+        return ""
+    if count == 1:
+        return f"1 file looks like a pointer of Git LFS, but git-lfs does not read it: blob {first}"
+    looks = f"{count} files look like pointers of Git LFS, but git-lfs does not read them"
+    return f"{looks}: first blob {first}"
 
 
 def _not_asked_for(one: Outcome) -> str:

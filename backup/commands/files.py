@@ -36,7 +36,7 @@ from backup.errors import (
 )
 from backup.git.check import PackCheck
 from backup.git.lfs import MOST_AT_ONCE, FileSource, Offer
-from backup.git.pointers import Pointer
+from backup.git.pointers import NO_LOOK_ALIKES, Pointer, PointersFound
 from backup.model import Key, ObjectFormat
 from backup.stopping import Stop
 from backup.vault.documents import BundleLine, LfsIndex, LfsLine, LfsMissing, Record
@@ -188,6 +188,7 @@ class FileKeeper:
         self._transferred = transferred
         self._lock = Lock()
         self._given_up: _Failure | None = None
+        self._look_alikes = NO_LOOK_ALIKES
 
     def keep(
         self,
@@ -255,6 +256,7 @@ class FileKeeper:
             stored_bytes=work.stored_bytes,
             retain_until=work.retain_until,
             lock_unknown=work.lock_unknown,
+            look_alikes=self._look_alikes,
         )
 
     # --- What packs point to ---
@@ -277,9 +279,11 @@ class FileKeeper:
                 return line, tuple(Pointer(one.oid, one.size_bytes) for one in index.objects), ""
             if line.lfs_scanned:
                 return line, (), ""
-            pointers = self._search(line, object_format)
-            if pointers is None:
+            result = self._search(line, object_format)
+            if result is None:
                 return line, (), _NO_ROOM
+            self._look_alikes += result.look_alikes
+            pointers = result.pointers
             searched, _ = save_lfs_index(pointers, line, self._means)
         except SessionExpired:
             raise
@@ -287,7 +291,7 @@ class FileKeeper:
             return line, (), sound(error.message)
         return searched.model_copy(update={"lfs_scanned": True}), pointers, ""
 
-    def _search(self, line: BundleLine, object_format: ObjectFormat) -> tuple[Pointer, ...] | None:
+    def _search(self, line: BundleLine, object_format: ObjectFormat) -> PointersFound | None:
         """Have git index a stored pack, and search it; None where there is no room for it."""
         means = self._means
         # What did not fit tonight would not either, and need not be downloaded to see that.
@@ -304,7 +308,7 @@ class FileKeeper:
                 check.feed(piece)
             if check.finish() is not None:
                 return None
-            return check.survey(()).pointers
+            return check.survey(()).found
 
     # --- Storing ---
 

@@ -26,7 +26,7 @@ from backup.git.command import (
 )
 from backup.git.commits import Commit, read_commits
 from backup.git.objects import ObjectReader
-from backup.git.pointers import Pointer, find_pointers
+from backup.git.pointers import PointersFound, find_pointers
 from backup.model import ObjectFormat, ObjectId, split_ids
 from backup.stopping import Stop
 
@@ -79,12 +79,12 @@ class Survey:
 
     Attributes:
         kinds: the types of the objects that were asked for and are there.
-        pointers: the files of Git LFS that blobs point to.
+        found: the files of Git LFS that blobs point to, and what looks like such a pointer.
         ids: for each type that was to be listed the ids of its objects, one behind another.
     """
 
     kinds: dict[ObjectId, str]
-    pointers: tuple[Pointer, ...]
+    found: PointersFound
     ids: Mapping[str, str]
 
 
@@ -182,11 +182,11 @@ class PackCheck:
         """
         kinds = dict.fromkeys(ids, "")
         lists = {kind.encode(): bytearray() for kind in listed}
-        pointers = find_pointers(self.repository, stop=self._stop, kinds=kinds, lists=lists)
+        found = find_pointers(self.repository, stop=self._stop, kinds=kinds, lists=lists)
         return Survey(
             kinds={oid: kind for oid, kind in kinds.items() if kind},
-            pointers=pointers,
-            ids={kind.decode(): found.hex() for kind, found in lists.items()},
+            found=found,
+            ids={kind.decode(): listed_ids.hex() for kind, listed_ids in lists.items()},
         )
 
     def commits(self, survey: Survey) -> Iterator[Commit]:

@@ -2,7 +2,9 @@
 
 A pointer names its file by SHA-256. It is a blob like any other, so every blob that is small enough
 is read; packs that stand alone can be read without what they build on.
-Source: git-lfs, "Git LFS Specification", "The Pointer" (docs/spec.md).
+What git-lfs reads as a pointer is more than what it writes, and more than its specification says:
+what counts is what it reads, since a clone gets the file for it.
+Source: git-lfs 3.7, lfs/pointer.go (DecodeFrom), lfs/scanner.go (BlobSizeCutoff).
 """
 
 import re
@@ -18,20 +20,38 @@ from backup.git.objects import ObjectReader
 from backup.model import ObjectId
 from backup.stopping import Stop
 
-# "Pointer files must be less than 1024 bytes"; the shortest are of the oldest version, with one
-# digit of size.
+# The first two versions were those of its beginnings, under another name.
+_VERSIONS = (
+    b"http://git-media.io/v/2",
+    b"https://hawser.github.com/spec/v1",
+    b"https://git-lfs.github.com/spec/v1",
+)
+_KEYS = (b"version", b"oid", b"size")
+_OID = re.compile(rb"sha256:([0-9a-f]{64})")
+# As Go's strconv.ParseInt takes it.
+_SIZE = re.compile(rb"[+-]?[0-9]+")
+_MOST_SIZE = (1 << 63) - 1
+# The beginning of a key; git-lfs does not look at the rest of it.
+_EXTENSION = re.compile(rb"ext-[0-9]-[0-9A-Za-z_]")
+# What Go calls space (unicode.IsSpace), which is less than what Python does.
+_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+# Every pointer has it, and so has what looks like one; to find it is quicker than to read a blob.
+_MARK = b"version "
+# One of the first lines, possibly behind what an editor or a failed merge put there.
+_LOOKS = re.compile(
+    rb"(?:\A|\n)(?:\xef\xbb\xbf)?[ \t]*version[ \t]+https?://\S*(?:git-media|hawser|git-lfs)"
+)
+_LOOKS_WITHIN = 128
+
+# "BlobSizeCutoff": git-lfs takes no blob of 1024 bytes or more for a pointer.
 _MOST_BYTES = 1023
-_LEAST_BYTES = 114
+# A version line alone looks like a pointer; the shortest pointer has 114 bytes.
+_LEAST_BYTES = len(b"version ") + min(map(len, _VERSIONS))
 _AT_ONCE = 256
 _READ_BYTES = 1 << 18
-# The first two versions were those of its beginnings, under another name.
-_POINTER = re.compile(
-    rb"version (?:https://git-lfs\.github\.com/spec/v1|https://hawser\.github\.com/spec/v1"
-    rb"|http://git-media\.io/v/2)\n"
-    rb"(?:ext-\d-[^\n]{1,200}\n){0,10}"
-    rb"oid sha256:(?P<oid>[0-9a-f]{64})\n"
-    rb"size (?P<size>\d{1,19})\n?"
-)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,10 +67,83 @@ class Pointer:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class LookAlikes:
+    """Blobs that have the version line of a pointer and that git-lfs does not read as one.
+
+    Attributes:
+        count: the number of them.
+        first: the id of one; empty where there is none.
+    """
+
+    count: int = 0
+    first: str = ""
+
+    def __add__(self, other: "LookAlikes") -> "LookAlikes":
+        return LookAlikes(self.count + other.count, self.first or other.first)
+
+
+@dataclass(frozen=True, slots=True)
+class PointersFound:
+    """What a search found.
+
+    Attributes:
+        pointers: by id, each file once, with the largest size that any pointer gives.
+        look_alikes: what is not among them.
+    """
+
+    pointers: tuple[Pointer, ...]
+    look_alikes: LookAlikes
+
+
+NO_LOOK_ALIKES = LookAlikes()
+
+
 def parse_pointer(content: bytes) -> Pointer | None:
-    """Read a blob as a pointer; None where it is none."""
-    found = _POINTER.fullmatch(content)
-    return None if found is None else Pointer(found["oid"].decode(), int(found["size"]))
+    """Read a blob as git-lfs reads it; None where it is no pointer.
+
+    Space around it is trimmed, lines may end in CRLF, empty lines do not count. The three keys must
+    come in their order; lines of extensions may stand anywhere before the last of them.
+    """
+    if len(content) > _MOST_BYTES or _MARK not in content:
+        return None
+    values: dict[bytes, bytes] = {}
+    extensions: dict[bytes, bytes] = {}
+    for each in _trimmed(content).split(b"\n"):
+        line = each.removesuffix(b"\r")
+        if not line:
+            continue
+        key, space, value = line.partition(b" ")
+        if not space or len(values) == len(_KEYS):
+            return None
+        if key == _KEYS[len(values)]:
+            values[key] = value
+        elif _EXTENSION.match(key):
+            # Of a key that is there twice the last value counts.
+            extensions[key] = value
+        else:
+            return None
+    if values.get(b"version") not in _VERSIONS or not _are_extensions(extensions):
+        return None
+    oid, size = _OID.fullmatch(values.get(b"oid", b"")), _SIZE.fullmatch(values.get(b"size", b""))
+    if oid is None or size is None or not 0 <= int(size[0]) <= _MOST_SIZE:
+        return None
+    return Pointer(oid[1].decode(), int(size[0]))
+
+
+def looks_like_a_pointer(content: bytes) -> bool:
+    """Return whether one of a blob's first lines is the version line of a pointer."""
+    return _MARK in content and _LOOKS.search(content, 0, _LOOKS_WITHIN) is not None
+
+
+def _trimmed(content: bytes) -> bytes:
+    text = content.decode("utf-8", "surrogateescape")
+    return text.strip(_SPACE).encode("utf-8", "surrogateescape")
+
+
+def _are_extensions(extensions: dict[bytes, bytes]) -> bool:
+    priorities = {key.split(b"-")[1] for key in extensions}
+    return len(priorities) == len(extensions) and all(map(_OID.fullmatch, extensions.values()))
 
 
 def find_pointers(
@@ -59,8 +152,8 @@ def find_pointers(
     stop: Stop,
     kinds: MutableMapping[ObjectId, str] | None = None,
     lists: MutableMapping[bytes, bytearray] | None = None,
-) -> tuple[Pointer, ...]:
-    """Read all pointers in a repository's packs: each file once, with the largest size said of it.
+) -> PointersFound:
+    """Read all pointers in a repository's packs, and count what only looks like one.
 
     Memory grows with the number of files that pointers name, and with nothing else.
 
@@ -76,17 +169,22 @@ def find_pointers(
         MalformedPack: git cannot read the packs.
     """
     found: dict[str, int] = {}
+    look_alikes = NO_LOOK_ALIKES
     candidates = _small_blobs(
         repository, stop, {} if kinds is None else kinds, {} if lists is None else lists
     )
     with ObjectReader(repository, stop) as objects:
         while some := [*islice(candidates, _AT_ONCE)]:
-            for blob in objects.read(some):
-                pointer = None if blob is None else parse_pointer(blob[1])
+            for oid, blob in zip(some, objects.read(some), strict=True):
+                content = b"" if blob is None else blob[1]
+                pointer = parse_pointer(content)
                 if pointer is not None:
                     # Anybody can commit one with another size.
                     found[pointer.oid] = max(pointer.size_bytes, found.get(pointer.oid, 0))
-    return tuple(Pointer(oid, size_bytes) for oid, size_bytes in sorted(found.items()))
+                elif looks_like_a_pointer(content):
+                    look_alikes += LookAlikes(1, oid)
+    pointers = tuple(Pointer(oid, size_bytes) for oid, size_bytes in sorted(found.items()))
+    return PointersFound(pointers, look_alikes)
 
 
 def _small_blobs(

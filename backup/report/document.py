@@ -340,6 +340,8 @@ def _outcome(outcome: Outcome) -> JsonObject:
             "unsearched": outcome.lfs_unsearched,
             "stored": outcome.lfs_stored,
             "stored_bytes": outcome.lfs_stored_bytes,
+            "look_alikes": outcome.lfs_look_alikes,
+            "first_look_alike": outcome.lfs_first_look_alike or None,
             "missing": [
                 {
                     "oid": one.oid,

@@ -58,6 +58,7 @@ def _hidden(one: Outcome, name: str) -> Outcome:
         hint="",
         urgent="it lost refs; the report's file says which" if one.urgent else "",
         lfs_missing=(),
+        lfs_first_look_alike="",
         changes=tuple(RefChange(_HIDDEN_REF, c.kind, None, None) for c in one.changes),
     )
 

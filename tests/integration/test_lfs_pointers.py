@@ -9,51 +9,18 @@ import pytest
 
 from backup.commands.run import RunOptions
 from backup.destinations.folder import FolderDestination
-from backup.git.pointers import Pointer, find_pointers, parse_pointer
+from backup.git.pointers import find_pointers
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import LfsIndex
 from backup.vault.layout import Layout
 from backup.vault.manifest import load, load_record
-from tests.support.git import init_bare
+from tests.support.git import git, init_bare
 from tests.support.lfsserver import VERSION, commit, pointer
 from tests.support.program import repo_backup
 from tests.support.vaults import run_at
 
 LAYOUT = Layout.of(host="folder", owner="acme")
-
-
-@pytest.mark.parametrize(
-    ("content", "size_bytes"),
-    [
-        (pointer(b"file"), 4),
-        (pointer(b"file").rstrip(b"\n"), 4),
-        (pointer(b"file", extra="ext-0-foo sha256:" + "a" * 64 + "\n"), 4),
-        (pointer(b"file", size=10**18), 10**18),
-        (pointer(b"file").replace(b"git-lfs.github.com", b"hawser.github.com"), 4),
-        (pointer(b"file").replace(VERSION.encode(), b"version http://git-media.io/v/2\n"), 4),
-    ],
-)
-def test_what_is_a_pointer(content: bytes, size_bytes: int) -> None:
-    assert parse_pointer(content) == Pointer(hashlib.sha256(b"file").hexdigest(), size_bytes)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        VERSION.encode(),
-        pointer(b"file") + b"more\n",
-        b" " + pointer(b"file"),
-        pointer(b"file").replace(b"sha256", b"sha512"),
-        pointer(b"file").replace(b"spec/v1", b"spec/v9"),
-        pointer(b"file").replace(b"size 4", b"size x"),
-        pointer(b"file").replace(b"\n", b"\r\n"),
-        pointer(b"file").upper(),
-    ],
-)
-def test_what_is_none(content: bytes) -> None:
-    assert parse_pointer(content) is None
 
 
 @pytest.fixture
@@ -105,7 +72,7 @@ def ids(*contents: bytes) -> dict[str, int]:
 
 
 def test_they_are_found_on_every_branch_and_in_history(source: Path) -> None:
-    found = find_pointers(source / "media.git", stop=Stop())
+    found = find_pointers(source / "media.git", stop=Stop()).pointers
     expected = ids(b"first", b"second", b"shared", b"third" * 100)
     assert {one.oid: one.size_bytes for one in found} == expected
 
@@ -123,8 +90,54 @@ def test_the_shortest_of_each_version_are_found(tmp_path: Path) -> None:
         short = pointer(content).replace(VERSION.encode(), version.encode()).rstrip(b"\n")
         files[f"f{number}"] = short
     commit(path, "main", files)
-    found = {one.oid for one in find_pointers(path, stop=Stop())}
+    found = {one.oid for one in find_pointers(path, stop=Stop()).pointers}
     assert found == ids(b"0", b"1", b"2").keys()
+
+
+def test_pointers_that_git_lfs_would_not_write_are_found_all_the_same(source: Path) -> None:
+    files = {
+        "crlf": pointer(b"crlf").replace(b"\n", b"\r\n"),
+        "space": b"\n\n" + pointer(b"space") + b" " * 800,
+        "blank": pointer(b"blank").replace(b"\noid", b"\n\noid"),
+        "late": pointer(b"late").replace(b"\nsize", b"\next-0-x sha256:%s\nsize" % (b"a" * 64)),
+    }
+    commit(source / "plain.git", "main", files)
+    report = night(source)
+    assert counted(report, "plain") == (4, len("crlfspaceblanklate"))
+    (bundle,) = newest_record(source, "plain").chain
+    assert index(source, bundle.lfs) == ids(b"crlf", b"space", b"blank", b"late")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_only_looks_like_a_pointer_is_counted_and_reported(asked: bool, source: Path) -> None:
+    files = {
+        "wrong": pointer(b"wrong").replace(b"sha256", b"sha512"),
+        "short": VERSION.encode(),
+        "media": b"version http://git-media.io/v/2",
+    }
+    commit(source / "plain.git", "main", files)
+    words = ("--lfs", "--exclude", "media") if asked else ()
+    report = night(source, *words)
+    found = of(report, "plain")["lfs"]
+    assert (report["result"], found["objects"], found["look_alikes"]) == ("success", 0, 3)
+    shown = git("cat-file", "blob", found["first_look_alike"], cwd=source / "plain.git")
+    assert shown in files.values()
+    assert (
+        "acme/plain: 3 files look like pointers of Git LFS, but git-lfs does not read them: "
+        f"first blob {found['first_look_alike']}"
+    ) in report["notes"]
+    # Said of what is new, not each night.
+    assert "look like" not in str(night(source, *words)["notes"])
+
+
+def test_look_alikes_in_packs_that_are_searched_later_are_counted(source: Path) -> None:
+    commit(source / "plain.git", "main", {"wrong": pointer(b"x").replace(b"size", b"length")})
+    words = ("--exclude", "media")
+    night(source, *words, "--check", "trailer")
+    report = night(source, *words, "--lfs")
+    assert of(report, "plain")["lfs"]["look_alikes"] == 1
+    (note,) = [one for one in report["notes"] if "looks like a pointer" in one]
+    assert note.endswith(f"blob {of(report, 'plain')['lfs']['first_look_alike']}")
 
 
 def test_a_capture_notes_and_says_them(source: Path) -> None:

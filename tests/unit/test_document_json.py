@@ -98,6 +98,8 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
         lfs_unsearched=1,
         lfs_stored=1,
         lfs_stored_bytes=10,
+        lfs_look_alikes=3,
+        lfs_first_look_alike=ONE,
         lfs_missing=(MissingFile("ab" * 32, 20, "gone (404)", permanent=True, known=False),),
         refs_not_selected={"refs/pull/*/head": 2, "refs/pull/*/merge": 1},
     )
@@ -159,6 +161,8 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                     "unsearched": 1,
                     "stored": 1,
                     "stored_bytes": 10,
+                    "look_alikes": 3,
+                    "first_look_alike": ONE,
                     "missing": [
                         {
                             "oid": "ab" * 32,
