@@ -179,6 +179,7 @@ class Restored:
         files: so many files of Git LFS came with it; with their bytes together.
         files_not_stored: so many more were not to be had when it was captured.
         files_failed: what is wrong with each of those that should have come and did not.
+        files_not_asked: whether there are more that were not asked for when it was captured.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Restored:
     files_bytes: int = 0
     files_not_stored: int = 0
     files_failed: tuple[str, ...] = ()
+    files_not_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The files of Git LFS: whatever a repository's packs point to is stored once for its owner.
 
 What each pack points to stands in a document beside its bundle. A file's id is the SHA-256 of its
-content, and its key in the vault: what is there under the key need not be asked for, and what comes
-is stored when it has the id. That a file is not to be had never keeps a repository from being
+content, and its key in the vault. That a file is in the vault gives no repository a claim to it:
+each repository's own source is asked for what is new to it. What the source offers and the vault
+has is not downloaded again. That a file is not to be had never keeps a repository from being
 captured; it is noted, and asked for again by each run.
 """
 
@@ -17,7 +18,7 @@ from threading import Condition, Lock
 from backup.capture import FilesKept, Means, save_lfs_index
 from backup.commands.rebuilding import verified_pack
 from backup.commands.retrying import TRIES, repeat
-from backup.commands.stored_files import is_whole
+from backup.commands.stored_files import is_whole, read_index
 from backup.errors import (
     AccessDenied,
     AuthenticationError,
@@ -47,6 +48,8 @@ from backup.vault.manifest import load
 _SMALL_AT_ONCE = 4
 _SMALL_BYTES = 8 << 20
 _LOOK_SECONDS = 0.5
+# Nothing is told of the other content: it may be anything that this machine or a server can read.
+_OTHER_CONTENT = "the source has other content under its id"
 _NO_ROOM = "the temporary folder has no room for the pack"
 _CONDEMNED = "nothing needed it for a while, and a prune may delete it; the next one spares it"
 
@@ -200,8 +203,9 @@ class FileKeeper:
         found: Mapping[str, tuple[Pointer, ...]],
         also: Iterable[Pointer] = (),
     ) -> FilesKept:
-        """Store all that a chain points to and that is not stored yet.
+        """Store all that a chain points to, that the source offers and that is not stored yet.
 
+        What the record before promises is not asked for again while it is in the vault.
         Ends early, and says so, where the run must stop.
 
         Args:
@@ -210,13 +214,14 @@ class FileKeeper:
             goes_on: whether the chain goes on from that one's, and does not begin anew.
             object_format: of the repository's ids.
             found: what packs that were searched just now point to, by their bundles' keys.
-            also: files that are known not to be there.
+            also: files that the record before promises and that are known not to be there.
 
         Raises:
             SessionExpired: nothing more can be stored.
         """
         known = previous.lfs if previous is not None else None
         before = {one.oid: one for one in known.not_stored} if known is not None else {}
+        lost = frozenset(one.oid for one in also)
         wanted: dict[str, Pointer] = {}
         _add((*also, *self._also), wanted)
         done: set[str] = set()
@@ -232,7 +237,10 @@ class FileKeeper:
                 unsearched += [problem] if problem and problem != _NO_ROOM else []
                 no_room += problem == _NO_ROOM
             lines.append(each)
-        work = self._store(sorted(wanted.values()))
+        promised = lost
+        if previous is not None and known is not None and wanted.keys() - before.keys() - lost:
+            promised |= self._promised(previous.chain) - before.keys()
+        work = self._store(sorted(wanted.values()), promised)
         now = self._means.clock()
         missing = tuple(
             LfsMissing(
@@ -310,17 +318,37 @@ class FileKeeper:
                 return None
             return check.survey(()).found
 
+    def _promised(self, chain: tuple[BundleLine, ...]) -> frozenset[str]:
+        """Return what packs of an earlier record point to.
+
+        What stands in a document that cannot be read is asked for again.
+        """
+        layout, destination = self._means.layout, self._means.destination
+
+        def read(key: str) -> frozenset[str]:
+            try:
+                return frozenset(read_index(destination, layout, key))
+            except SessionExpired:
+                raise
+            except BackupError:
+                return frozenset()
+
+        with ThreadPoolExecutor(_SMALL_AT_ONCE) as pool:
+            keys = [line.lfs for line in chain if line.lfs is not None]
+            return frozenset().union(*pool.map(read, keys))
+
     # --- Storing ---
 
-    def _store(self, pointers: list[Pointer]) -> _Work:
+    def _store(self, pointers: list[Pointer], promised: frozenset[str]) -> _Work:
+        """Store files; of those that are promised, only what is gone from the vault."""
         work = _Work()
-        for start in range(0, len(pointers), MOST_AT_ONCE):
-            absent = self._absent(pointers[start : start + MOST_AT_ONCE], work)
-            if not absent:
-                continue
-            offers = self._offers(absent)
-            large = [one for one in absent if one.size_bytes > _SMALL_BYTES]
-            small = [one for one in absent if one.size_bytes <= _SMALL_BYTES]
+        asked = [one for one in pointers if one.oid not in promised]
+        for some in _hundreds([one for one in pointers if one.oid in promised]):
+            asked += self._absent(some, work)
+        for some in _hundreds(sorted(asked)):
+            offers = self._offers(some)
+            large = [one for one in some if one.size_bytes > _SMALL_BYTES]
+            small = [one for one in some if one.size_bytes <= _SMALL_BYTES]
             for group, at_once in ((small, _SMALL_AT_ONCE), (large, 1)):
                 for pointer, result in self._each(group, offers, at_once=at_once):
                     self._take(result, pointer, work)
@@ -417,13 +445,32 @@ class FileKeeper:
     def _fetch(
         self, pointer: Pointer, offer: "Offer | SourceError | _Failure"
     ) -> "_Stored | _Failure":
-        """Store one file; whatever keeps it from being stored is the result."""
+        """Store one file that its source offers; whatever keeps it from being stored is the result.
+
+        The vault is looked at only then, so that nothing tells what it has of others.
+        """
         if isinstance(offer, _Failure):
             return offer
-        if self._given_up is not None:
-            return self._given_up
-        left = [offer]
+        if isinstance(offer, SourceError):
+            return self._fail(offer, of_all=False)
         stop = self._means.stop
+        try:
+            with self._turns.turn(pointer.oid, stop) as there:
+                known = there or self._look(pointer)
+                if known is not None:
+                    return self._prove(pointer, offer, known)
+                if self._given_up is not None:
+                    return self._given_up
+                stored = self._download(pointer, offer)
+                self._turns.note(pointer.oid, stored)
+                return stored
+        except SessionExpired:
+            raise
+        except BackupError as error:
+            return self._fail(error, of_all=False)
+
+    def _download(self, pointer: Pointer, offer: Offer) -> "_Stored":
+        left = [offer]
 
         def attempt() -> _Stored:
             given = left.pop() if left else self._ask([pointer])[pointer.oid]
@@ -433,17 +480,16 @@ class FileKeeper:
                 raise given
             return self._pour(pointer, given)
 
-        try:
-            with self._turns.turn(pointer.oid, stop) as there:
-                if there is not None:
-                    return there
-                stored = repeat(attempt, tries=TRIES, stop=stop, again=self._again)
-                self._turns.note(pointer.oid, stored)
-                return stored
-        except SessionExpired:
-            raise
-        except BackupError as error:
-            return self._fail(error, of_all=False)
+        return repeat(attempt, tries=TRIES, stop=self._means.stop, again=self._again)
+
+    def _prove(
+        self, pointer: Pointer, offer: Offer, known: "_Stored | _Failure"
+    ) -> "_Stored | _Failure":
+        """Have a source that cannot vouch for a file show that it has it, before it gets ours."""
+        if not self._source.vouches:
+            for _ in self._content(pointer, offer):
+                pass
+        return known
 
     def _fail(self, error: BackupError, *, of_all: bool) -> _Failure:
         """Turn an error into what is said of a file; what hinders every file is not tried again."""
@@ -464,23 +510,12 @@ class FileKeeper:
 
     def _pour(self, pointer: Pointer, offer: Offer) -> "_Stored":
         destination, key = self._means.destination, self._key(lfs_key(pointer.oid))
-        digest, size_bytes = hashlib.sha256(), 0
+        size_bytes = 0
         with destination.writer(key) as writer:
-            for piece in self._source.read(pointer, offer):
-                self._means.stop.check()
-                digest.update(piece)
+            for piece in self._content(pointer, offer):
                 size_bytes += len(piece)
-                if size_bytes > pointer.size_bytes:
-                    raise SourceError(
-                        f"the server sends more than the {pointer.size_bytes} bytes that it has"
-                    )
                 writer.write(piece)
                 self._transferred(len(piece))
-            if digest.hexdigest() != pointer.oid:
-                raise SourceError(
-                    f"the server sent another file: {size_bytes} bytes with SHA-256 "
-                    f"{digest.hexdigest()}"
-                )
             try:
                 stored = writer.commit(sha256=pointer.oid)
             except WriteConflict:
@@ -490,8 +525,32 @@ class FileKeeper:
                 return _Stored(size_bytes, was_there=True)
         return _Stored(size_bytes, retain_until=stored.retain_until)
 
+    def _content(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
+        """Yield a file's bytes; after the last of them it is the right one.
+
+        Raises:
+            SourceError: it is another one.
+            BackupError: it cannot be read.
+        """
+        digest, size_bytes = hashlib.sha256(), 0
+        for piece in self._source.read(pointer, offer):
+            self._means.stop.check()
+            digest.update(piece)
+            size_bytes += len(piece)
+            if size_bytes > pointer.size_bytes:
+                raise SourceError(_OTHER_CONTENT)
+            yield piece
+        if digest.hexdigest() != pointer.oid:
+            raise SourceError(_OTHER_CONTENT)
+
     def _key(self, relative: str) -> Key:
         return self._means.layout.key(relative)
+
+
+def _hundreds(pointers: list[Pointer]) -> Iterator[list[Pointer]]:
+    """Yield as many at a time as a server is asked for at once."""
+    for start in range(0, len(pointers), MOST_AT_ONCE):
+        yield pointers[start : start + MOST_AT_ONCE]
 
 
 def _add(pointers: Iterable[Pointer], wanted: dict[str, Pointer]) -> None:

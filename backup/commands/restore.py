@@ -7,6 +7,7 @@ asked for is whole.
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +35,16 @@ from backup.commands.placing import (
 )
 from backup.commands.pushing import Push, PushRequest
 from backup.commands.rebuilding import head_id, rebuild_repository, record_of
-from backup.commands.stored_files import give_files, pointers_of
+from backup.commands.stored_files import give_files, promised_files
 from backup.destinations.originals import OriginalsDestination
-from backup.errors import BackupError, ConfigError, ExitCode, IntegrityError, Interrupted
+from backup.errors import (
+    BackupError,
+    ConfigError,
+    ExitCode,
+    IntegrityError,
+    Interrupted,
+    ObjectNotFound,
+)
 from backup.git.command import require_git
 from backup.git.rebuild import holds
 from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
@@ -365,11 +373,6 @@ class _Restoring:
         self._stop.check()
         try:
             records = (self._record(work.found), *(record for record, _ in work.beside))
-            oids = [
-                oid
-                for record in records
-                for oid in pointers_of(self._destination, work.found.layout, record.chain)
-            ]
         except Interrupted:
             raise
         except BackupError:
@@ -377,7 +380,12 @@ class _Restoring:
             return ()
         key = work.found.layout.key
         keys = dict.fromkeys(key(line.key) for record in records for line in record.chain)
-        files = [key(lfs_key(oid)) for oid in oids]
+        files = []
+        for record in records:
+            # What cannot be read of them is reported with the repository, which comes back.
+            with suppress(IntegrityError, ObjectNotFound):
+                promised = promised_files(self._destination, work.found.layout, record)
+                files += [key(lfs_key(oid)) for oid in promised]
         # They lie in as many folders, which are listed as one.
         return (*self._destination.archived(keys), *self._destination.archived(files))
 
@@ -438,6 +446,7 @@ class _Restoring:
             files_bytes=given.size_bytes,
             files_not_stored=len(given.not_stored),
             files_failed=given.failed,
+            files_not_asked=given.not_asked,
         )
 
     def _record(self, found: Found) -> Record:

@@ -38,12 +38,14 @@ class GivenFiles:
         count: so many; with their bytes together.
         not_stored: ids of those that were not to be had when the repository was captured.
         failed: what is wrong with each that is missing or damaged now.
+        not_asked: whether files were not asked for when it was captured, and there were some.
     """
 
     count: int = 0
     size_bytes: int = 0
     not_stored: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    not_asked: bool = False
 
 
 def is_whole(destination: Destination, key: Key, oid: str, *, version: str | None = None) -> bool:
@@ -141,9 +143,10 @@ def give_files(
     transferred: Callable[[int], None],
     stop: Stop,
 ) -> GivenFiles:
-    """Put the files that some records' chains point to where git-lfs looks for them.
+    """Put the files that some records promise where git-lfs looks for them.
 
-    One that is missing or damaged keeps no other from being given back.
+    Nothing else is given, even if the vault has it: it may be another repository's, whose readers
+    are not the same. One that is missing or damaged keeps no other from being given back.
 
     Args:
         destination: where the vault lies.
@@ -156,18 +159,20 @@ def give_files(
     Raises:
         Interrupted: somebody asked to stop.
     """
-    wanted: set[str] = set()
     promised: set[str] = set()
+    not_stored: set[str] = set()
+    not_asked = False
     problems: list[str] = []
     for record in records:
+        if record.lfs is None:
+            not_asked |= any(line.lfs is not None for line in record.chain)
+            continue
         try:
-            found = pointers_of(destination, layout, record.chain).keys()
+            promised |= promised_files(destination, layout, record).keys()
         except (IntegrityError, DestinationError) as error:
             problems.append(f"files of Git LFS of {record.snapshot_id}: {error.message}")
             continue
-        wanted |= found
-        if record.lfs is not None:
-            promised |= found - {one.oid for one in record.lfs.not_stored}
+        not_stored |= {one.oid for one in record.lfs.not_stored}
 
     def give(oid: str) -> int | BackupError:
         stop.check()
@@ -176,23 +181,18 @@ def give_files(
         except (IntegrityError, DestinationError) as error:
             return error
 
-    ids = sorted(wanted)
+    ids = sorted(promised)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         results = dict(zip(ids, pool.map(give, ids), strict=True))
     sizes = [size for size in results.values() if isinstance(size, int)]
-    failed = {oid: error for oid, error in results.items() if isinstance(error, BackupError)}
-    # Who did not ask for files then has no claim to them now.
-    not_stored = {
-        oid
-        for oid, error in failed.items()
-        if oid not in promised and isinstance(error, ObjectNotFound)
-    }
     problems += [
         f"file {oid} of Git LFS: {error.message}"
-        for oid, error in failed.items()
-        if oid not in not_stored
+        for oid, error in results.items()
+        if isinstance(error, BackupError)
     ]
-    return GivenFiles(len(sizes), sum(sizes), tuple(sorted(not_stored)), tuple(problems))
+    return GivenFiles(
+        len(sizes), sum(sizes), tuple(sorted(not_stored - promised)), tuple(problems), not_asked
+    )
 
 
 def _give(

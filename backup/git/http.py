@@ -487,11 +487,18 @@ def _is_distrust(error: Exception) -> bool:
 # --- What a server answers -----------------------------------------------------------------------
 
 
-def require_success(answer: Answer, url: str, *, signed_in: bool) -> None:
-    """Turn an answer that is no success into the error that says what it asks of people."""
+def require_success(answer: Answer, url: str, *, signed_in: bool, quoted: bool = True) -> None:
+    """Turn an answer that is no success into the error that says what it asks of people.
+
+    Args:
+        answer: is closed where it is no success.
+        url: of what was asked.
+        signed_in: whether credentials came with the request.
+        quoted: whether the error repeats what the answer says.
+    """
     if answer.status == 200:
         return
-    said = _words(answer)
+    said = _words(answer) if quoted else ""
     wait = _seconds_to_wait(answer.headers)
     answer.close()
     match answer.status:
@@ -523,7 +530,7 @@ def require_success(answer: Answer, url: str, *, signed_in: bool) -> None:
         case 410:
             raise RepositoryMissing(f"{url}: gone for good (410){said}")
         case 451:
-            notice = _notice(answer.headers)
+            notice = _notice(answer.headers) if quoted else ""
             raise RepositoryBlocked(f"{url}: blocked for legal reasons (451){notice or said}")
         case 507 | 509:
             # Source: git-lfs, docs/api/batch.md, "Response Errors".

@@ -7,13 +7,16 @@ Source: git-lfs, docs/api/batch.md, docs/api/basic-transfers.md, docs/api/server
 """
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from errno import ENOENT, ENOTDIR
 from pathlib import Path
+from stat import S_ISLNK, S_ISREG
 from threading import Lock
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
@@ -41,6 +44,7 @@ _LEAST_LIFE = 300.0
 _LIFE_SECONDS = 900.0
 _THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _PIECE_BYTES = 1 << 18
+_NOT_THERE = "the repository does not have it"
 # What a store says of a link that is over (Amazon's of a token that is: 400), or of nothing there.
 _REFUSED = {400, 401, 403, 404, 410}
 # Compared, and not looked up: what a server says may be anything.
@@ -80,7 +84,15 @@ class Upload:
 
 
 class FileSource(Protocol):
-    """Where the files that a repository's pointers name come from. Used from many threads."""
+    """Where the files that a repository's pointers name come from. Used from many threads.
+
+    Attributes:
+        vouches: whether an offer alone says that the repository has the file; otherwise its
+            content must.
+    """
+
+    @property
+    def vouches(self) -> bool: ...
 
     def offers(self, pointers: Sequence[Pointer]) -> Mapping[str, Offer | SourceError]:
         """Ask for files, at most `MOST_AT_ONCE`; tell of each by its id where it is, or why not.
@@ -110,9 +122,15 @@ def file_in(git_directory: Path, oid: str) -> Path:
 class LocalFiles:
     """The files that a repository on this machine has itself.
 
+    No link below the git directory is followed: anyone who may write there could have one lead to
+    any file that this process can read. Source: open(2), O_NOFOLLOW.
+
     Args:
         git_directory: the repository's.
     """
+
+    # A name is none: anyone who may write there can give any file any name.
+    vouches = False
 
     def __init__(self, git_directory: Path) -> None:
         self._git_directory = git_directory
@@ -121,18 +139,58 @@ class LocalFiles:
         return {one.oid: self._offer(one) for one in pointers}
 
     def _offer(self, pointer: Pointer) -> Offer | SourceError:
-        path = file_in(self._git_directory, pointer.oid)
-        if not path.is_file():
-            return FileMissing("the repository does not have it")
-        return Offer(str(path))
+        try:
+            os.close(self._open(pointer.oid))
+        except SourceError as error:
+            return error
+        return Offer(str(file_in(self._git_directory, pointer.oid)))
 
     def read(self, pointer: Pointer, offer: Offer) -> Iterator[bytes]:
         try:
-            with Path(offer.place).open("rb") as file:
+            with os.fdopen(self._open(pointer.oid), "rb") as file:
                 while data := file.read(_PIECE_BYTES):
                     yield data
         except OSError as error:
-            raise SourceError(f"{pointer.oid} cannot be read: {error.strerror}") from error
+            raise SourceError(f"it cannot be read: {error.strerror}") from error
+
+    def _open(self, oid: str) -> int:
+        """Open a file, one folder after the other from the git directory on.
+
+        Raises:
+            FileMissing: there is none.
+            SourceError: it lies behind a link, or cannot be read.
+        """
+        *folders, name = file_in(Path(), oid).parts
+        try:
+            place = os.open(self._git_directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise SourceError(f"the repository cannot be read: {error.strerror}") from error
+        try:
+            for folder in folders:
+                below = _open_at(place, folder, os.O_DIRECTORY)
+                os.close(place)
+                place = below
+            # What is no file at all, such as a pipe, must not keep us waiting.
+            found = _open_at(place, name, os.O_NONBLOCK)
+        finally:
+            os.close(place)
+        if not S_ISREG(os.fstat(found).st_mode):
+            os.close(found)
+            raise FileMissing(_NOT_THERE)
+        return found
+
+
+def _open_at(folder: int, name: str, flags: int) -> int:
+    """Open what lies in an open folder, unless it is a link."""
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=folder)
+    except OSError as error:
+        with suppress(OSError):
+            if S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise SourceError(f"{name} is a symbolic link, and is not followed") from error
+        if error.errno in (ENOENT, ENOTDIR):
+            raise FileMissing(_NOT_THERE) from error
+        raise SourceError(f"it cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +275,8 @@ class LfsServer:
         client: its connections are used.
         count: called with ``lfs`` for every request made.
     """
+
+    vouches = True
 
     def __init__(
         self,
@@ -396,7 +456,8 @@ def _require_good_link(answer: Answer, named: str) -> None:
 def _content(answer: Answer, named: str) -> Iterator[bytes]:
     try:
         _require_good_link(answer, named)
-        require_success(answer, named, signed_in=True)
+        # A link may lead anywhere: what is there is not for a message.
+        require_success(answer, named, signed_in=True, quoted=False)
         while data := answer.read(_PIECE_BYTES):
             yield data
     finally:

@@ -167,6 +167,7 @@ def restore_document(report: RestoreReport) -> JsonObject:
                     "files": one.files,
                     "bytes": one.files_bytes,
                     "not_stored": one.files_not_stored,
+                    "not_asked": one.files_not_asked,
                     "failed": list(one.files_failed),
                 },
             }

@@ -338,6 +338,9 @@ def _print_files(one: Restored, console: Console) -> None:
     if one.files_not_stored:
         few = f"{one.files_not_stored} files of Git LFS were not to be had when it was captured"
         _line(console, f"{one.name}: {few}", style="yellow")
+    if one.files_not_asked:
+        none = "files of Git LFS were not asked for when it was captured, and none came with it"
+        _line(console, f"{one.name}: {none}", style="yellow")
     for problem in one.files_failed:
         _line(console, f"failed: {one.name}: {problem}", style="bold red")
 

@@ -306,3 +306,16 @@ def test_a_store_that_refuses_a_link_is_asked_with_another(status: int, server: 
     # Who has the link can read the file: it is not for a log.
     assert "abcdef" not in caught.value.message
     assert "abcdef" not in repr(offer(client))
+
+
+@pytest.mark.parametrize("status", [402, 429, 451, 500, 507])
+def test_what_a_link_leads_to_is_not_repeated(status: int, server: Server) -> None:
+    """It may be anything that this machine can reach, and its link comes from the server."""
+    said = {"Content-Type": "text/plain", "Link": '<http://of.somebody/else>; rel="blocked-by"'}
+    server.links(f"{server.http.url}/file")
+    server.files["/file"] = Answer(status, said, b"password of somebody else")
+    client = server.client()
+    with pytest.raises(BackupError) as caught:
+        b"".join(client.read(ONE, offer(client)))
+    assert "somebody" not in caught.value.message
+    assert str(status) in caught.value.message

@@ -10,6 +10,7 @@ import pytest
 
 from backup.destinations.s3.archive import is_readable
 from tests.support.git import commit_chain, init_bare, update_refs
+from tests.support.lfsserver import commit, keep, pointer
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.s3server import S3Server
@@ -106,6 +107,28 @@ def test_a_drill_finds_damage_beside_what_is_archived(
         told = repo_backup("verify", "--depth", depth, "--json", env=env, check=4).json
         assert [one["uri"] for one in told["damaged"]] == [f"s3://{bucket}/{other}"]
         assert told["not_readable_now"] == [f"s3://{bucket}/{key}"]
+
+
+def test_damage_to_what_names_files_keeps_git_objects_from_nobody(
+    tmp_path: Path, moto_http: S3Server
+) -> None:
+    """Nor does the look for what is archived, which comes before."""
+    bucket = "names-of-files-damaged"
+    moto_http.make_bucket(bucket)
+    env = {**moto_http.environment(), "AWS_ENDPOINT_URL": moto_http.endpoint_url}
+    media = init_bare(tmp_path / "acme" / "media.git")
+    commit(media, "main", {"a.bin": pointer(b"content")})
+    keep(media, b"content")
+    repo_backup("run", "--from", tmp_path / "acme", "--to", f"s3://{bucket}", env=env)
+    with moto_http.client() as client:
+        stored = [one["Key"] for one in client.list_objects_v2(Bucket=bucket)["Contents"]]
+        (key,) = [one for one in stored if one.endswith(".lfs.json.gz")]
+        client.put_object(Bucket=bucket, Key=key, Body=b"garbage")
+    words = ("media", "--from", f"s3://{bucket}", tmp_path / "back.git", "--json")
+    (restored,) = repo_backup("restore", *words, env=env, check=4).json["restored"]
+    assert (restored["refs"], restored["lfs"]["files"]) == (1, 0)
+    (problem,) = restored["lfs"]["failed"]
+    assert "is damaged" in problem
 
 
 @pytest.mark.parametrize(

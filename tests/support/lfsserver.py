@@ -62,6 +62,7 @@ class LfsStore:
         refuse: an answer to every batch, in place of links.
         missing_at_the_store: ids that have links and are not there.
         corrupt: ids of which other bytes come.
+        without_links: ids that the server says it has, and gives no link to.
         ends: for an id, how many of its links end before they are used.
         batches: how many files each batch asked for.
         links: how often a file was asked for at the store.
@@ -73,6 +74,7 @@ class LfsStore:
     refuse: Answer | None = None
     missing_at_the_store: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
+    without_links: set[str] = field(default_factory=set)
     ends: Counter[str] = field(default_factory=Counter)
     batches: list[int] = field(default_factory=list)
     links: Counter[str] = field(default_factory=Counter)
@@ -116,6 +118,8 @@ class LfsStore:
         if operation == "upload":
             if oid not in self.files:
                 line["actions"] = {"upload": self._link(oid), "verify": self._link("verify")}
+            return line
+        if oid in self.without_links:
             return line
         if oid not in self.files:
             return line | {"error": {"code": 404, "message": "Object does not exist"}}

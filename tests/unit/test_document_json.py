@@ -371,6 +371,7 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
         files_bytes=40,
         files_not_stored=1,
         files_failed=("one",),
+        files_not_asked=True,
     )
     lost = LostRef("acme/widgets", MAIN, "rewritten", ONE, "20261031T023000Z-1a2b3c4d", NOW, NOW)
     document = restore_document(
@@ -395,7 +396,13 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
                 "lost_refs": 0,
                 "refs_left_out": 0,
                 "was_there": False,
-                "lfs": {"files": 3, "bytes": 40, "not_stored": 1, "failed": ["one"]},
+                "lfs": {
+                    "files": 3,
+                    "bytes": 40,
+                    "not_stored": 1,
+                    "not_asked": True,
+                    "failed": ["one"],
+                },
             }
         ],
         "left_out": ["acme/gone: not listed"],
