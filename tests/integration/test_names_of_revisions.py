@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from backup.errors import BrokenChain
 from backup.git.objects import ObjectReader
+from backup.git.rebuild import Rebuild
+from backup.model import ObjectId
 from backup.stopping import Stop
 from tests.support.git import commit_chain, git, init_bare, set_head, update_refs, write_blob
 from tests.support.mirrors import mirror_state
@@ -31,3 +36,13 @@ def test_an_object_is_read_by_its_whole_id_alone(tmp_path: Path) -> None:
     with ObjectReader(path, Stop()) as objects:
         *others, last = objects.read(names)
     assert (others, last) == ([None] * 7, ("blob", b"content"))
+
+
+def test_a_tip_is_proved_present_by_its_whole_id_alone(tmp_path: Path) -> None:
+    path = tmp_path / "one.git"
+    rebuild = Rebuild(path, object_format="sha256", stop=Stop())
+    (commit,) = (ObjectId(one.decode()) for one in commit_chain(path, 1))
+    rebuild.prove_present([commit, commit])
+    for absent in ("0" * 63 + "1", commit[:40]):
+        with pytest.raises(BrokenChain, match=f"does not hold {absent}, which a ref points at"):
+            rebuild.prove_present([commit, ObjectId(absent)])
