@@ -1,8 +1,7 @@
 """Reads the documents of a root that no manifest names, as the commands that need them do.
 
-What stops another command must be damage for verify, too: a checkpoint, what is forgotten, a list
-of files that may be deleted, the result of a drill, what a pack points to in Git LFS, and a record
-that a run left behind.
+What stops another command must be damage for verify, too: a list of files that may be deleted, the
+result of a drill, what a pack points to in Git LFS, and a record that a run left behind.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -12,9 +11,9 @@ from backup.errors import IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.results import Damage
 from backup.stopping import Stop
-from backup.vault.documents import Condemned, Drill, LfsIndex, Manifest, Part, Record
+from backup.vault.documents import Condemned, Drill, LfsIndex, Part, Record
 from backup.vault.layout import Layout, condemned_of, is_lfs_index, is_record, snapshot_of
-from backup.vault.manifest import list_documents, load
+from backup.vault.manifest import load
 
 
 def damaged_documents(
@@ -26,7 +25,7 @@ def damaged_documents(
     concurrency: int,
     stop: Stop,
 ) -> list[Damage]:
-    """Read every document but manifests and the records that they name; return the damaged ones.
+    """Read every document but those of runs and the records that they name; return damaged ones.
 
     One that is gone by now was pruned, or is missed where something names it.
 
@@ -67,9 +66,6 @@ def damaged_documents(
 def _documents(
     destination: Destination, layout: Layout, listed: Iterable[str], named: Collection[str]
 ) -> Iterator[tuple[Key, type[Part]]]:
-    for name in list_documents(destination, layout):
-        if name.checkpoint is not None and not name.is_forgotten:
-            yield layout.document(name), Manifest
     for stored in destination.list(layout.folder("condemned")):
         if condemned_of(layout, stored.key):
             yield stored.key, Condemned

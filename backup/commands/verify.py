@@ -190,7 +190,7 @@ class _Root:
         # one that lies in an archive.
         self._files: dict[str, str | None] = {}
         self._lock = Lock()
-        self._manifests_read = 0
+        self._has_index = False
         self.there: frozenset[Identity] = frozenset()
         self.damaged: list[Damage] = []
 
@@ -244,7 +244,7 @@ class _Root:
         return {self.key_of(one) for one in damaged}
 
     def _repositories(self) -> list[_Repository]:
-        """Read every manifest; one that cannot be read is damage of its own."""
+        """Read every manifest and checkpoint; one that cannot be read is damage of its own."""
         found: dict[Identity, _Repository] = {}
         forgotten, damaged = forgotten_in_vault(self._destination, self._layout)
         for name in damaged:
@@ -252,8 +252,9 @@ class _Root:
             problem = "it is damaged: what it says is forgotten is not"
             self.damaged.append(Damage(uri, problem, (), ()))
         for name in list_documents(self._destination, self._layout):
-            if name.checkpoint is not None:
+            if name.is_forgotten:
                 continue
+            # Runs go on from a checkpoint, and prune keeps what it names, as they do by a manifest.
             self._stop.check()
             for stored in self._stored_by(name, forgotten):
                 if stored.record is None:
@@ -298,7 +299,7 @@ class _Root:
                 self.damaged.append(Damage(uri(each.key), problem, (), (name.snapshot_id,)))
 
     def _lost_index(self) -> LostIndex | None:
-        if self._manifests_read:
+        if self._has_index:
             return None
         try:
             state = state_of_vault(self._destination, self._layout, now=datetime.now(UTC))
@@ -308,7 +309,7 @@ class _Root:
         return lost_index(self._destination, self._layout, state)
 
     def _check_documents(self, everything: Iterable[_Repository]) -> None:
-        """Read what is no manifest and no record of a snapshot, as other commands do."""
+        """Read what no run's own document names, as other commands do."""
         self.damaged += damaged_documents(
             self._destination,
             self._layout,
@@ -350,7 +351,7 @@ class _Root:
             uri = self._destination.uri(self._layout.document(name))
             self.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))
             return ()
-        self._manifests_read += 1
+        self._has_index = self._has_index or name.checkpoint is None or bool(manifest.entries)
         dropped = unknown_to(manifest.forgotten, forgotten)
         return tuple(entry for entry in manifest.entries if entry.identity not in dropped)
 
