@@ -19,7 +19,8 @@ from typing import Any
 from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, Input, taken_by
 from backup.doors.action import OUTPUTS
 from backup.vault import documents
-from backup.vault.documents import STORED, Part
+from backup.vault.documents import STORED
+from backup.vault.fields import Part
 from backup.vault.layout import Layout, escape_path
 from docs.action_yml import action_yml
 from docs.fields import MEANINGS, RESERVED

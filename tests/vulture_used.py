@@ -16,7 +16,7 @@ from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
 from backup.report import terminal
 from backup.sources.github.credentials import Live
-from backup.vault import documents
+from backup.vault import documents, fields
 
 
 def inputs_of_later_commands(config: Config, span: Span) -> tuple[object, ...]:
@@ -57,7 +57,7 @@ def fields_of_documents(
     """Written for readers of the vault, or by forges' sources; format 1 has them from the start."""
     return (
         documents.STORED,
-        documents.Part.model_config,
+        fields.Part.model_config,
         documents.RefLine._check_name,
         head._check_name,
         entry.changes.added,

@@ -11,7 +11,8 @@ from backup.errors import IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.results import Damage
 from backup.stopping import Stop
-from backup.vault.documents import Condemned, Drill, LfsIndex, Part, Record
+from backup.vault.documents import Condemned, Drill, LfsIndex, Record
+from backup.vault.fields import Part
 from backup.vault.layout import Layout, condemned_of, is_lfs_index, is_record, snapshot_of
 from backup.vault.manifest import load
 

@@ -13,7 +13,8 @@ from backup.commands.drills import (
     reaches,
 )
 from backup.results import Damage
-from backup.vault.documents import DamageLine, Depth, Drill, DrillLine, HolderLine, Record
+from backup.vault.documents import DamageLine, Drill, DrillLine, HolderLine, Record
+from backup.vault.fields import Depth
 from backup.vault.layout import is_bundle, new_snapshot_id, snapshot_time
 from backup.vault.manifest import WINDOW, Identity
 

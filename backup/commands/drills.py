@@ -11,7 +11,8 @@ from datetime import datetime
 from backup.errors import IntegrityError, ObjectNotFound
 from backup.model import Destination
 from backup.vault.clocks import FUTURE_TOLERANCE
-from backup.vault.documents import DamageLine, Depth, Drill, EarlierLine, PassedLine
+from backup.vault.documents import DamageLine, Drill, EarlierLine, PassedLine
+from backup.vault.fields import Depth
 from backup.vault.layout import Layout, drill_of, snapshot_time
 from backup.vault.manifest import WINDOW, Identity, load
 

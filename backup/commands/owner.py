@@ -1,7 +1,7 @@
 """One owner's part of a run: from the newest state in the vault to the next manifest."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +16,7 @@ from backup.commands.clocks import Witnesses
 from backup.commands.condemning import condemned_files
 from backup.commands.damage_of_run import DamageOfRun
 from backup.commands.entries import Result, carried, failed, notes_on_files, outcome_of
-from backup.commands.exporting import Exported, ExportOptions, Exports, Limit, is_due
+from backup.commands.exporting import Exports, Limit
 from backup.commands.files import Turns
 from backup.commands.finding import roots_of_same_owner
 from backup.commands.hidden import hidden_documents
@@ -26,7 +26,7 @@ from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.one import Workshop, back_up, chain_damage
 from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes, is_local
-from backup.commands.replaced import LastExports
+from backup.commands.replaced import LastExports, due_exports, note_export
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions, filters, is_wanted
 from backup.counting import RequestCounts
@@ -57,16 +57,8 @@ from backup.plan import Policy, order_of_work, selection_line
 from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
-from backup.vault.documents import (
-    AbsenceLine,
-    Entry,
-    ExportLine,
-    Manifest,
-    SourceLine,
-    Totals,
-    encode,
-    is_path,
-)
+from backup.vault.documents import AbsenceLine, Entry, Manifest, SourceLine, Totals, encode
+from backup.vault.fields import is_path
 from backup.vault.layout import DocumentName, Layout, snapshot_time
 from backup.vault.manifest import (
     WINDOW,
@@ -502,7 +494,7 @@ class OwnerRun:
                 clock=self._clock,
             )
             lost = last_exports.compare_all(self.ledger, owner=source.identity.owner)
-            due = self._due_exports(selected, options, lost=lost)
+            due = due_exports(selected, self.ledger, lost=lost, unchanged=options.unchanged)
         except SessionExpired as error:
             self._stop.abandon(error)
             return
@@ -530,7 +522,7 @@ class OwnerRun:
         saved_at, left = time.monotonic(), []
         try:
             for one in exports.work(due):
-                left += [] if self._take_export(one) else [one.repository.path]
+                left += [] if note_export(self.ledger, one) else [one.repository.path]
                 if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved_at = time.monotonic()
@@ -545,38 +537,6 @@ class OwnerRun:
             )
         if self.ledger.exports:
             self._note(f"{self.ledger.exports} exports of projects were stored")
-
-    def _due_exports(
-        self,
-        selected: Sequence[Repository],
-        options: ExportOptions,
-        *,
-        lost: Collection[Identity],
-    ) -> list[tuple[Repository, ExportLine | None]]:
-        results = self.ledger.results
-        captured_at: dict[str, list[datetime]] = {}
-        for (_, host_id), result in results.items():
-            if result.entry.captured_at is not None:
-                captured_at.setdefault(host_id, []).append(result.entry.captured_at)
-        due = []
-        for repository in selected:
-            worked_on = results.get((repository.kind, repository.host_id))
-            if repository.kind != "code" or repository.problem or worked_on is None:
-                continue
-            last = None if worked_on.entry.identity in lost else worked_on.entry.export
-            newest = max(captured_at.get(repository.host_id, ()), default=None)
-            if is_due(repository, last, captured_at=newest, unchanged=options.unchanged):
-                due.append((repository, last))
-        return due
-
-    def _take_export(self, one: Exported) -> bool:
-        """Note what came of an export; False if it is not there and no failure."""
-        if one.problem:
-            name = f"{one.repository.owner}/{one.repository.path}"
-            self.ledger.problems.append(f"{name}: {one.problem}")
-        if one.line is not None:
-            self.ledger.note_export((one.repository.kind, one.repository.host_id), one.line)
-        return bool(one.problem) or (one.line is not None and one.line.stored_at is not None)
 
     def _newest_of_others(self) -> dict[Identity, Entry]:
         def load(names: tuple[DocumentName, ...]) -> State:

@@ -1,14 +1,14 @@
-"""Looks whether the last exports are still what was recorded.
+"""Looks whether the last exports are still what was recorded, and which projects are due for one.
 
 The URL by which a forge puts an export outlives the look at it, and may put something else there.
 The listing tells size, version and time of each; only what differs is read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from backup.commands.exporting import read_back, stored_line
+from backup.commands.exporting import Exported, is_due, read_back, stored_line
 from backup.commands.ledger import Ledger
 from backup.errors import (
     BackupError,
@@ -18,7 +18,7 @@ from backup.errors import (
     Interrupted,
     SessionExpired,
 )
-from backup.model import Destination, Events, Key, StoredObject
+from backup.model import Destination, Events, Key, Repository, StoredObject
 from backup.stopping import Stop
 from backup.vault.documents import ExportLine
 from backup.vault.layout import Layout
@@ -175,3 +175,40 @@ def _recorded(last: ExportLine, found: StoredObject) -> str:
     if last.version_id is None or last.version_id == found.version_id:
         return words
     return f"{words}; what was recorded is version {last.version_id}"
+
+
+def due_exports(
+    selected: Iterable[Repository], ledger: Ledger, *, lost: Collection[Identity], unchanged: bool
+) -> list[tuple[Repository, ExportLine | None]]:
+    """Return the projects of a run that are due for an export, each with the last one that counts.
+
+    Args:
+        selected: the repositories of the run.
+        ledger: what came of each.
+        lost: those whose last export does not count any more.
+        unchanged: whether projects are due in which nothing happened.
+    """
+    captured_at: dict[str, list[datetime]] = {}
+    for (_, host_id), result in ledger.results.items():
+        if result.entry.captured_at is not None:
+            captured_at.setdefault(host_id, []).append(result.entry.captured_at)
+    due = []
+    for repository in selected:
+        worked_on = ledger.results.get((repository.kind, repository.host_id))
+        if repository.kind != "code" or repository.problem or worked_on is None:
+            continue
+        last = None if worked_on.entry.identity in lost else worked_on.entry.export
+        newest = max(captured_at.get(repository.host_id, ()), default=None)
+        if is_due(repository, last, captured_at=newest, unchanged=unchanged):
+            due.append((repository, last))
+    return due
+
+
+def note_export(ledger: Ledger, one: Exported) -> bool:
+    """Note what came of an export; return False where it is not there, and that is no failure."""
+    if one.problem:
+        name = f"{one.repository.owner}/{one.repository.path}"
+        ledger.problems.append(f"{name}: {one.problem}")
+    if one.line is not None:
+        ledger.note_export((one.repository.kind, one.repository.host_id), one.line)
+    return bool(one.problem) or (one.line is not None and one.line.stored_at is not None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from backup.commands.drills import DrillState
-from backup.vault.documents import Depth
+from backup.vault.fields import Depth
 from backup.vault.layout import is_snapshot_id, snapshot_of, snapshot_time
 from backup.vault.manifest import Identity
 

@@ -18,12 +18,12 @@ from backup.vault.documents import (
     ForgottenLine,
     Header,
     Manifest,
-    Part,
     PinLine,
     Record,
     SourceLine,
     decode,
 )
+from backup.vault.fields import Part
 from backup.vault.layout import DOCUMENT_FOLDERS, DocumentName, Layout, folder, snapshot_time
 
 T = TypeVar("T", bound=Part)

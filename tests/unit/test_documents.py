@@ -30,7 +30,6 @@ from backup.vault.documents import (
     Ids,
     LfsIndex,
     Manifest,
-    Part,
     Record,
     RefLine,
     SourceLine,
@@ -40,6 +39,7 @@ from backup.vault.documents import (
     refs_digest,
     shown,
 )
+from backup.vault.fields import Part
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 DOCUMENTS: dict[str, type[Part]] = {

@@ -8,7 +8,7 @@ import pytest
 
 from backup.commands.drills import DrillState
 from backup.commands.sampling import Candidate, choose
-from backup.vault.documents import Depth
+from backup.vault.fields import Depth
 from backup.vault.manifest import Identity
 
 START = datetime(2026, 1, 3, 9, 43, tzinfo=UTC)
