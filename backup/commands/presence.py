@@ -30,7 +30,7 @@ def not_there(
     Args:
         destination: where the vault lies.
         layout: the owner's root.
-        state: the newest.
+        state: the newest, whose entries say what damage was accepted: it is no finding.
         name: of the owner, for people.
     """
     wanted: dict[str, list[Entry]] = {}
@@ -105,6 +105,9 @@ def _stem(key: str) -> str:
 def _problem(destination: Destination, layout: Layout, entry: Entry) -> tuple[str, str] | None:
     """Compare a record with listings of its folders; say what is wrong, and what to do."""
     relative = entry.record or ""
+    accepted = {one.key for one in entry.damaged if one.accepted}
+    if relative in accepted:
+        return None
     try:
         record = load_record(destination, layout, relative, version=entry.record_version_id)
     except ObjectNotFound:
@@ -115,6 +118,9 @@ def _problem(destination: Destination, layout: Layout, entry: Entry) -> tuple[st
     stored: dict[str, int] = {}
     for folder in {folder_of(key) for key in (relative, *(line.key for line in record.chain))}:
         stored |= _sizes(destination.list(layout.key(folder)), start)
+    for line in record.chain:
+        expected = {line.key: line.size_bytes, **dict.fromkeys(line.documents, 0)}
+        stored |= {key: size for key, size in expected.items() if key in accepted}
     if key := unlisted(record, relative, stored):
         return _absent(destination, layout, key)
     problem = missing(record, stored)

@@ -6,6 +6,7 @@ proved here.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from backup.commands.clocks import disagreement
@@ -78,8 +79,10 @@ def status(
             findings.append(Finding("info", message))
             continue
         findings += _of_owner(name, state, limit=limit, now=now)
-        findings += not_there(destination, layout, state, name=name)
-        findings += _of_damage(destination, layout, state, now=now)
+        drills = load_drill_state(destination, layout, now=now)
+        known = with_known_damage(destination, layout, state.entries, drills)
+        findings += not_there(destination, layout, replace(state, entries=known), name=name)
+        findings += _of_damage(known.values(), name=name)
     findings += [
         Finding("error", f"{owner}: nothing of it is in this vault", "check --owner, or run once")
         for owner in owners
@@ -149,19 +152,15 @@ def _of_owner(name: str, state: State, *, limit: datetime, now: datetime) -> Ite
     )
 
 
-def _of_damage(
-    destination: Destination, layout: Layout, state: State, *, now: datetime
-) -> Iterator[Finding]:
-    drills = load_drill_state(destination, layout, now=now)
-    entries = with_known_damage(destination, layout, state.entries, drills)
-    for entry in sorted(entries.values(), key=lambda one: (one.path, one.kind)):
-        name = f"{_name(layout, state)}/{entry.path}"
+def _of_damage(entries: Iterable[Entry], *, name: str) -> Iterator[Finding]:
+    for entry in sorted(entries, key=lambda one: (one.path, one.kind)):
+        path = f"{name}/{entry.path}"
         known = standing(entry)
         if known.open:
-            fix = damage_hint(name, entry, known.open)
-            yield Finding("error", damage_words(name, known.open), fix, private=entry.private)
+            fix = damage_hint(path, entry, known.open)
+            yield Finding("error", damage_words(path, known.open), fix, private=entry.private)
         if known.accepted:
-            words = f"{name}: {len(known.accepted)} damaged objects are accepted"
+            words = f"{path}: {len(known.accepted)} damaged objects are accepted"
             yield Finding("info", words, private=entry.private)
 
 

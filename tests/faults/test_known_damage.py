@@ -31,6 +31,7 @@ from tests.support.git import commit_chain, git, init_bare, update_refs
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.s3server import S3Server
+from tests.support.times import Timed
 from tests.support.vaults import Silence, to_be_kept
 
 START = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
@@ -57,7 +58,8 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.now = START
-        self.vault = FolderDestination(folder / "vault")
+        # Its store has the same clock.
+        self.vault = Timed(FolderDestination(folder / "vault"), self.clock)
         self.layout = Layout.of(host="folder", owner="acme")
         for name in ("one", "two"):
             path = init_bare(folder / "acme" / f"{name}.git")
