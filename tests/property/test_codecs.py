@@ -261,7 +261,10 @@ def test_a_pack_cut_or_altered_anywhere_never_passes(
 # --- Documents ---------------------------------------------------------------------------------
 
 
-@given(st.binary(max_size=200), st.sampled_from([Manifest, Record]))
+KINDS: list[type[Manifest] | type[Record]] = [Manifest, Record]
+
+
+@given(st.binary(max_size=200), st.sampled_from(KINDS))
 def test_no_random_bytes_are_a_document(data: bytes, kind: type[Manifest] | type[Record]) -> None:
     with pytest.raises(IntegrityError, match=r"^here "):
         decode(data, kind, where="here")
