@@ -183,7 +183,7 @@ def test_what_points_to_them_is_looked_after(source: Path) -> None:
     # The next run has a new one, with a new chain.
     report = night(source)
     assert of(report, "media")["plan"] == "full"
-    assert "lfs.json.gz is missing" in of(report, "media")["reason"]
+    assert "lfs.json.gz (it is missing), found by verify" in of(report, "media")["reason"]
     assert index(source, newest_record(source, "media").chain[0].lfs)
 
 

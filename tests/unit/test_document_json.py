@@ -275,6 +275,7 @@ def test_a_history_has_the_fields_of_the_interface() -> None:
             "refs_not_selected": {"refs/pull/*/merge": 2},
             "damaged": [],
         },
+        "notes": [],
         "history": [
             {
                 "snapshot": "20261101T023000Z-1a2b3c4d",
