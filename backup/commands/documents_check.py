@@ -1,7 +1,8 @@
 """Reads the documents of a root that no manifest names, as the commands that need them do.
 
 What stops another command must be damage for verify, too: a list of files that may be deleted, the
-result of a drill, what a pack points to in Git LFS, and a record that a run left behind.
+result of a drill, which damage is accepted, what a pack points to in Git LFS, the ids in a pack,
+and a record that a run left behind.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -11,9 +12,17 @@ from backup.errors import IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.results import Damage
 from backup.stopping import Stop
-from backup.vault.documents import Condemned, Drill, LfsIndex, Record
+from backup.vault.documents import Accepted, Condemned, Drill, Ids, LfsIndex, Record
 from backup.vault.fields import Part
-from backup.vault.layout import Layout, condemned_of, is_lfs_index, is_record, snapshot_of
+from backup.vault.layout import (
+    Layout,
+    accepted_of,
+    condemned_of,
+    is_ids,
+    is_lfs_index,
+    is_record,
+    snapshot_of,
+)
 from backup.vault.manifest import load
 
 
@@ -70,6 +79,9 @@ def _documents(
     for stored in destination.list(layout.folder("condemned")):
         if condemned_of(layout, stored.key):
             yield stored.key, Condemned
+    for stored in destination.list(layout.folder("accepted")):
+        if accepted_of(layout, stored.key):
+            yield stored.key, Accepted
     for stored in destination.list(layout.folder("drills")):
         yield stored.key, Drill
     for key in listed:
@@ -77,5 +89,7 @@ def _documents(
             continue
         if is_lfs_index(key):
             yield layout.key(key), LfsIndex
+        elif is_ids(key):
+            yield layout.key(key), Ids
         elif is_record(key) and key not in named:
             yield layout.key(key), Record

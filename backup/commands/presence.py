@@ -13,7 +13,7 @@ from backup.model import Destination, StoredObject
 from backup.results import Finding
 from backup.vault.chain import missing, unlisted
 from backup.vault.documents import Entry
-from backup.vault.layout import Layout, folder_of, is_bundle, is_lfs_index, snapshot_of
+from backup.vault.layout import Layout, folder_of, is_bundle, is_ids, is_lfs_index, snapshot_of
 from backup.vault.manifest import State, load_record
 
 _NEXT_RUN = "the next run that looks over the vault takes a new full, where the source still has it"
@@ -89,7 +89,7 @@ def _hidden_indexes(
         return frozenset(
             _stem(one.key[start:])
             for one in destination.versions(layout.folder("repositories"))
-            if one.is_hidden and is_lfs_index(one.key)
+            if one.is_hidden and (is_lfs_index(one.key) or is_ids(one.key))
         )
     except DestinationError as error:
         if error.retryable:

@@ -296,6 +296,11 @@ def is_lfs_index(key: str) -> bool:
     return key.endswith(".lfs.json.gz")
 
 
+def is_ids(key: str) -> bool:
+    """Return whether a key is that of the ids in a full's pack."""
+    return key.endswith(".ids.json.gz")
+
+
 def condemned_of(layout: Layout, key: str) -> str:
     """Return the snapshot id of a list of files that a prune may delete; empty if it is none."""
     snapshot_id = key.rpartition("/")[2].removesuffix(".json.gz")

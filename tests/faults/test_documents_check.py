@@ -23,8 +23,16 @@ from backup.errors import BackupError, ExitCode, IntegrityError, UnsupportedForm
 from backup.model import Key
 from backup.retention import Rules
 from backup.stopping import Stop
-from backup.vault.documents import Condemned, CondemnedLine, Manifest, encode
-from backup.vault.layout import DocumentName, lfs_key, new_snapshot_id
+from backup.vault.documents import (
+    Accepted,
+    AcceptedLine,
+    Condemned,
+    CondemnedLine,
+    Ids,
+    Manifest,
+    encode,
+)
+from backup.vault.layout import DocumentName, folder_of, ids_key, lfs_key, new_snapshot_id
 from backup.vault.manifest import list_documents, load_manifest
 from tests.faults.test_prune import LAYOUT
 from tests.faults.test_prune_files import FILES, FileEstate
@@ -42,6 +50,8 @@ KINDS = {
     "record": ("record", f"{FOLDER}repositories/one/", ".record.json.gz", -1),
     "older record": ("record", f"{FOLDER}repositories/one/", ".record.json.gz", 0),
     "lfs": ("lfs", f"{FOLDER}repositories/one/", ".lfs.json.gz", 0),
+    "ids": ("ids", f"{FOLDER}repositories/one/", ".ids.json.gz", -1),
+    "accepted": ("accepted", f"{FOLDER}accepted/", ".json.gz", -1),
     "condemned": ("condemned", f"{FOLDER}condemned/", ".json.gz", -1),
     "drill": ("drill", f"{FOLDER}drills/", ".json.gz", -1),
 }
@@ -103,6 +113,21 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
         objects=(CondemnedLine(key=lfs_key("a" * 64), since=estate.now, until=estate.now),),
     )
     estate.vault.put_if_absent(LAYOUT.condemned(broken_off), encode(listed))
+    damaged = estate.vault.list(f"{FOLDER}repositories/one/")
+    accepted = Accepted(
+        format=1,
+        document="accepted",
+        snapshot_id=broken_off,
+        at=estate.now,
+        host_id="another",
+        path="another",
+        objects=(AcceptedLine(key=next(damaged).key.removeprefix(FOLDER), problem="gone"),),
+    )
+    estate.vault.put_if_absent(LAYOUT.accepted(broken_off), encode(accepted))
+    # Those of a full have a document of their own only where there are very many.
+    ids = Ids(format=1, document="ids", snapshot_id=broken_off, ids="a" * 40)
+    folder_of_one = folder_of(newest.entries[0].record or "")
+    estate.vault.put_if_absent(LAYOUT.key(ids_key(folder_of_one, broken_off)), encode(ids))
     assert look(estate.vault) == set()
     assert isinstance(estate.vault, MemoryDestination)
     return Vault(folder, estate.source, estate.vault, estate.now + timedelta(hours=3))
