@@ -343,10 +343,11 @@ def test_a_manifest_from_the_future_is_said_and_decides_nothing(days: int, tmp_p
     source, vault = new_source(tmp_path / "source"), FolderDestination(tmp_path / "vault")
     back_up(source, vault)
     push(source / "chained.git", "in the future")
-    future = back_up(source, vault, at=datetime.now(UTC) + timedelta(days=days))
+    ahead = datetime.now(UTC) + timedelta(days=days)
+    future = back_up(source, vault, at=ahead, wrong_clock=True)
     push(source / "chained.git", "in the present")
     report = back_up(source, vault)
-    assert any(future.snapshot_id in note and "future" in note for note in report.notes)
+    assert any(future.snapshot_id in note and "wrong clock" in note for note in report.notes)
     outcome = by_path(report.outcomes)["chained"]
     assert (report.exit_code, outcome.status) == (0, "captured")
     assert bring_back(vault, tmp_path / "restored") == states_of(source)
@@ -356,7 +357,7 @@ def test_a_manifest_from_the_future_is_said_and_decides_nothing(days: int, tmp_p
 
 def test_a_vault_begun_by_a_clock_that_ran_ahead_goes_on_in_the_present(tmp_path: Path) -> None:
     source, vault = new_source(tmp_path / "source"), FolderDestination(tmp_path / "vault")
-    back_up(source, vault, at=datetime.now(UTC) + timedelta(days=400))
+    back_up(source, vault, at=datetime.now(UTC) + timedelta(days=400), wrong_clock=True)
     push(source / "chained.git", "in the present")
     assert by_path(back_up(source, vault).outcomes)["chained"].status == "captured"
     assert bring_back(vault, tmp_path / "restored") == states_of(source)
@@ -367,7 +368,7 @@ def test_a_damaged_manifest_from_the_future_decides_nothing_either(
     nights: Nights, tmp_path: Path
 ) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
-    future = back_up(nights.source, nights.destination, at=tomorrow)
+    future = back_up(nights.source, nights.destination, at=tomorrow, wrong_clock=True)
     truncate(nights.vault / ROOT / "snapshots" / f"{future.snapshot_id}.json.gz")
     report = back_up(nights.source, nights.destination)
     assert (report.exit_code, report.count("unchanged")) == (0, 2)

@@ -28,7 +28,7 @@ from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import GitHub, Token
 from tests.support.mirrors import assert_same_mirror
 from tests.support.s3server import S3Server
-from tests.support.times import Timed
+from tests.support.times import Timed, Unaware
 from tests.support.vaults import Silence
 
 MAIN = b"refs/heads/main"
@@ -239,7 +239,7 @@ def test_a_manifest_of_a_clock_that_was_ahead_disturbs_no_later_night(
 ) -> None:
     assert nights.night().exit_code == 0
     # As a program would write it that compares no clocks.
-    unaware = _Unaware(nights.store, shifted(off))
+    unaware = Unaware(nights.store, shifted(off))
     assert nights.night(ours=off, store=unaware).exit_code == 0
     (wrong,) = [one for one in list_vault(nights.store).snapshots if one.misdated]
     for _ in range(2):
@@ -300,13 +300,3 @@ def test_nothing_is_deleted_or_forgotten_by_a_wrong_clock(nights: Nights, off: t
     with pytest.raises(BackupError, match="nothing was forgotten"):
         forget(nights.store, ForgetRequest("one"), now=shifted(off)())
     assert [one.key for one in nights.store.list("")] == before
-
-
-class _Unaware(Timed):
-    """A store that shows a run the clock that the run has, and dates by its own."""
-
-    def _date(self, key: Key) -> None:
-        return
-
-    def _dated(self, stored):  # type: ignore[no-untyped-def]
-        return stored

@@ -55,7 +55,7 @@ from backup.vault.manifest import (
 )
 from tests.support import git as support
 from tests.support.mirrors import MirrorState, mirror_state
-from tests.support.times import Timed
+from tests.support.times import Timed, Unaware
 
 Result = TypeVar("Result")
 
@@ -716,6 +716,7 @@ def back_up(
     options: RunOptions | None = None,
     *,
     at: datetime | None = None,
+    wrong_clock: bool = False,
     events: Events | None = None,
     stop: Stop | None = None,
 ) -> RunReport:
@@ -726,12 +727,13 @@ def back_up(
         vault: where to.
         options: what is asked.
         at: what the clock shows all the while, and the vault's; None for the time it is.
+        wrong_clock: whether the vault dates by the time it is, and the run does not notice.
         events: who listens.
         stop: what ends it early.
     """
     return run(
         [FolderSource(source, owner=OWNER)],
-        vault if at is None else Timed(vault, lambda: at),
+        vault if at is None else (Unaware if wrong_clock else Timed)(vault, lambda: at),
         options or RunOptions(concurrency=1),
         events=events or Heard(),
         stop=stop or Stop(),

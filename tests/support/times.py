@@ -115,6 +115,19 @@ class Timed:
         return self._inner.abort_uploads(older_than=older_than)
 
 
+class Unaware(Timed):
+    """A store that shows a run the clock that the run has, and dates by its own.
+
+    So a run writes what only a program would write that compares no clocks.
+    """
+
+    def _date(self, key: Key) -> None:
+        return
+
+    def _dated(self, stored: StoredObject) -> StoredObject:
+        return stored
+
+
 class _TimedWriter:
     def __init__(self, inner: Writer, date: Callable[[], None]) -> None:
         self._inner = inner
