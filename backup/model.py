@@ -298,10 +298,14 @@ class Destination(Protocol):
     Attributes:
         listing_is_local: whether listing and reading cost no requests, so that a run may look at
             all of it every time.
+        keeps_time: whether `StoredObject.stored_at` is the store's own, which no writer can choose.
     """
 
     @property
     def listing_is_local(self) -> bool: ...
+
+    @property
+    def keeps_time(self) -> bool: ...
 
     def uri(self, key: str) -> str:
         """Name the object for people and other tools; needs no request."""

@@ -181,6 +181,11 @@ class FolderDestination:
     def listing_is_local(self) -> bool:
         return True
 
+    @property
+    def keeps_time(self) -> bool:
+        # Anyone who may write a file may set its time, and copying tools do.
+        return False
+
     def uri(self, key: str) -> str:
         """Return the absolute path of the object's file."""
         return f"{self._root}/{key}"

@@ -94,6 +94,10 @@ class MemoryDestination:
     def listing_is_local(self) -> bool:
         return True
 
+    @property
+    def keeps_time(self) -> bool:
+        return False
+
     def uri(self, key: str) -> str:
         return _uri(key)
 

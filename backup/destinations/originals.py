@@ -58,6 +58,10 @@ class OriginalsDestination:
     def listing_is_local(self) -> bool:
         return self._inner.listing_is_local
 
+    @property
+    def keeps_time(self) -> bool:
+        return self._inner.keeps_time
+
     def uri(self, key: str) -> str:
         return self._inner.uri(key)
 

@@ -560,6 +560,8 @@ def test_a_listing_and_a_look_say_when_an_object_was_written(destination: Destin
         if stored.stored_at is None:
             assert isinstance(destination, MemoryDestination)
             continue
+        # What costs no requests has files or a dictionary under it, whose times anyone may set.
+        assert destination.keeps_time == (not destination.listing_is_local)
         # S3 tells whole seconds.
         assert before - timedelta(seconds=2) <= stored.stored_at <= after + timedelta(seconds=2)
 

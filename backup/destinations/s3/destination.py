@@ -52,6 +52,10 @@ class S3Destination:
     def listing_is_local(self) -> bool:
         return False
 
+    @property
+    def keeps_time(self) -> bool:
+        return True
+
     def uri(self, key: str) -> str:
         """Return ``s3://bucket/prefix/key``, as the aws program takes it."""
         return self._bucket.uri(key)
