@@ -466,7 +466,8 @@ class PruneReport:
             when the bucket's own rule removes the versions.
         uploads: so many unfinished uploads were given up.
         refused: owners of whom nothing was deleted, with why.
-        exit_code: 0 when no owner was refused.
+        exit_code: 0 when no owner was refused, and no manifest is damaged or missing.
+        notes: what could not be read, and what stays for its sake.
     """
 
     dry_run: bool
@@ -481,3 +482,4 @@ class PruneReport:
     forgotten: tuple[ForgottenRow, ...] = ()
     locked: tuple[LockedRow, ...] = ()
     condemned: tuple[CondemnedRow, ...] = ()
+    notes: tuple[Finding, ...] = ()

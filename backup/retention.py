@@ -2,11 +2,16 @@
 
 A window of days keeps the last snapshot of each of so many days, the newest days that have one;
 hours, weeks (ISO 8601), months and years alike. Deciding again about what was kept keeps all of it.
+
+A snapshot goes only for the sake of snapshots that cover it: those with which nothing of it is
+lost. Honest ones cover all before them. Others, which someone with the right to add put beside
+them, displace none and use no window up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,17 @@ class Rules:
     weekly: int = 0
     monthly: int = 0
     yearly: int = 0
+
+    def reaches_back_to(self, now: datetime) -> datetime:
+        """Return a time that none of these windows reaches behind, if there is one in each."""
+        days = max(
+            self.hourly / 24, self.daily, 7 * self.weekly, 31 * self.monthly, 366 * self.yearly
+        )
+        try:
+            until = now - timedelta(days=days)
+        except OverflowError:
+            until = datetime.min.replace(tzinfo=UTC)
+        return until if self.since is None else min(until, self.since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,47 +66,96 @@ class Decision:
     reason: str
 
 
-def decide(snapshots: Sequence[Snapshot], rules: Rules) -> list[Decision]:
+Covers = Callable[[Snapshot, Snapshot], bool]
+
+
+def _always(_: Snapshot, __: Snapshot) -> bool:
+    return True
+
+
+def decide(snapshots: Sequence[Snapshot], rules: Rules, covers: Covers = _always) -> list[Decision]:
     """Decide about every snapshot, the newest last.
 
-    The newest complete one is kept whatever the rules say. Of one hour, day, week, month or year a
-    complete snapshot is preferred to one that was cut short.
+    What no newer complete one covers is kept whatever the rules say; in an honest history that is
+    the newest complete one. So is one that was cut short, where no complete one covers it. Of one
+    hour, day, week, month or year a complete snapshot is preferred to one that was cut short.
+
+    Args:
+        snapshots: in any order.
+        rules: what is asked for.
+        covers: whether nothing of the second snapshot is lost as long as the first one is there.
     """
     ordered = sorted(snapshots, key=lambda one: (one.finished_at, one.id))
-    reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
-    newest = next((one for one in reversed(ordered) if one.complete), None)
-    if newest is not None:
-        reasons[newest.id].append("the newest complete one")
-    for one in ordered:
-        if rules.since is not None and one.finished_at >= rules.since:
-            reasons[one.id].append(f"within {rules.within}")
-    for name, count, period in (
-        ("hourly", rules.hourly, _hour),
-        ("daily", rules.daily, _day),
-        ("weekly", rules.weekly, _week),
-        ("monthly", rules.monthly, _month),
-        ("yearly", rules.yearly, _year),
-    ):
-        for label, chosen in _last_of_each(ordered, period)[:count]:
-            reasons[chosen.id].append(f"{name} {label}")
+    history = _History(ordered, rules, cache(covers))
     return [
         Decision(one, keep=bool(why), reason=", ".join(why) or "no window keeps it")
-        for one in ordered
-        for why in (reasons[one.id],)
+        for position, one in enumerate(ordered)
+        for why in ([*history.reasons(position)],)
     ]
 
 
-def _last_of_each(
+class _History:
+    """Snapshots in the order in which they finished, and who covers whom."""
+
+    def __init__(self, ordered: Sequence[Snapshot], rules: Rules, covers: Covers) -> None:
+        self._ordered = ordered
+        self._rules = rules
+        self._covers = covers
+        self._periods = [
+            (name, count, period, _by_period(ordered, period))
+            for name, count, period in (
+                ("hourly", rules.hourly, _hour),
+                ("daily", rules.daily, _day),
+                ("weekly", rules.weekly, _week),
+                ("monthly", rules.monthly, _month),
+                ("yearly", rules.yearly, _year),
+            )
+            if count
+        ]
+
+    def reasons(self, position: int) -> Iterator[str]:
+        """Yield why a snapshot is kept; nothing where it is not."""
+        one = self._ordered[position]
+        if self._is_last_of(self._ordered, position):
+            yield "the newest complete one" if one.complete else "no other one has all of it"
+        if self._rules.since is not None and one.finished_at >= self._rules.since:
+            yield f"within {self._rules.within}"
+        for name, count, period, found in self._periods:
+            label = period(one.finished_at.astimezone(UTC))
+            some = found[label]
+            if self._is_last_of(some, some.index(one)) and self._is_within(
+                found, label, one, count
+            ):
+                yield f"{name} {label}"
+
+    def _is_last_of(self, some: Sequence[Snapshot], position: int) -> bool:
+        """Return whether no other one of some snapshots displaces the one at a position."""
+        one = some[position]
+        later = (k for k in some[position + 1 :] if k.complete or not one.complete)
+        earlier = (k for k in some[:position] if k.complete and not one.complete)
+        return not any(self._covers(k, one) for others in (later, earlier) for k in others)
+
+    def _is_within(
+        self, periods: "dict[str, list[Snapshot]]", label: str, one: Snapshot, count: int
+    ) -> bool:
+        """Return whether there are fewer newer periods that have what a snapshot has."""
+        labels = [*periods]
+        newer = 0
+        for other in labels[labels.index(label) + 1 :]:
+            newer += any(self._covers(k, one) for k in periods[other])
+            if newer >= count:
+                return False
+        return True
+
+
+def _by_period(
     ordered: Sequence[Snapshot], period: Callable[[datetime], str]
-) -> list[tuple[str, Snapshot]]:
-    """Choose the last snapshot of each period, the newest period first."""
-    chosen: dict[str, Snapshot] = {}
+) -> "dict[str, list[Snapshot]]":
+    """Group snapshots by their periods, the oldest first."""
+    found: dict[str, list[Snapshot]] = {}
     for one in ordered:
-        label = period(one.finished_at.astimezone(UTC))
-        known = chosen.get(label)
-        if known is None or one.complete or not known.complete:
-            chosen[label] = one
-    return [(label, chosen[label]) for label in reversed(chosen)]
+        found.setdefault(period(one.finished_at.astimezone(UTC)), []).append(one)
+    return found
 
 
 def _hour(moment: datetime) -> str:

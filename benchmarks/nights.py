@@ -166,6 +166,10 @@ class Nights:
             result="success",
             totals=Totals(listed=there, selected=there),
             accepted=there,
+            # Those of runs that may have been under way beside it.
+            merged=tuple(
+                DocumentName(self._id(one)).stem for one in range(max(0, night - 7), night)
+            ),
             entries=(),
         )
         return manifest.model_dump_json(exclude_defaults=True)

@@ -51,7 +51,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 HOME_OF: dict[str, tuple[str, ...]] = {
     "rich": ("backup.report.terminal", "backup.doors.cli"),
     "click": ("backup.doors.words",),
-    "pydantic": ("backup.config", "backup.vault.documents", "backup.vault.fields"),
+    "pydantic": (
+        "backup.config",
+        "backup.vault.documents",
+        "backup.vault.documents_of_prune",
+        "backup.vault.fields",
+    ),
     "pydantic_core": ("backup.config", "backup.vault.documents"),
     "boto3": ("backup.destinations.s3",),
     "botocore": ("backup.destinations.s3",),

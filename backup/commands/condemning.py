@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backup.commands.stored_files import read_index
-from backup.errors import IntegrityError, ObjectNotFound
+from backup.errors import DamagedDocument, IntegrityError, ObjectNotFound
 from backup.model import Destination, Key
 from backup.stopping import Stop
-from backup.vault.documents import Condemned, CondemnedLine, encode
+from backup.vault.documents import encode
+from backup.vault.documents_of_prune import Condemned, CondemnedLine
 from backup.vault.layout import Layout, condemned_of, lfs_key, lfs_oid
 from backup.vault.manifest import load
 
@@ -39,6 +40,7 @@ class FileSweep:
         waiting: relative keys and sizes of those on it that are left alone for now.
         documents: the lists that are in the vault.
         is_new: whether the list says anything else than the newest of these.
+        problem: why nothing goes this time; empty where that is known.
     """
 
     victims: Mapping[str, int]
@@ -46,6 +48,7 @@ class FileSweep:
     waiting: Mapping[str, int]
     documents: tuple[Key, ...]
     is_new: bool
+    problem: str = ""
 
     @property
     def first(self) -> datetime | None:
@@ -112,14 +115,18 @@ def plan_sweep(
         grace: how long what is noted today is left alone, and no prune takes longer.
         stop: ends it.
 
-    Raises:
-        IntegrityError: an index is missing or damaged; nobody knows what is named.
+    Where an index is damaged it is not known what is named: then nothing goes, and the list stays.
     """
     documents = condemned_documents(destination, layout)
     known = _newest(destination, documents)
     if not files and not known:
-        return FileSweep({}, (), {}, documents, is_new=False)
-    named = _named(destination, layout, indexes, stop)
+        return FileSweep({}, (), {}, documents, is_new=bool(documents))
+    try:
+        named = _named(destination, layout, indexes, stop)
+    except DamagedDocument as error:
+        there = {key: files[key] for key in known if key in files}
+        is_new = not known and bool(documents)
+        return FileSweep({}, (*known.values(),), there, documents, is_new, error.message)
     lines: dict[str, CondemnedLine] = {}
     victims: dict[str, int] = {}
     for key in files.keys() - named:
@@ -134,7 +141,9 @@ def plan_sweep(
         if now - deleted_at <= grace:
             lines[key] = known[key].model_copy(update={"deleted_at": deleted_at})
     ordered = tuple(lines[key] for key in sorted(lines))
-    return FileSweep(victims, ordered, waiting, documents, is_new=lines != known)
+    # One that cannot be read would keep runs from storing files, though it names none any more.
+    is_new = lines != known or (not lines and bool(documents))
+    return FileSweep(victims, ordered, waiting, documents, is_new=is_new)
 
 
 def write_list(

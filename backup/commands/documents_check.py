@@ -12,7 +12,8 @@ from backup.errors import IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.results import Damage
 from backup.stopping import Stop
-from backup.vault.documents import Accepted, Condemned, Drill, Ids, LfsIndex, Record
+from backup.vault.documents import Accepted, Drill, Ids, LfsIndex, Record
+from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import Part
 from backup.vault.layout import (
     Layout,
@@ -21,6 +22,7 @@ from backup.vault.layout import (
     is_ids,
     is_lfs_index,
     is_record,
+    pruned_of,
     snapshot_of,
 )
 from backup.vault.manifest import load
@@ -82,6 +84,9 @@ def _documents(
     for stored in destination.list(layout.folder("accepted")):
         if accepted_of(layout, stored.key):
             yield stored.key, Accepted
+    for stored in destination.list(layout.folder("pruned")):
+        if pruned_of(layout, stored.key):
+            yield stored.key, Pruned
     for stored in destination.list(layout.folder("drills")):
         yield stored.key, Drill
     for key in listed:

@@ -2,19 +2,22 @@
 
 First it is decided which snapshots stay (`backup.retention`). Then everything is marked that must
 stay for them, and for runs that may still be under way; what is not marked and old enough goes.
-Manifests go first and bundles last, so that wherever it is cut off no snapshot is left that lacks
-something, and the next prune finds the rest.
+Manifests go first and bundles last, one kind after the other, so that wherever it is cut off no
+snapshot is left that lacks something, and the next prune finds the rest.
 
 A run may lean on what it found when it began, and refuses to publish when it is older than the
 grace. So what any document of the grace time names is marked, and what the documents before it
 made the state of.
+
+Documents are written by every run, and so by anyone who has got hold of the role of one. Whatever
+is added, nothing may be deleted for its sake that would have stayed without it: see
+`backup.vault.inventory`, `backup.commands.needing` and `backup.commands.continuity`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from typing import Literal
 
 from backup.commands.clocks import disagreement
 from backup.commands.condemning import (
@@ -23,11 +26,15 @@ from backup.commands.condemning import (
     plan_sweep,
     write_list,
 )
-from backup.commands.finding import Snapshot as Head
-from backup.commands.finding import require_roots, snapshots
+from backup.commands.continuity import Continuity, look_back, write_note
+from backup.commands.deleting import Candidate, Deleted, Kind, delete_in_order, kind_of
+from backup.commands.finding import require_roots
 from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
+from backup.commands.needing import Needed
+from backup.commands.surveying import Survey, survey
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
+    AccessDenied,
     BackupError,
     DamagedDocument,
     DestinationError,
@@ -37,24 +44,31 @@ from backup.errors import (
     ObjectNotFound,
     PruneRefused,
 )
-from backup.model import Destination, Events, Key
-from backup.results import CondemnedRow, ForgottenRow, LockedRow, PruneReport, PruneRow
-from backup.retention import Decision, Rules, Snapshot, decide
+from backup.model import Destination, Events, StoredObject
+from backup.results import (
+    CondemnedRow,
+    Finding,
+    ForgottenRow,
+    LockedRow,
+    PruneReport,
+    PruneRow,
+    Severity,
+)
+from backup.retention import Decision, Rules, decide
 from backup.stopping import Stop
 from backup.vault.clocks import FUTURE_TOLERANCE, is_dated_after_object
-from backup.vault.documents import Entry, ForgottenLine, PinLine, SourceLine
+from backup.vault.documents import Entry, ForgottenLine, SourceLine
+from backup.vault.inventory import Coverage, stamp, stamp_of
 from backup.vault.layout import (
     DocumentName,
     Layout,
-    bundles_beside,
-    documents_beside,
     export_time,
     exports_folder,
     folder_of,
-    is_bundle,
     is_lfs_index,
     is_record,
     new_snapshot_id,
+    segment_of,
     snapshot_of,
     snapshot_time,
 )
@@ -62,17 +76,16 @@ from backup.vault.manifest import (
     WINDOW,
     Identity,
     State,
-    Stored,
+    list_documents,
     load_forgotten,
-    load_header,
-    load_record,
     load_state,
-    load_stored,
     with_documents,
 )
 
-_READERS = 8
-_DELETED_AT_ONCE = 1000
+_BRING_BACK = (
+    "bring it back (in a bucket with versions: remove its delete marker), or prune once with "
+    "--accept-missing-index"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +95,14 @@ class PruneRequest:
     Attributes:
         keep_deleted_days: forget what has not been listed for so long; None forgets nothing.
         keep_exports_days: None keeps every export.
+        accept_missing_index: delete also what manifests may need that are not there.
     """
 
     rules: Rules
     grace_days: int = 7
     keep_deleted_days: int | None = None
     keep_exports_days: int | None = None
+    accept_missing_index: bool = False
     dry_run: bool = False
 
 
@@ -108,7 +123,7 @@ def prune(
         ConfigError: the destination holds no vault.
         Interrupted: a signal came; the next prune goes on.
     """
-    # Whoever could have a manifest read that needs nothing would have everything deleted.
+    # A manifest that was overwritten by one that needs nothing must not be read.
     destination = OriginalsDestination(destination)
     owners: list[_Owner] = []
     refused: list[str] = []
@@ -127,20 +142,23 @@ def prune(
     uploads = 0
     if not request.dry_run and owners:
         uploads = _abort_uploads(destination, request, events=events, now=clock())
+    notes = tuple(note for owner in owners for note in owner.notes)
+    damaged = damaged or any(note.severity == "error" for note in notes)
     code = ExitCode.DAMAGED if damaged else ExitCode.FAILED if refused else ExitCode.DONE
     return PruneReport(
         dry_run=request.dry_run,
         keep=tuple(row for owner in owners for row in owner.rows(keep=True)),
         remove=tuple(row for owner in owners for row in owner.rows(keep=False)),
-        objects=sum(len(owner.victims) for owner in owners),
-        freed_bytes=sum(owner.freed_bytes for owner in owners),
-        marked_bytes=sum(owner.marked_bytes for owner in owners),
+        objects=sum(len(owner.candidates) for owner in owners),
+        freed_bytes=sum(owner.deleted.freed_bytes for owner in owners),
+        marked_bytes=sum(owner.deleted.marked_bytes for owner in owners),
         uploads=uploads,
         refused=tuple(refused),
         exit_code=code,
         forgotten=tuple(row for owner in owners for row in owner.forgotten_rows()),
         locked=tuple(row for owner in owners for row in owner.locked_rows()),
         condemned=tuple(row for owner in owners for row in owner.condemned_rows()),
+        notes=notes,
     )
 
 
@@ -153,40 +171,6 @@ def _abort_uploads(
         # A rule of the bucket does it, too.
         events.note(f"unfinished uploads are left alone: {error.message}")
         return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Victim:
-    """An object that goes."""
-
-    key: Key
-    size_bytes: int
-
-
-@dataclass(slots=True)
-class _Needed:
-    """What must stay, by keys relative to the root.
-
-    Attributes:
-        records: of each repository, each with the version that was written, where it is known.
-        exports: the newest of each project.
-        paths: that a repository has or had.
-        forgotten: repositories that were, before the grace time.
-    """
-
-    forgotten: list[ForgottenLine]
-    records: dict[Identity, dict[str, str | None]] = field(default_factory=dict)
-    exports: set[str] = field(default_factory=set)
-    paths: set[str] = field(default_factory=set)
-
-    def take(self, entries: Iterable[Entry | Stored]) -> None:
-        for entry in entries:
-            pins: tuple[PinLine, ...] = entry.pins
-            records = self.records.setdefault(entry.identity, {})
-            for pin in pins:
-                records.setdefault(pin.record, None)
-            if entry.record is not None:
-                records[entry.record] = entry.record_version_id
 
 
 class _Owner:
@@ -206,16 +190,18 @@ class _Owner:
         self._request = request
         self._events = events
         self._stop = stop
+        self._grace = timedelta(days=request.grace_days)
         self._decisions: list[Decision] = []
         self._source: SourceLine | None = None
         self._forgets: list[ForgottenLine] = []
-        # Sizes of victims, and until when each is locked.
-        self._locked: list[tuple[int, datetime]] = []
         self._private: set[Identity] = set()
-        self.victims: list[_Victim] = []
+        self.candidates: list[Candidate] = []
         self._files: FileSweep | None = None
+        self._continuity: Continuity | None = None
+        self._manifests: tuple[list[str], list[str]] = ([], [])
         self._now = datetime.min.replace(tzinfo=UTC)
-        self.freed_bytes = self.marked_bytes = 0
+        self.notes: list[Finding] = []
+        self.deleted = Deleted()
 
     def rows(self, *, keep: bool) -> Iterator[PruneRow]:
         """Tell what was decided of each snapshot."""
@@ -242,13 +228,14 @@ class _Owner:
 
     def locked_rows(self) -> Iterator[LockedRow]:
         """Tell what is locked of what goes, and until when."""
-        if self._locked:
+        locked = self.deleted.locked
+        if locked:
             yield LockedRow(
                 owner=self._layout.prefix.rstrip("/"),
-                objects=len(self._locked),
-                size_bytes=sum(size_bytes for size_bytes, _ in self._locked),
-                first=min(until for _, until in self._locked),
-                last=max(until for _, until in self._locked),
+                objects=len(locked),
+                size_bytes=sum(size_bytes for size_bytes, _ in locked),
+                first=min(until for _, until in locked),
+                last=max(until for _, until in locked),
             )
 
     # --- Deciding ---
@@ -269,77 +256,179 @@ class _Owner:
             ) from error
 
     def _plan(self, names: Sequence[DocumentName], now: datetime) -> None:
-        self.victims.clear()
+        self.candidates.clear()
+        self.notes.clear()
         self._now = now
-        everything = snapshots(self._destination, self._layout)
-        # What is misdated decides nothing, and stays with all that it names.
-        heads = [head for head in everything if not head.is_misdated]
-        for head in everything:
-            if head.is_misdated:
-                self._events.note(
-                    f"{head.name.stem} was dated by a wrong clock and decides nothing"
-                )
-        groups = _by_snapshot(heads)
-        if words := disagreement(self._destination, now):
-            raise PruneRefused(f"{words}; nothing is deleted")
-        self._require_quiet(names, heads, groups, now)
-        self._decisions = decide([_as_one(group) for group in groups.values()], self._request.rules)
+        since = now - self._grace
+        forgotten = load_forgotten(self._destination, self._layout, names)
+        # Not what was forgotten just now: someone may be about to regret it.
+        old = [line for line in forgotten if line.at < since]
+        # Before what packs point to is listed, which is written before the files.
+        files = list_files(self._destination, self._layout)
+        documents = survey(
+            self._destination, self._layout, names, forgotten=old, since=since, stop=self._stop
+        )
+        self._require_quiet(documents, now)
+        self._note_damaged_documents(documents)
+        continuity = self._look_back(documents)
+        documents.inventory.note_stored(self._listed("repositories"), most=self._grace)
+        self._decisions = self._decide(documents, now)
         state = load_state(self._destination, self._layout, names, now=now)
         self._source = state.source
         self._forgets = self._too_long_gone(state, now)
-        removed = {one.snapshot.id for one in self._decisions if not one.keep}
-        finished = {one.name: one.header.finished_at for one in heads}
-        finished |= {
-            name: load_header(self._destination, self._layout, name).finished_at
-            for name in names
-            if name.checkpoint is not None
-        }
-        since = now - timedelta(days=self._request.grace_days)
-        young = {name for name, moment in finished.items() if moment >= since}
-        doomed = {name for name in names if name.checkpoint is None and name.snapshot_id in removed}
-        doomed |= self._old_checkpoints(names, heads) - young
-        needed = self._needed(names, doomed - young, young=young, state=state, since=since, now=now)
-        marked = self._marked(needed.records.values())
-        # Before what packs point to, which is written before the files.
-        files = list_files(self._destination, self._layout)
-        self._doom_documents(doomed)
-        indexes = self._sweep(marked, until=since - WINDOW)
-        self._sweep_exports(needed, now=now, since=since)
-        self._files = plan_sweep(
-            self._destination,
-            self._layout,
-            files=files,
-            indexes=indexes,
-            now=now,
-            grace=timedelta(days=max(1, self._request.grace_days)),
-            stop=self._stop,
-        )
-        key = self._layout.key
-        self.victims += [_Victim(key(one), size) for one, size in self._files.victims.items()]
+        doomed = self._doomed(documents, since)
+        needed = self._needed(documents, doomed, state=state, now=now)
+        self._doom_documents(documents, doomed)
+        indexes = self._sweep(documents, needed, continuity, until=since - WINDOW)
+        self._sweep_exports(state, old, since=since)
+        self._sweep_files(files, indexes)
+        self._note_problems(documents, needed)
+        if needed.problems and not set(names) <= set(
+            list_documents(self._destination, self._layout)
+        ):
+            raise ObjectNotFound("another prune has deleted a manifest")
 
-    def _require_quiet(
-        self,
-        names: Sequence[DocumentName],
-        heads: Sequence[Head],
-        groups: "dict[str, list[Head]]",
-        now: datetime,
-    ) -> None:
+    # --- Reading ---
+
+    def _listed(self, folder: Literal["repositories"]) -> Iterator[tuple[str, StoredObject]]:
+        """List a folder, with keys relative to the root."""
+        start = len(self._layout.prefix)
+        for stored in self._destination.list(self._layout.folder(folder)):
+            yield stored.key[start:], stored
+
+    def _require_quiet(self, documents: Survey, now: datetime) -> None:
+        if words := disagreement(self._destination, now):
+            raise PruneRefused(f"{words}; nothing is deleted")
         latest = now + FUTURE_TOLERANCE
-        for name in names:
+        for name in documents.names:
             if name.time > latest and not is_dated_after_object(name):
                 raise PruneRefused(_from_the_future(name.stem, now))
-        for head in heads:
-            if max(head.header.started_at, head.header.finished_at) > latest:
-                raise PruneRefused(_from_the_future(head.name.stem, now))
-        if not heads:
+        manifests = documents.manifests
+        for name, row in manifests.items():
+            if max(row.header.started_at, row.header.finished_at) > latest:
+                raise PruneRefused(_from_the_future(name.stem, now))
+        if not manifests:
             return
-        newest = groups[heads[-1].name.snapshot_id]
-        for head in newest:
-            if head.header.result != "success" or not head.header.complete:
+        last = max(manifests, key=lambda name: (manifests[name].header.finished_at, name.stem))
+        for name, row in manifests.items():
+            if name.snapshot_id != last.snapshot_id:
+                continue
+            if row.header.result != "success" or not row.header.complete:
                 raise PruneRefused(
-                    f"the newest run ({head.name.stem}) was {head.header.result}: "
+                    f"the newest run ({name.stem}) was {row.header.result}: "
                     "nothing is deleted before a run that was a success",
                 )
+
+    def _look_back(self, documents: Survey) -> Continuity:
+        """Find out what stays for the sake of manifests that cannot be read.
+
+        Raises:
+            DamagedDocument: no manifest can be read, and there is something to lose.
+        """
+        if not documents.all_manifests and not self._request.accept_missing_index:
+            for relative, _ in self._listed("repositories"):
+                if snapshot_of(relative):
+                    raise DamagedDocument(
+                        f"{self._destination.uri(self._layout.folder('snapshots'))} has no "
+                        "manifest that can be read: nothing is deleted",
+                        hint=_BRING_BACK,
+                    )
+        found = look_back(
+            self._destination,
+            self._layout,
+            readable=documents.all_manifests,
+            damaged=documents.damaged_ones(checkpoints=False),
+            grace=self._grace,
+            is_accepted=self._request.accept_missing_index,
+        )
+        for stem in found.missing:
+            uri = self._destination.uri(self._layout.document_of(stem))
+            self._note(
+                f"{uri} is missing, and no prune deleted it: what it may name stays",
+                _BRING_BACK,
+                severity="error",
+            )
+        for key in found.damaged:
+            self._note(f"{self._destination.uri(key)} is damaged: a new one takes its place")
+        self._continuity = found
+        return found
+
+    def _note_damaged_documents(self, documents: Survey) -> None:
+        for name in documents.misdated:
+            self._note(f"{name.stem} was dated by a wrong clock and decides nothing; it stays")
+        for name in documents.damaged_ones(checkpoints=False):
+            self._note(
+                f"{documents.damaged[name].message}: what it may name stays",
+                "docs/how-to/repair-a-vault.md tells how to go on",
+                severity="error",
+            )
+        for name in documents.damaged_ones(checkpoints=True):
+            self._note(f"{documents.damaged[name].message}: it is deleted when its run is over")
+
+    def _note(
+        self,
+        message: str,
+        fix: str = "",
+        *,
+        severity: Severity = "warning",
+        private: bool = False,
+    ) -> None:
+        owner = self._layout.prefix.rstrip("/")
+        self.notes.append(Finding(severity, f"{owner}: {message}", fix, private=private))
+
+    # --- Deciding ---
+
+    def _decide(self, documents: Survey, now: datetime) -> list[Decision]:
+        """Decide about every run; those whose times are not true take part in no window."""
+        out_of_time = {
+            one for one, row in documents.runs.items() if row.stored_late_by > self._grace
+        }
+        until = self._request.rules.reaches_back_to(now)
+        runs = documents.runs
+        in_time = [one for one in runs if one not in out_of_time]
+        coverage = Coverage(documents.inventory, [runs[one] for one in in_time])
+        decisions = decide(
+            [documents.snapshot(one) for one in in_time],
+            self._request.rules,
+            lambda one, other: coverage.covers(runs[one.id], runs[other.id]),
+        )
+        for one in out_of_time:
+            stored_at = documents.runs[one].stored_at or now
+            decisions.append(
+                Decision(
+                    documents.snapshot(one),
+                    keep=stored_at >= until,
+                    reason=f"its time is not true: it was stored on {stored_at:%Y-%m-%d}",
+                )
+            )
+        return sorted(decisions, key=lambda one: (one.snapshot.finished_at, one.snapshot.id))
+
+    def _doomed(self, documents: Survey, since: datetime) -> set[DocumentName]:
+        """Choose the manifests that go, and the checkpoints that no run will look at any more."""
+        removed = {one.snapshot.id for one in self._decisions if not one.keep}
+        manifests = [name for name in documents.rows if name.checkpoint is None]
+        doomed = {name for name in manifests if name.snapshot_id in removed}
+        self._manifests = (
+            sorted({name.stem for name in manifests} - {name.stem for name in doomed})
+            + [name.stem for name in documents.damaged_ones(checkpoints=False)],
+            sorted(name.stem for name in doomed),
+        )
+        kept = [row for one, row in documents.runs.items() if one not in removed]
+        kept.sort(key=lambda row: row.header.finished_at, reverse=True)
+        newest = max((snapshot_time(name.snapshot_id) for name in manifests), default=None)
+        for name in documents.names:
+            if name.checkpoint is None or name.is_forgotten or name in documents.young:
+                continue
+            is_over = name.manifest in documents.rows or (
+                newest is not None and newest - snapshot_time(name.snapshot_id) > WINDOW
+            )
+            # What it names must have been taken over, whatever manifests there are since.
+            if name in documents.damaged or (
+                is_over
+                and any(documents.inventory.covers(row, documents.rows[name]) for row in kept)
+            ):
+                doomed.add(name)
+        return doomed
 
     def _too_long_gone(self, state: State, now: datetime) -> list[ForgottenLine]:
         """Choose what has not been listed for so long that it is to be forgotten.
@@ -365,169 +454,155 @@ class _Owner:
             for entry in sorted(gone, key=lambda one: (one.path, one.kind))
         ]
 
-    def _old_checkpoints(
-        self, names: Sequence[DocumentName], heads: Sequence[Head]
-    ) -> set[DocumentName]:
-        """Find checkpoints that no run will look at any more."""
-        ended = {name for name in names if name.checkpoint is None}
-        newest = max((snapshot_time(head.name.snapshot_id) for head in heads), default=None)
-        return {
-            name
-            for name in names
-            if name.checkpoint is not None
-            and not name.is_forgotten
-            and (
-                name.manifest in ended
-                or (newest is not None and newest - snapshot_time(name.snapshot_id) > WINDOW)
-            )
-        }
-
     # --- Marking ---
 
     def _needed(
-        self,
-        names: Sequence[DocumentName],
-        unread: set[DocumentName],
-        *,
-        young: set[DocumentName],
-        state: State,
-        since: datetime,
-        now: datetime,
-    ) -> _Needed:
-        """Collect the records that the documents which stay name, and those runs may lean on.
+        self, documents: Survey, doomed: set[DocumentName], *, state: State, now: datetime
+    ) -> Needed:
+        """Mark what the documents which stay need, and what runs may lean on.
 
-        Args:
-            names: every document.
-            unread: those that need not be read.
-            young: those of the grace time. The oldest run that may still publish began with the
-                state that the others made.
-            state: what all of them made.
-            since: the begin of the grace time.
-            now: the time.
+        The oldest run that may still publish began with the state that the documents before the
+        grace time made. Which of these is the newest is not left to their writers: each counts that
+        no other one covers.
         """
-        # Not what manifests say of it: whoever can write those must not have everything deleted.
-        forgotten = load_forgotten(self._destination, self._layout, names)
-        # Nor what was forgotten just now: somebody may be about to regret it.
-        needed = _Needed(forgotten=[line for line in forgotten if line.at < since])
-        for name in names:
-            if name not in unread:
-                self._stop.check()
-                lines = () if name in young else needed.forgotten
-                needed.take(load_stored(self._destination, self._layout, name, forgotten=lines))
-        for entry in state.entries.values():
-            needed.take([entry])
-            needed.paths.update((entry.path, *entry.aliases))
-            if entry.export is not None:
-                needed.exports.add(entry.export.key)
-        before = [name for name in names if name not in young]
-        needed.take(load_state(self._destination, self._layout, before, now=now).entries.values())
+        before = [name for name in documents.names if name not in documents.young]
+        needed = Needed(self._destination, self._layout, documents.inventory, self._stop)
+        for name, row in documents.rows.items():
+            if name in documents.young:
+                needed.name(row.named())
+            elif name not in doomed:
+                needed.name(row.named_and_known())
+        for row in documents.uncovered(before):
+            needed.name(row.named_and_known())
+        needed.name_by(state.entries.values())
+        state_before = load_state(self._destination, self._layout, before, now=now)
+        needed.name_by(state_before.entries.values())
+        needed.follow()
         return needed
 
-    def _marked(self, records: Iterable[Mapping[str, str | None]]) -> set[str]:
-        """Follow records, those of one repository together, to all that they need."""
-        marked: set[str] = set()
-        with ThreadPoolExecutor(_READERS) as pool:
-            try:
-                for keys in pool.map(self._needed_by, records):
-                    marked |= keys
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return marked
-
-    def _needed_by(self, records: Mapping[str, str | None]) -> set[str]:
-        """Tell what one repository's records need, they themselves included.
-
-        One whose own bundle lies in the chain of another has the beginning of that chain for its
-        own, and need not be read.
-        """
-        found: set[str] = set()
-        for key in sorted(records, key=snapshot_of, reverse=True):
-            found.add(key)
-            found.update(documents_beside(key))
-            if found.isdisjoint(bundles_beside(key)):
-                self._stop.check()
-                found |= self._chain_of(key, records[key])
-        return found
-
-    def _chain_of(self, key: str, version: str | None) -> set[str]:
-        record = load_record(self._destination, self._layout, key, version=version)
-        found = {str(line.key) for line in record.chain}
-        found |= {key for line in record.chain for key in line.documents}
-        if record.metadata is not None:
-            found.add(record.metadata.key)
-        return found
+    def _note_problems(self, documents: Survey, needed: Needed) -> None:
+        inventory = documents.inventory
+        public = {inventory.segments[number] for number in inventory.public}
+        for key, problem in needed.problems.items():
+            self._note(
+                f"{problem}: everything that is stored of its repository stays",
+                "repo-backup verify names everything that is damaged",
+                private=segment_of(key) not in public,
+            )
 
     # --- What goes ---
 
-    def _doom_documents(self, doomed: set[DocumentName]) -> None:
-        order = sorted(doomed, key=lambda name: (name.checkpoint is not None, name.stem))
-        sizes = {
-            stored.key: stored.size_bytes
-            for folder in ("snapshots", "checkpoints")
-            for stored in self._destination.list(self._layout.folder(folder))
-        }
-        for name in order:
+    def _doom_documents(self, documents: Survey, doomed: set[DocumentName]) -> None:
+        for name in sorted(doomed, key=lambda name: name.stem):
             key = self._layout.document(name)
-            self.victims.append(_Victim(key, sizes.get(key, 0)))
+            kind = Kind.MANIFEST if name.checkpoint is None else Kind.CHECKPOINT
+            stored = documents.stored.get(key)
+            self.candidates.append(Candidate(kind, key, stored.size_bytes if stored else 0))
 
-    def _sweep(self, marked: set[str], *, until: datetime) -> list[str]:
+    def _sweep(
+        self, documents: Survey, needed: Needed, continuity: Continuity, *, until: datetime
+    ) -> list[str]:
         """Find the objects of repositories that nothing needs, and no run can be writing.
 
         Returns:
             What packs point to in Git LFS, of all that stays.
 
         Args:
-            marked: what must stay.
+            documents: what was read.
+            needed: what must stay.
+            continuity: what has to stay though nothing that can be read names it.
             until: of what is younger a run may be going to publish a record. Ids may begin with a
                 time that lies up to the window before their run.
         """
         old: dict[str, int] = {}
         indexes: list[str] = []
-        young: dict[str, dict[str, str | None]] = {}
-        start = len(self._layout.prefix)
-        for stored in self._destination.list(self._layout.folder("repositories")):
-            relative = stored.key[start:]
+        spared: list[int] = []
+        for relative, stored in self._listed("repositories"):
             snapshot_id = snapshot_of(relative)
             if snapshot_id and is_lfs_index(relative):
                 indexes.append(relative)
             # What other programs put there is theirs.
-            if not snapshot_id or _stays(relative, marked):
+            if not snapshot_id or needed.stays(relative):
                 continue
-            if snapshot_time(snapshot_id) < until:
+            if self._is_young(snapshot_id, stored, until):
+                if is_record(relative):
+                    needed.name_stored(relative)
+            elif continuity.spares(snapshot_id):
+                spared.append(stored.size_bytes)
+            else:
                 old[relative] = stored.size_bytes
-            elif is_record(relative):
-                young.setdefault(folder_of(relative), {})[relative] = None
-        needed = self._marked(young.values())
-        gone = {key for key in old if not _stays(key, needed)}
+        needed.follow()
+        needed.make_sure_of([key for key in old if not needed.stays(key)])
+        gone = {key for key in old if not needed.stays(key)}
         # Whatever it is cut off at, no record is left that lacks what it names.
-        order = sorted(gone, key=lambda key: (is_bundle(key), not is_record(key), key))
-        self.victims += [_Victim(self._layout.key(key), old[key]) for key in order]
+        self.candidates += [
+            Candidate(kind_of(key), self._layout.key(key), old[key]) for key in sorted(gone)
+        ]
+        if spared and not continuity.missing and not documents.damaged_ones(checkpoints=False):
+            self._note(
+                f"{len(spared)} objects are older than the oldest manifest there was, and nothing "
+                "names them: they stay",
+                _BRING_BACK,
+            )
         return [key for key in indexes if key not in gone]
 
-    def _sweep_exports(self, needed: _Needed, *, now: datetime, since: datetime) -> None:
+    def _is_young(self, snapshot_id: str, stored: StoredObject, until: datetime) -> bool:
+        if stamp_of(snapshot_id) >= stamp(until):
+            return True
+        # The clock of its run may have been behind.
+        at = stored.stored_at if self._destination.keeps_time else None
+        return at is not None and at >= until
+
+    def _sweep_files(self, files: Mapping[str, int], indexes: Sequence[str]) -> None:
+        self._files = plan_sweep(
+            self._destination,
+            self._layout,
+            files=files,
+            indexes=indexes,
+            now=self._now,
+            grace=timedelta(days=max(1, self._request.grace_days)),
+            stop=self._stop,
+        )
+        if self._files.problem:
+            self._note(
+                f"{self._files.problem}: no file of Git LFS is deleted",
+                "repo-backup verify names everything that is damaged",
+                private=True,
+            )
+        self.candidates += [
+            Candidate(Kind.FILE, self._layout.key(key), size)
+            for key, size in self._files.victims.items()
+        ]
+
+    def _sweep_exports(
+        self, state: State, old: Iterable[ForgottenLine], *, since: datetime
+    ) -> None:
         """Find the exports that are too old, and those of repositories that were forgotten.
 
         Exports have no id in their keys: where another repository has the path, they stay.
         """
         days = self._request.keep_exports_days
-        until = None if days is None else min(since, now - timedelta(days=days))
-        forgotten: dict[str, datetime] = {}
-        for line in needed.forgotten:
-            for path in (line.path, *line.aliases):
-                if path not in needed.paths:
-                    forgotten[exports_folder(path)] = line.at
+        until = None if days is None else min(since, self._now - timedelta(days=days))
+        entries = state.entries.values()
+        paths = {path for entry in entries for path in (entry.path, *entry.aliases)}
+        named = {entry.export.key for entry in entries if entry.export is not None}
+        forgotten = {
+            exports_folder(path): line.at
+            for line in old
+            for path in (line.path, *line.aliases)
+            if path not in paths
+        }
         if until is None and not forgotten:
             return
         start = len(self._layout.prefix)
         for stored in self._destination.list(self._layout.folder("exports")):
             relative = stored.key[start:]
             moment = export_time(relative)
-            if moment is None or relative in needed.exports:
+            if moment is None or relative in named:
                 continue
             is_forgotten = moment < forgotten.get(folder_of(relative), moment)
             if is_forgotten or (until is not None and moment < until):
-                self.victims.append(_Victim(stored.key, stored.size_bytes))
+                self.candidates.append(Candidate(Kind.EXPORT, stored.key, stored.size_bytes))
 
     # --- Deleting ---
 
@@ -538,22 +613,44 @@ class _Owner:
             DestinationError: the store refuses; what is left goes the next time.
         """
         dry_run = self._request.dry_run
-        if self._forgets and self._source is not None and not dry_run:
-            note_forgotten(self._destination, self._layout, self._source, self._forgets)
-        remaining = iter(self.victims)
-        while some := [*islice(remaining, _DELETED_AT_ONCE)]:
-            self._stop.check()
-            size_bytes = sum(one.size_bytes for one in some)
-            until = self._destination.locked_until(one.key for one in some)
-            self._locked += [(one.size_bytes, until[one.key]) for one in some if one.key in until]
-            if dry_run:
-                continue
-            if self._destination.delete([one.key for one in some]):
-                self.marked_bytes += size_bytes
-            else:
-                self.freed_bytes += size_bytes
+        if not dry_run:
+            if self._forgets and self._source is not None:
+                note_forgotten(self._destination, self._layout, self._source, self._forgets)
+            self._note_manifests()
+        delete_in_order(
+            self._destination,
+            self.candidates,
+            self.deleted,
+            dry_run=dry_run,
+            stop=self._stop,
+        )
         if not dry_run:
             self._note_condemned()
+
+    def _note_manifests(self) -> None:
+        """Write which manifests stay, before any is deleted."""
+        if self._continuity is None:
+            return
+        left, removed = self._manifests
+        try:
+            write_note(
+                self._destination,
+                self._layout,
+                self._continuity,
+                left=left,
+                removed=removed,
+                snapshot_id=new_snapshot_id(self._now),
+                now=self._now,
+            )
+        except AccessDenied as error:
+            # Beside a note that says otherwise, what is deleted now would count as missing.
+            if self._continuity.documents:
+                raise
+            self._note(
+                f"which manifests stay is not noted ({error.message}): the next prune keeps what "
+                "is older than the oldest one",
+                "let the role that prunes put pruned/*",
+            )
 
     def _note_condemned(self) -> None:
         """Write what may be deleted another time, or say why that is not noted."""
@@ -571,38 +668,9 @@ class _Owner:
             self._events.note(f"which files nothing names is not noted: {error.message}")
 
 
-def _stays(key: str, marked: set[str]) -> bool:
-    """Tell whether a repository's object is needed.
-
-    What a pack points to may have been found out by a run that has not said so yet. A record says
-    which objects are in the pack that came with it, as long as a chain has that pack.
-    """
-    if key in marked:
-        return True
-    beside = is_record(key) or is_lfs_index(key)
-    return beside and not marked.isdisjoint(bundles_beside(key))
-
-
 def _since(entry: Entry) -> str:
     absence = entry.absence
     return "" if absence is None else f"not listed since {absence.since:%Y-%m-%d}"
-
-
-def _by_snapshot(heads: Iterable[Head]) -> "dict[str, list[Head]]":
-    groups: dict[str, list[Head]] = {}
-    for head in heads:
-        groups.setdefault(head.name.snapshot_id, []).append(head)
-    return groups
-
-
-def _as_one(group: Sequence[Head]) -> Snapshot:
-    shard = group[0].name.shard
-    whole = shard is None or len(group) == shard[1]
-    return Snapshot(
-        id=group[0].name.snapshot_id,
-        finished_at=max(head.header.finished_at for head in group),
-        complete=whole and all(head.header.complete for head in group),
-    )
 
 
 def _from_the_future(stem: str, now: datetime) -> str:

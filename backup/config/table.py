@@ -429,6 +429,14 @@ class Config(SourceInputs):
         commands=("prune",),
         available=True,
     )
+    accept_missing_index: bool = declare(
+        BOOLEAN,
+        "Delete also what manifests may need that are missing, this once.",
+        group="Retention",
+        commands=("prune",),
+        default="false",
+        available=True,
+    )
     grace_days: int = declare(
         whole(1, 365, metavar="DAYS"),
         "Delete nothing that was referenced in the last so many days; a run that takes longer "

@@ -293,6 +293,7 @@ def _prune(config: Config, runner: Runner) -> int:
     is_well = report.exit_code == ExitCode.DONE
     findings = [
         *(Finding("error", words, "see to that first, and run verify") for words in report.refused),
+        *report.notes,
         *(
             Finding("info", f"{word} {one.owner} {one.snapshot_id}: {one.reason}")
             for word, rows in (("kept", report.keep), ("deleted", report.remove))
@@ -302,7 +303,9 @@ def _prune(config: Config, runner: Runner) -> int:
         *(Finding("info", words) for words in staying_words(report)),
         Finding("info", prune_words(report)),
     ]
-    heading = "✅ Old snapshots deleted" if is_well else "❌ Nothing was deleted of some owners"
+    heading = "✅ Old snapshots deleted" if is_well else "❌ Manifests are missing or damaged"
+    if report.refused:
+        heading = "❌ Nothing was deleted of some owners"
     _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
     return report.exit_code
 

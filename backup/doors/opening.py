@@ -113,6 +113,7 @@ def prune_request(config: Config) -> "PruneRequest":
         grace_days=config.grace_days,
         keep_deleted_days=config.keep_deleted_days,
         keep_exports_days=config.keep_exports_days,
+        accept_missing_index=config.accept_missing_index,
         dry_run=config.dry_run,
     )
 

@@ -83,8 +83,12 @@ def alert_of_verify(report: VerifyReport) -> Alert:
 
 def alert_of_prune(report: PruneReport) -> Alert:
     """Tell of a prune."""
-    if not report.refused:
+    missing = [note.message for note in report.notes if note.severity == "error"]
+    if not report.refused and not missing:
         return _alert("success", f"{len(report.remove)} snapshots pruned", ())
+    if not report.refused:
+        lines = _some([f"- {message}" for message in missing])
+        return _alert("failed", "Prune: manifests are missing or damaged", lines)
     lines = ["Of these owners nothing was deleted:"]
     lines += _some([f"- {words}" for words in report.refused])
     lines += ["", "See to that first, run verify, and prune again."]

@@ -269,6 +269,10 @@ def prune_document(report: PruneReport) -> JsonObject:
         ],
         "aborted_uploads": report.uploads,
         "refused": list(report.refused),
+        "notes": [
+            {"severity": one.severity, "message": one.message, "fix": one.fix}
+            for one in report.notes
+        ],
     }
 
 

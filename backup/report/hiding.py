@@ -126,7 +126,8 @@ def hide_private_prune(report: PruneReport) -> PruneReport:
         replace(one, path=hidden_name, host_id="") if one.private else one
         for one in report.forgotten
     )
-    report = replace(report, forgotten=forgotten)
+    notes = hide_private_findings(report.notes)
+    report = replace(report, forgotten=forgotten, notes=notes)
     if report.exit_code != ExitCode.DAMAGED:
         return report
     owners = (words.partition(":")[0] for words in report.refused)

@@ -430,6 +430,7 @@ def print_prune(report: PruneReport, console: Console) -> None:
         _line(console, line)
     for words in report.refused:
         _line(console, f"refused: {words}", style="bold red")
+    print_findings(report.notes, console)
     _line(console, prune_words(report))
 
 

@@ -29,6 +29,7 @@ from backup.model import (
     Status,
 )
 from backup.refs import is_well_formed, to_bytes
+from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import (
     Count,
     Depth,
@@ -462,25 +463,6 @@ class Ids(Part):
     ids: HexIds = Field(description="one behind another, in no order")
 
 
-class CondemnedLine(Part):
-    """A file that nothing named when prune looked."""
-
-    key: RelativeKey
-    since: Time = Field(description="when that was first seen")
-    until: Time = Field(description="no prune deletes it before")
-    deleted_at: Time | None = Field(None, description="when a prune did")
-
-
-class Condemned(Part):
-    """The files that a prune may delete: no run leans on them."""
-
-    format: Literal[1]
-    document: Literal["condemned"]
-    snapshot_id: SnapshotId
-    at: Time
-    objects: tuple[CondemnedLine, ...] = Field(description="sorted by key")
-
-
 class HolderLine(Part):
     """A repository that needs a damaged object."""
 
@@ -593,6 +575,7 @@ STORED: Mapping[str, type[Part]] = {
     "lfs": LfsIndex,
     "ids": Ids,
     "condemned": Condemned,
+    "pruned": Pruned,
     "drill": Drill,
     "accepted": Accepted,
 }

@@ -14,6 +14,7 @@
       repositories/<path>/<host-id>/<snapshot-id>.lfs.json.gz
       lfs/<aa>/<bb>/<oid>        assets/<aa>/<bb>/<sha256>
       condemned/<snapshot-id>.json.gz                     files that a prune may delete
+      pruned/<snapshot-id>.json.gz                        manifests that a prune left
       exports/<path>/<YYYY-MM-DD-HH-MM-SS>.tar.gz
       drills/<snapshot-id>.json.gz
       accepted/<snapshot-id>.json.gz                      damage that an owner accepts
@@ -27,6 +28,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 from backup.model import BundleKind, Key
@@ -65,6 +67,7 @@ def new_snapshot_id(now: datetime) -> str:
     return f"{now.astimezone(UTC).strftime(_TIME)}-{secrets.token_hex(4)}"
 
 
+@lru_cache(maxsize=4096)
 def is_snapshot_id(text: str) -> bool:
     """Tell whether a text is a snapshot id, its time a real one."""
     try:
@@ -176,7 +179,11 @@ class Layout:
 
     def document(self, name: DocumentName) -> Key:
         """Return the key of a manifest or checkpoint."""
-        return self.key(f"{name.stem}.json.gz")
+        return self.document_of(name.stem)
+
+    def document_of(self, stem: str) -> Key:
+        """Return the key of a manifest or checkpoint that documents name by its stem."""
+        return self.key(f"{stem}.json.gz")
 
     def drill(self, snapshot_id: str) -> Key:
         """Return the key of a verification's result."""
@@ -189,6 +196,10 @@ class Layout:
     def condemned(self, snapshot_id: str) -> Key:
         """Return the key of a list of files that a prune may delete."""
         return self.key(f"condemned/{snapshot_id}.json.gz")
+
+    def pruned(self, snapshot_id: str) -> Key:
+        """Return the key of the note about the manifests that a prune left."""
+        return self.key(f"pruned/{snapshot_id}.json.gz")
 
     def parse_document(self, key: str) -> DocumentName | None:
         """Take the key of a manifest or checkpoint apart; None for any other object."""
@@ -230,6 +241,7 @@ class Layout:
             "repositories",
             "lfs",
             "condemned",
+            "pruned",
             "drills",
             "accepted",
             "exports",
@@ -247,6 +259,11 @@ def folder(*segments: str) -> str:
 def folder_of(key: str) -> str:
     """Return the prefix that a key lies under."""
     return key[: key.rindex("/") + 1]
+
+
+def segment_of(key: str) -> str:
+    """Return the last segment of the folder that a key lies in; of a repository, that of its id."""
+    return key.rpartition("/")[0].rpartition("/")[2]
 
 
 def repository_folder(*, path: str, host_id: str) -> str:
@@ -322,6 +339,13 @@ def accepted_of(layout: Layout, key: str) -> str:
     return snapshot_id if is_one else ""
 
 
+def pruned_of(layout: Layout, key: str) -> str:
+    """Return the snapshot id of a note about the manifests that a prune left; empty if none."""
+    snapshot_id = key.rpartition("/")[2].removesuffix(".json.gz")
+    is_one = is_snapshot_id(snapshot_id) and layout.pruned(snapshot_id) == key
+    return snapshot_id if is_one else ""
+
+
 def bundles_beside(document: str) -> tuple[Key, Key]:
     """Return the keys that the bundle may have that a record, or what it points to, lies beside."""
     stem = document.removesuffix(".record.json.gz").removesuffix(".lfs.json.gz")
@@ -363,6 +387,12 @@ def _moment(text: str) -> datetime:
 def is_record(key: str) -> bool:
     """Tell whether a key is a record's."""
     return key.endswith(".record.json.gz")
+
+
+def is_key_of_record(key: str) -> bool:
+    """Tell whether a relative key is one that a run can have given a record."""
+    is_ours = key.startswith("repositories/") and is_record(key) and bool(snapshot_of(key))
+    return is_ours and key.isascii() and key.isprintable()
 
 
 def is_bundle(key: str) -> bool:

@@ -23,7 +23,7 @@ from backup.vault.documents import (
     SourceLine,
     decode,
 )
-from backup.vault.fields import Part
+from backup.vault.fields import Part, RelativeKey, Stem
 from backup.vault.layout import DOCUMENT_FOLDERS, DocumentName, Layout, folder, snapshot_time
 
 T = TypeVar("T", bound=Part)
@@ -170,7 +170,7 @@ class Stored(Part, extra="ignore"):
     path: str
     kind: Kind = "code"
     private: bool = False
-    record: str | None = None
+    record: RelativeKey | None = None
     record_version_id: str | None = None
     unproven: bool = False
     chain_bytes: int = 0
@@ -182,29 +182,17 @@ class Stored(Part, extra="ignore"):
         return self.kind, self.host_id
 
 
-class _StoredAlone(Header, extra="ignore"):
+class Contents(Header, extra="ignore"):
+    """What a manifest or checkpoint says is stored; a fifth of the memory of all of it."""
+
     entries: tuple[Stored, ...]
+    merged: tuple[Stem, ...] = ()
     forgotten: tuple[ForgottenLine, ...] = ()
 
 
-def load_stored(
-    destination: Destination,
-    layout: Layout,
-    name: DocumentName,
-    *,
-    forgotten: Iterable[ForgottenLine] = (),
-) -> tuple[Stored, ...]:
-    """Read what a manifest says is stored; a fifth of the time and memory of all of it.
-
-    Args:
-        destination: where the vault lies.
-        layout: the owner's root.
-        name: of the manifest.
-        forgotten: what it says of these does not count, unless it knew that they were.
-    """
-    document = load(destination, layout.document(name), _StoredAlone)
-    dropped = unknown_to(document.forgotten, forgotten)
-    return tuple(entry for entry in document.entries if entry.identity not in dropped)
+def load_contents(destination: Destination, layout: Layout, name: DocumentName) -> Contents:
+    """Read what a manifest or checkpoint says is stored."""
+    return load(destination, layout.document(name), Contents)
 
 
 def load_forgotten(

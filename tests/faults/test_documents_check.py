@@ -23,15 +23,8 @@ from backup.errors import BackupError, ExitCode, IntegrityError, UnsupportedForm
 from backup.model import Key
 from backup.retention import Rules
 from backup.stopping import Stop
-from backup.vault.documents import (
-    Accepted,
-    AcceptedLine,
-    Condemned,
-    CondemnedLine,
-    Ids,
-    Manifest,
-    encode,
-)
+from backup.vault.documents import Accepted, AcceptedLine, Ids, Manifest, encode
+from backup.vault.documents_of_prune import Condemned, CondemnedLine
 from backup.vault.layout import DocumentName, folder_of, ids_key, lfs_key, new_snapshot_id
 from backup.vault.manifest import list_documents, load_manifest
 from tests.faults.test_prune import LAYOUT

@@ -19,6 +19,7 @@ from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import Manifest, decode, encode
+from tests.support.dated import DatedDestination
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.mirrors import MirrorState, assert_same_mirror, mirror_state
 from tests.support.program import repo_backup
@@ -124,7 +125,7 @@ def test_what_needs_nothing_deletes_nothing(case: Case, tmp_path: Path) -> None:
     for key in case.keys("/snapshots/"):
         case.overwrite(key, case.read(empty))
     request = PruneRequest(Rules(daily=1), grace_days=1)
-    prune(case.destination, request, events=Silence(), stop=Stop())
+    prune(DatedDestination(case.destination), request, events=Silence(), stop=Stop())
     # One night stays, and its chain is all there.
     assert len(case.keys("/snapshots/")) == 1
     repo_backup("restore", "one", "--from", case.vault, tmp_path / "now.git", env=case.env)

@@ -17,7 +17,7 @@ from backup.commands.run import RunOptions
 from backup.errors import DestinationError
 from backup.model import Key, RunReport, Selection
 from backup.stopping import Stop
-from backup.vault.documents import Condemned
+from backup.vault.documents_of_prune import Condemned
 from backup.vault.manifest import load
 from tests.faults.test_prune import LAYOUT, Estate, Interrupting, copy_of
 from tests.support.faults import (
@@ -203,16 +203,24 @@ def test_a_file_that_waits_for_a_prune_does_not_keep_the_prune_from_coming(
     assert estate.run(estate.now + timedelta(days=3)).exit_code == 0
 
 
-def test_damage_to_what_packs_point_to_keeps_everything(estate: FileEstate) -> None:
+def test_damage_to_what_packs_point_to_keeps_every_file_and_nothing_else(
+    estate: FileEstate,
+) -> None:
     without_first(estate)
+    estate.prune(daily=1, grace_days=1)
+    estate.night(days=3)
     key = Key(max(estate.stored(".lfs.json.gz")))
     estate.vault.delete([key])
     estate.vault.put_if_absent(key, b"garbage")
-    before = estate.stored()
-    report = estate.prune(daily=1, grace_days=3)
-    assert report.exit_code == 4
-    assert "is damaged" in report.refused[0]
-    assert estate.stored() == before
+    files, listed = estate.files(), estate.on_the_list()
+    assert listed == ids(b"first")
+    report = estate.prune(daily=1, grace_days=1)
+    assert (report.exit_code, report.refused) == (0, ())
+    assert len(report.remove) == 1
+    (note,) = report.notes
+    assert note.message.endswith("is damaged: no file of Git LFS is deleted") or key in note.message
+    assert note.private
+    assert (estate.files(), estate.on_the_list()) == (files, listed)
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])

@@ -299,6 +299,11 @@ def test_pruning_and_restoring_need_no_more_than_their_roles_may(
             *("BackupRole", "PUT", "/acme-vault/git/h/o/condemned/a.json.gz"),
             {"if-none-match": "*"},
         ),
+        ("PruneRole", "PUT", "/acme-vault/git/h/o/pruned/a.json.gz", {}),
+        (
+            *("BackupRole", "PUT", "/acme-vault/git/h/o/pruned/a.json.gz"),
+            {"if-none-match": "*"},
+        ),
         ("PruneRole", "DELETE", "/acme-vault/git/a?versionId=1", {}),
         ("PruneRole", "DELETE", "/another-bucket/git/a", {}),
         ("RestoreRole", "PUT", "/acme-vault/git/a", {"if-none-match": "*"}),

@@ -84,3 +84,59 @@ def test_a_window_of_days_keeps_the_last_of_so_many_days(
         assert [one for one in alive if one.finished_at.date() == day].count(last) == 1
     # And beside these the newest complete one alone.
     assert len(alive) <= len(days) + 1
+
+
+@st.composite
+def histories_with_additions(
+    draw: st.DrawFn,
+) -> tuple[list[Snapshot], list[Snapshot], dict[str, frozenset[int]]]:
+    """Draw honest snapshots, others that someone added, and what each has.
+
+    An honest one has all that those before it have. Of the others none has all of an honest one.
+    """
+    honest = draw(histories())
+    honest.sort(key=lambda one: (one.finished_at, one.id))
+    has = {one.id: frozenset(range(number + 1)) for number, one in enumerate(honest)}
+    hours = draw(st.lists(st.integers(0, 24 * 900), max_size=40))
+    added = []
+    for number, hour in enumerate(hours):
+        one = Snapshot(f"x{number:03}", BEGIN + timedelta(hours=hour), draw(st.booleans()))
+        has[one.id] = frozenset(draw(st.sets(st.integers(1, 60), max_size=3)))
+        added.append(one)
+    return honest, added, has
+
+
+def kept_of(
+    history: list[Snapshot], rules: Rules, has: dict[str, frozenset[int]]
+) -> list[Snapshot]:
+    return kept(decide(history, rules, lambda one, other: has[one.id] >= has[other.id]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories_with_additions(), RULES)
+def test_what_is_added_displaces_nothing_that_it_does_not_have(
+    drawn: tuple[list[Snapshot], list[Snapshot], dict[str, frozenset[int]]], rules: Rules
+) -> None:
+    honest, added, has = drawn
+    assert set(kept_of(honest + added, rules, has)) >= set(kept_of(honest, rules, has))
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories_with_additions(), RULES)
+def test_deciding_again_removes_nothing_more_whoever_covers_whom(
+    drawn: tuple[list[Snapshot], list[Snapshot], dict[str, frozenset[int]]], rules: Rules
+) -> None:
+    honest, added, has = drawn
+    alive = kept_of(honest + added, rules, has)
+    assert kept_of(alive, rules, has) == alive
+
+
+@settings(max_examples=300, deadline=None)
+@given(histories_with_additions(), RULES)
+def test_nothing_is_lost_with_what_goes_but_to_time(
+    drawn: tuple[list[Snapshot], list[Snapshot], dict[str, frozenset[int]]], rules: Rules
+) -> None:
+    honest, added, has = drawn
+    alive = kept_of(honest + added, rules, has)
+    for one in honest + added:
+        assert any(has[other.id] >= has[one.id] for other in alive)

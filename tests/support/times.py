@@ -84,6 +84,10 @@ class Timed:
     def listing_is_local(self) -> bool:
         return self._inner.listing_is_local
 
+    @property
+    def keeps_time(self) -> bool:
+        return not isinstance(self._inner, FolderDestination)
+
     def uri(self, key: str) -> str:
         return self._inner.uri(key)
 

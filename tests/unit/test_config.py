@@ -309,6 +309,7 @@ EXAMPLES: Mapping[str, Examples] = {
     "keep-yearly": _whole(0, 10_000),
     "keep-deleted-days": _whole(0, 36_500),
     "keep-exports-days": _whole(1, 36_500),
+    "accept-missing-index": _boolean(),
     "grace-days": _whole(1, 365),
     "heartbeat-url": _url("https"),
     "sns-topic-arn": Examples(

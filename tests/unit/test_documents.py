@@ -23,7 +23,6 @@ from backup.refs import to_name
 from backup.vault.documents import (
     STORED,
     Accepted,
-    Condemned,
     Drill,
     Entry,
     Header,
@@ -39,6 +38,7 @@ from backup.vault.documents import (
     refs_digest,
     shown,
 )
+from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import Part
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -49,6 +49,7 @@ DOCUMENTS: dict[str, type[Part]] = {
     "format-1-lfs": LfsIndex,
     "format-1-ids": Ids,
     "format-1-condemned": Condemned,
+    "format-1-pruned": Pruned,
     "format-1-drill": Drill,
     "format-1-accepted": Accepted,
 }

@@ -1,0 +1,147 @@
+"""Reading every document of an owner, for prune."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from backup.commands.needing import captured_at
+from backup.errors import DamagedDocument
+from backup.model import Destination, Key, StoredObject
+from backup.retention import Snapshot
+from backup.stopping import Stop
+from backup.vault.clocks import is_misdated
+from backup.vault.documents import ForgottenLine
+from backup.vault.inventory import Coverage, Inventory, Row
+from backup.vault.layout import DocumentName, Layout, snapshot_time
+from backup.vault.manifest import WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The documents of an owner.
+
+    Attributes:
+        names: of all of them.
+        stored: what the listing says of each, by its key.
+        inventory: what they name.
+        rows: those that can be read, by their names.
+        damaged: those that cannot, and why.
+        young: those that were written within the grace time.
+        runs: by snapshot id the manifests of one run together.
+    """
+
+    names: Sequence[DocumentName]
+    stored: Mapping[Key, StoredObject]
+    inventory: Inventory
+    rows: Mapping[DocumentName, Row]
+    damaged: Mapping[DocumentName, DamagedDocument]
+    young: frozenset[DocumentName]
+    runs: Mapping[str, Row]
+
+    @property
+    def manifests(self) -> dict[DocumentName, Row]:
+        """Those that can be read, are manifests, and were dated by a clock that was not wrong."""
+        return {name: row for name, row in self.rows.items() if _is_believed(name, row)}
+
+    @property
+    def all_manifests(self) -> dict[DocumentName, Row]:
+        """The same, and those that are misdated."""
+        return {name: row for name, row in self.rows.items() if name.checkpoint is None}
+
+    def damaged_ones(self, *, checkpoints: bool) -> list[DocumentName]:
+        """Name the checkpoints, or the manifests, that cannot be read."""
+        return [name for name in self.damaged if (name.checkpoint is not None) == checkpoints]
+
+    def snapshot(self, snapshot_id: str) -> Snapshot:
+        """Return the manifests of one run as retention looks at them."""
+        names = [name for name in self.manifests if name.snapshot_id == snapshot_id]
+        headers = [self.rows[name].header for name in names]
+        shard = names[0].shard
+        whole = shard is None or len(names) == shard[1]
+        return Snapshot(
+            id=snapshot_id,
+            finished_at=max(header.finished_at for header in headers),
+            complete=whole and all(header.complete for header in headers),
+        )
+
+    @property
+    def misdated(self) -> list[DocumentName]:
+        """Those that a wrong clock has dated; they decide nothing, and stay."""
+        return [name for name, row in self.rows.items() if is_misdated(name, row.header, now=None)]
+
+    def uncovered(self, names: Iterable[DocumentName]) -> list[Row]:
+        """Choose the documents that no other one covers; in an honest history that is the newest.
+
+        Args:
+            names: of those that are looked at.
+        """
+        rows = [self.rows[name] for name in names if name in self.rows]
+        rows.sort(key=lambda row: row.header.finished_at, reverse=True)
+        coverage = Coverage(self.inventory, rows)
+        found: list[Row] = []
+        for row in rows:
+            if not any(coverage.covers(other, row) for other in found):
+                found.append(row)
+        return found
+
+
+def survey(
+    destination: Destination,
+    layout: Layout,
+    names: Sequence[DocumentName],
+    *,
+    forgotten: Sequence[ForgottenLine],
+    since: datetime,
+    stop: Stop,
+) -> Survey:
+    """Read every manifest and checkpoint; of some only that they are damaged is found.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        names: what `list_documents` answered.
+        forgotten: what documents say of these does not count, unless they knew that they were.
+        since: the begin of the grace time.
+        stop: ends it.
+
+    Raises:
+        ObjectNotFound: one was deleted meanwhile.
+    """
+    inventory = Inventory(
+        destination,
+        layout,
+        forgotten=forgotten,
+        captured_at=partial(captured_at, destination, layout),
+    )
+    stored = {
+        one.key: one
+        for folder in (layout.folder("snapshots"), layout.folder("checkpoints"))
+        for one in destination.list(folder)
+    }
+    rows: dict[DocumentName, Row] = {}
+    damaged: dict[DocumentName, DamagedDocument] = {}
+    for name in names:
+        stop.check()
+        try:
+            rows[name] = inventory.read(name, stored.get(layout.document(name)))
+        except DamagedDocument as error:
+            damaged[name] = error
+    young = {name for name, row in rows.items() if _written_at(row) >= since}
+    # When a damaged one was written only its id tells: up to the window and a run after that.
+    young |= {name for name in damaged if snapshot_time(name.snapshot_id) >= since - WINDOW}
+    groups: dict[str, list[Row]] = {}
+    for name, row in rows.items():
+        if _is_believed(name, row):
+            groups.setdefault(name.snapshot_id, []).append(row)
+    runs = {one: inventory.together(group) for one, group in groups.items()}
+    return Survey(names, stored, inventory, rows, damaged, frozenset(young), runs)
+
+
+def _is_believed(name: DocumentName, row: Row) -> bool:
+    return name.checkpoint is None and not is_misdated(name, row.header, now=None)
+
+
+def _written_at(row: Row) -> datetime:
+    """Return when a document was written: the later one of its own time and the store's."""
+    return max(row.header.finished_at, row.stored_at or row.header.finished_at)

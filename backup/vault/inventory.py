@@ -1,0 +1,323 @@
+"""What the manifests and checkpoints of an owner name, all of them together, in little memory.
+
+Every repository and every record has a number here, and a document is a row of numbers: of the
+record that it names for each repository. So hundreds of documents of ten thousand repositories can
+be compared with each other.
+
+A document covers another when nothing is lost with the other: it names the same record for each of
+its repositories, or one that was captured later. What a document claims is its writer's word; what
+counts of it is therefore compared with what is stored.
+"""
+
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from sys import intern
+from typing import Literal
+
+from backup.model import Destination, StoredObject
+from backup.vault.documents import Entry, ForgottenLine, Header
+from backup.vault.layout import DocumentName, Layout, escape_segment, segment_of, snapshot_of
+from backup.vault.manifest import WINDOW, Identity, Stored, load_contents, unknown_to
+
+_NUMBERS: Literal["I"] = "I"
+_BYTES = array(_NUMBERS).itemsize
+# Rows are compared so many bytes at once, and number by number only where these differ.
+_COMPARED_AT_ONCE = 256 * _BYTES
+# Documents that someone put between honest ones make lines of their own.
+_LINES_TRIED = 4
+_STAMP_LENGTH = len("20260101T000000Z")
+
+
+def stamp(moment: datetime) -> str:
+    """Return a time as snapshot ids begin with it; these compare as text."""
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def stamp_of(snapshot_id: str) -> str:
+    """Return the time that a snapshot id begins with, as text."""
+    return snapshot_id[:_STAMP_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one document names, or all shards of one run together.
+
+    Attributes:
+        header: of the document.
+        stored_at: when the store says that it was written; None where no store does.
+        merged: stems of the documents that it merged.
+        dropped: numbers of repositories that were forgotten without its knowledge.
+        records: for the repository of each number the number of its record, 0 where none is named.
+        pins: numbers of repositories and of records that must outlive retention.
+    """
+
+    name: DocumentName
+    header: Header
+    stored_at: datetime | None
+    merged: tuple[str, ...]
+    dropped: frozenset[int]
+    records: bytes
+    pins: frozenset[tuple[int, int]]
+
+    def named(self) -> Iterator[tuple[int, int]]:
+        """Yield the numbers of repositories and of their records, pinned ones included."""
+        for number, record in enumerate(array(_NUMBERS, self.records)):
+            if record:
+                yield number, record
+        yield from self.pins
+
+    def named_and_known(self) -> Iterator[tuple[int, int]]:
+        """Yield the same without what was forgotten."""
+        return (pair for pair in self.named() if pair[0] not in self.dropped)
+
+    @property
+    def stored_late_by(self) -> timedelta:
+        """How much later the store wrote a document than it says itself; none where none says."""
+        if self.stored_at is None:
+            return timedelta(0)
+        return self.stored_at - self.header.finished_at
+
+
+class Inventory:
+    """The documents of one owner. Used by one thread.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        forgotten: what documents say of these does not count, unless they knew that they were.
+        captured_at: reads when a record was captured; None where it cannot be read.
+
+    Attributes:
+        identities: of each repository, by its number.
+        paths: of each, where it was last.
+        segments: of each, the last one of its folders.
+        public: numbers of those that a document calls public.
+        records: keys, by number; number 0 is that of no record.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        layout: Layout,
+        *,
+        forgotten: Collection[ForgottenLine],
+        captured_at: Callable[[str], datetime | None],
+    ) -> None:
+        self._destination = destination
+        self._layout = layout
+        self._forgotten = forgotten
+        self._captured_at = captured_at
+        self._numbers: dict[Identity, int] = {}
+        self.identities: list[Identity] = []
+        self.paths: list[str] = []
+        self.public: set[int] = set()
+        self.segments: list[str] = []
+        self._record_numbers: dict[str, int] = {}
+        self.records: list[str] = [""]
+        # Interned, since there are few times, and few folders, of many records.
+        self._stamps: list[str] = [""]
+        self._folders: list[str] = [""]
+        self._stored = bytearray(1)
+        self._versions: dict[int, set[str]] = {}
+        self._known_times: dict[int, datetime | None] = {}
+
+    # --- Reading ---
+
+    def read(self, name: DocumentName, stored: StoredObject | None) -> Row:
+        """Read a manifest or checkpoint.
+
+        Raises:
+            ObjectNotFound: it is not there.
+            DamagedDocument: it is not what was written.
+        """
+        document = load_contents(self._destination, self._layout, name)
+        numbers: dict[int, int] = {}
+        pins: set[tuple[int, int]] = set()
+        for entry in document.entries:
+            number = self.number_of(entry)
+            pins.update((number, self.record_number(pin.record)) for pin in entry.pins)
+            if entry.record is not None:
+                numbers[number] = self.record_number(entry.record, entry.record_version_id)
+        dropped = unknown_to(document.forgotten, self._forgotten)
+        return Row(
+            name=name,
+            header=document.model_copy(update={"entries": (), "forgotten": ()}),
+            stored_at=stored.stored_at if stored and self._destination.keeps_time else None,
+            merged=document.merged,
+            dropped=frozenset(self._numbers[one] for one in dropped if one in self._numbers),
+            records=self._row(numbers),
+            pins=frozenset(pins),
+        )
+
+    def number_of(self, entry: Entry | Stored) -> int:
+        """Return the number of a repository; of its path the one that was read last."""
+        number = self._numbers.get(entry.identity)
+        if number is None:
+            number = self._numbers[entry.identity] = len(self.identities)
+            self.identities.append(entry.identity)
+            self.paths.append(entry.path)
+            self.segments.append(intern(escape_segment(entry.host_id)))
+        self.paths[number] = entry.path
+        if not entry.private:
+            self.public.add(number)
+        return number
+
+    def record_number(self, key: str, version: str | None = None) -> int:
+        """Return the number of a record, and note the version that a document names."""
+        number = self._record_numbers.get(key)
+        if number is None:
+            number = self._record_numbers[key] = len(self.records)
+            self.records.append(key)
+            self._stamps.append(intern(stamp_of(snapshot_of(key))))
+            self._folders.append(intern(segment_of(key)))
+            self._stored.append(False)
+        if version is not None:
+            self._versions.setdefault(number, set()).add(version)
+        return number
+
+    def order_of(self, record: int) -> str:
+        """Return what records of one repository are sorted by, the oldest first."""
+        return snapshot_of(self.records[record])
+
+    @property
+    def has_versions(self) -> bool:
+        """Whether documents name versions, since the store keeps them."""
+        return bool(self._versions)
+
+    def versions_of(self, record: int) -> Collection[str]:
+        """Return every version that any document names of a record.
+
+        All of them are read: a writer could name another one than the one that was written.
+        """
+        return self._versions.get(record, ())
+
+    def _row(self, numbers: Mapping[int, int]) -> bytes:
+        row = array(_NUMBERS, bytes(_BYTES * len(self.identities)))
+        for number, record in numbers.items():
+            row[number] = record
+        return row.tobytes()
+
+    def note_stored(self, objects: Iterable[tuple[str, StoredObject]], *, most: timedelta) -> None:
+        """Note which records exist, and are as old as their names say.
+
+        Args:
+            objects: of a listing, with keys relative to the root.
+            most: how long after the beginning of a run its objects can be written.
+        """
+        for relative, stored in objects:
+            number = self._record_numbers.get(relative)
+            if number is not None and self._is_in_time(number, stored, most):
+                self._stored[number] = True
+
+    def _is_in_time(self, record: int, stored: StoredObject, most: timedelta) -> bool:
+        if not self._destination.keeps_time or stored.stored_at is None:
+            return True
+        # An id may begin with a time that lies up to the window before its run.
+        return stamp(stored.stored_at - most - WINDOW) <= self._stamps[record]
+
+    # --- Comparing ---
+
+    def covers(self, row: Row, other: Row, *, by_names: bool = False) -> bool:
+        """Return whether nothing that the other row names is lost as long as this one is there.
+
+        Args:
+            row: the one that is there.
+            other: the one that may go.
+            by_names: let no record be read to find out which of two is later. Then what covers
+                another one covers all that this one covers.
+        """
+        if not other.pins <= row.pins:
+            return False
+        newly_dropped = row.dropped - other.dropped
+        if newly_dropped and not newly_dropped.isdisjoint(n for n, _ in other.named()):
+            return False
+        moment = stamp(row.header.finished_at)
+        for start in range(0, len(other.records), _COMPARED_AT_ONCE):
+            end = start + _COMPARED_AT_ONCE
+            mine, theirs = row.records[start:end], other.records[start:end]
+            if mine == theirs:
+                continue
+            # A row is as long as there were repositories when it was read.
+            mine += bytes(max(0, len(theirs) - len(mine)))
+            pairs = zip(array(_NUMBERS, mine), array(_NUMBERS, theirs), strict=False)
+            for number, (record, known) in enumerate(pairs, start // _BYTES):
+                if record == known or not known or number in other.dropped:
+                    continue
+                if not self._is_good(record, number, moment):
+                    return False
+                if self._stamps[record] > self._stamps[known]:
+                    continue
+                if by_names or not self._is_later(record, known):
+                    return False
+        return True
+
+    def _is_good(self, record: int, repository: int, moment: str) -> bool:
+        """Return whether a record is stored, and one of a repository, made by a certain moment."""
+        is_there = self._stored[record] and self._stamps[record] <= moment
+        return bool(is_there) and self._folders[record] == self.segments[repository]
+
+    def _is_later(self, record: int, other: int) -> bool:
+        """Ask two records which was captured later.
+
+        Two runs were under way at once, or a document names an old record: only the records tell.
+        """
+        first, second = self._time_of(other), self._time_of(record)
+        return first is not None and second is not None and first < second
+
+    def _time_of(self, record: int) -> datetime | None:
+        if record not in self._known_times:
+            self._known_times[record] = self._captured_at(self.records[record])
+        return self._known_times[record]
+
+    def together(self, rows: Iterable[Row]) -> Row:
+        """Return the shards of one run as one row; of two records the one with the later key."""
+        first, *others = rows
+        if not others:
+            return first
+        numbers: dict[int, int] = {}
+        for row in (first, *others):
+            for number, record in enumerate(array(_NUMBERS, row.records)):
+                if record and self._stamps[record] >= self._stamps[numbers.get(number, 0)]:
+                    numbers[number] = record
+        last = max((first, *others), key=lambda row: row.header.finished_at)
+        return Row(
+            name=last.name,
+            header=last.header,
+            stored_at=max((r.stored_at for r in (first, *others) if r.stored_at), default=None),
+            merged=tuple(stem for row in (first, *others) for stem in row.merged),
+            dropped=frozenset[int]().union(*(row.dropped for row in (first, *others))),
+            records=self._row(numbers),
+            pins=frozenset[tuple[int, int]]().union(*(row.pins for row in (first, *others))),
+        )
+
+
+class Coverage:
+    """Which of many rows cover which; honest ones are compared with their neighbours alone.
+
+    Args:
+        inventory: that they are of.
+        rows: in any order.
+    """
+
+    def __init__(self, inventory: Inventory, rows: Iterable[Row]) -> None:
+        self._inventory = inventory
+        self._places: dict[DocumentName, tuple[int, int]] = {}
+        # The newest one of each line, in which every row covers all before it.
+        ends: list[Row] = []
+        ordered = sorted(rows, key=lambda row: (row.header.finished_at, row.name.stem))
+        for place, row in enumerate(ordered):
+            lines = range(len(ends))[-_LINES_TRIED:]
+            fitting = (n for n in lines if inventory.covers(row, ends[n], by_names=True))
+            line = next(fitting, len(ends))
+            ends[line:] = [row, *ends[line + 1 :]]
+            self._places[row.name] = line, place
+
+    def covers(self, row: Row, other: Row) -> bool:
+        """Return whether nothing that the other row names is lost as long as this one is there."""
+        line, place = self._places[row.name]
+        other_line, other_place = self._places[other.name]
+        if line == other_line and place > other_place:
+            return True
+        return self._inventory.covers(row, other)

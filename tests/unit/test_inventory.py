@@ -1,0 +1,200 @@
+"""Which document has all that another one has, by what is stored and not by what is claimed."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from backup.destinations.memory import MemoryDestination
+from backup.model import StoredObject
+from backup.vault.documents import Entry, ForgottenLine, Manifest, PinLine, SourceLine, encode
+from backup.vault.inventory import Coverage, Inventory, Row
+from backup.vault.layout import DocumentName, Layout, record_key, repository_folder
+
+LAYOUT = Layout.of(host="git", owner="acme")
+BEGIN = datetime(2026, 1, 1, 3, tzinfo=UTC)
+
+
+def snapshot_id(day: float) -> str:
+    return f"{BEGIN + timedelta(days=day):%Y%m%dT%H%M%SZ}-0000"
+
+
+def record(name: str, day: float) -> str:
+    return record_key(repository_folder(path=name, host_id=f"id-{name}"), snapshot_id(day))
+
+
+class Vault:
+    """Documents that a test writes, and records that it says are stored."""
+
+    def __init__(self, *forgotten: ForgottenLine) -> None:
+        self.destination = MemoryDestination()
+        self.captured: dict[str, datetime] = {}
+        self.asked: list[str] = []
+        self.inventory = Inventory(
+            self.destination, LAYOUT, forgotten=forgotten, captured_at=self._captured_at
+        )
+
+    def _captured_at(self, key: str) -> datetime | None:
+        self.asked.append(key)
+        return self.captured.get(key)
+
+    def row(self, day: float, records: dict[str, str | None], **more: Any) -> Row:
+        """Write a manifest that finished on a day and names records, and read it."""
+        pins: dict[str, str] = more.pop("pins", {})
+        finished_at = BEGIN + timedelta(days=day, minutes=5)
+        document = Manifest(
+            format=1,
+            document="manifest",
+            snapshot_id=snapshot_id(day),
+            started_at=finished_at,
+            finished_at=finished_at,
+            version="0",
+            source=SourceLine(provider="git", host="git", owner="acme"),
+            complete=True,
+            result="success",
+            entries=tuple(
+                Entry(
+                    host_id=f"id-{name}",
+                    path=name,
+                    record=key,
+                    pins=_pins(pins.get(name)),
+                )
+                for name, key in records.items()
+            ),
+            **more,
+        )
+        name = DocumentName(document.snapshot_id)
+        self.destination.delete([LAYOUT.document(name)])
+        self.destination.put_if_absent(LAYOUT.document(name), encode(document))
+        row = self.inventory.read(name, None)
+        named = (key for key in records.values() if key is not None)
+        self.store(*named)
+        return row
+
+    def store(self, *keys: str) -> None:
+        listed = [(key, StoredObject(LAYOUT.key(key), 1)) for key in keys]
+        self.inventory.note_stored(listed, most=timedelta(days=7))
+
+
+def _pins(key: str | None) -> tuple[PinLine, ...]:
+    if key is None:
+        return ()
+    return (PinLine(record=key, snapshot_id=snapshot_id(0), at=BEGIN, reason="all gone"),)
+
+
+def forgotten(name: str) -> ForgottenLine:
+    return ForgottenLine(
+        host_id=f"id-{name}",
+        kind="code",
+        path=name,
+        snapshot_id=snapshot_id(0),
+        at=BEGIN,
+        reason="asked for by name",
+    )
+
+
+@pytest.mark.parametrize("count", [1, 300, 1000])
+def test_each_night_covers_those_before_it_and_none_after_it(count: int) -> None:
+    vault = Vault()
+    names = [f"r{number}" for number in range(count)]
+    first = vault.row(0, {name: record(name, 0) for name in names})
+    second = vault.row(1, {name: record(name, 0) for name in names})
+    third = vault.row(2, {name: record(name, 2) for name in [*names, "new"]})
+    for later, earlier in ((second, first), (third, second), (third, first)):
+        assert vault.inventory.covers(later, earlier)
+    assert vault.asked == []
+    assert vault.inventory.covers(first, second)
+    assert not vault.inventory.covers(second, third)
+
+
+def test_what_lacks_one_repository_covers_nothing_that_has_it() -> None:
+    vault = Vault()
+    names = [f"r{number}" for number in range(600)]
+    whole = vault.row(0, {name: record(name, 0) for name in names})
+    for missing in (names[0], names[300], names[-1]):
+        part = vault.row(1, {name: record(name, 0) for name in names if name != missing})
+        assert not vault.inventory.covers(part, whole)
+        none = vault.row(1, {name: None if name == missing else record(name, 0) for name in names})
+        assert not vault.inventory.covers(none, whole)
+
+
+def test_a_later_record_counts_if_it_is_stored_and_of_that_repository_and_time() -> None:
+    vault = Vault()
+    before = vault.row(0, {"a": record("a", 0)})
+    assert vault.inventory.covers(vault.row(2, {"a": record("a", 1)}), before)
+    assert not vault.inventory.covers(vault.row(2, {"a": record("b", 1)}), before)
+    assert not vault.inventory.covers(vault.row(2, {"a": record("a", 3)}), before)
+    other = Vault()
+    before = other.row(0, {"a": record("a", 0)})
+    other.store = lambda *keys: None  # type: ignore[method-assign]
+    assert not other.inventory.covers(other.row(2, {"a": record("a", 1)}), before)
+
+
+def test_where_ids_disagree_the_records_themselves_tell_which_is_later() -> None:
+    """Two runs at once: the one that began first captured the repository last."""
+    vault = Vault()
+    early, late = record("a", 1), record("a", 1.1)
+    quick = vault.row(1.2, {"a": late})
+    slow = vault.row(1.5, {"a": early})
+    vault.captured = {late: BEGIN + timedelta(days=1.1), early: BEGIN + timedelta(days=1.3)}
+    assert vault.inventory.covers(slow, quick)
+    assert not vault.inventory.covers(slow, quick, by_names=True)
+    assert sorted(vault.asked) == [early, late]
+    # Whoever names an old record does not cover what came after it.
+    old = vault.row(2, {"a": record("a", 0)})
+    vault.captured[record("a", 0)] = BEGIN
+    assert not vault.inventory.covers(old, quick)
+    # One that cannot be read is later than nothing.
+    unreadable = vault.row(3, {"a": record("a", 0.5)})
+    assert not vault.inventory.covers(unreadable, quick)
+
+
+def test_a_pin_must_be_kept() -> None:
+    vault = Vault()
+    pins = {"a": record("a", 0)}
+    pinned = vault.row(1, {"a": record("a", 1)}, pins=pins)
+    assert vault.inventory.covers(vault.row(2, {"a": record("a", 1)}, pins=pins), pinned)
+    assert not vault.inventory.covers(vault.row(2, {"a": record("a", 1)}), pinned)
+
+
+def test_what_was_forgotten_need_not_be_there_and_does_not_count() -> None:
+    line = forgotten("a")
+    vault = Vault(line)
+    unaware = vault.row(0, {"a": record("a", 0), "b": record("b", 0)})
+    aware = vault.row(1, {"b": record("b", 0)}, forgotten=(line,))
+    assert vault.inventory.covers(aware, unaware)
+    # Begun again, it counts; one that does not know of it has nothing of it.
+    again = vault.row(2, {"a": record("a", 2), "b": record("b", 0)}, forgotten=(line,))
+    assert not vault.inventory.covers(aware, again)
+    later = vault.row(3, {"a": record("a", 2), "b": record("b", 0)})
+    assert not vault.inventory.covers(later, again)
+
+
+def test_lines_of_honest_documents_and_of_others_are_told_apart() -> None:
+    vault = Vault()
+    rows = {day: vault.row(day, {"a": record("a", day), "b": record("b", 0)}) for day in range(6)}
+    added = {
+        day: vault.row(day + 0.5, {"a": record("a", day), "c": record("c", day)})
+        for day in range(6)
+    }
+    coverage = Coverage(vault.inventory, [*rows.values(), *added.values()])
+    for day, row in rows.items():
+        for other, earlier in rows.items():
+            assert coverage.covers(row, earlier) == (day >= other)
+        for other, one in added.items():
+            assert not coverage.covers(one, row)
+            assert not coverage.covers(row, one)
+            assert coverage.covers(one, added[0])
+            assert other >= 0
+
+
+def test_shards_of_one_run_are_one_row() -> None:
+    vault = Vault()
+    whole = vault.row(0, {"a": record("a", 0), "b": record("b", 0)})
+    first = vault.row(1, {"a": record("a", 0)})
+    second = vault.row(2, {"b": record("b", 2)})
+    assert not vault.inventory.covers(first, whole)
+    together = vault.inventory.together([first, second])
+    assert vault.inventory.covers(together, whole)
+    assert not vault.inventory.covers(whole, together)
+    assert together.header.finished_at == second.header.finished_at
