@@ -24,7 +24,7 @@ from backup.model import Key
 from backup.retention import Rules
 from backup.stopping import Stop
 from backup.vault.documents import Accepted, AcceptedLine, Ids, Manifest, encode
-from backup.vault.documents_of_prune import Condemned, CondemnedLine
+from backup.vault.documents_of_prune import Condemned, CondemnedLine, Pruned
 from backup.vault.layout import DocumentName, folder_of, ids_key, lfs_key, new_snapshot_id
 from backup.vault.manifest import list_documents, load_manifest
 from tests.faults.test_prune import LAYOUT
@@ -46,6 +46,7 @@ KINDS = {
     "ids": ("ids", f"{FOLDER}repositories/one/", ".ids.json.gz", -1),
     "accepted": ("accepted", f"{FOLDER}accepted/", ".json.gz", -1),
     "condemned": ("condemned", f"{FOLDER}condemned/", ".json.gz", -1),
+    "pruned": ("pruned", f"{FOLDER}pruned/", ".json.gz", -1),
     "drill": ("drill", f"{FOLDER}drills/", ".json.gz", -1),
 }
 
@@ -117,6 +118,11 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
         objects=(AcceptedLine(key=next(damaged).key.removeprefix(FOLDER), problem="gone"),),
     )
     estate.vault.put_if_absent(LAYOUT.accepted(broken_off), encode(accepted))
+    left = tuple(name.stem for name in list_documents(estate.vault, LAYOUT) if not name.checkpoint)
+    pruned = Pruned(
+        format=1, document="pruned", snapshot_id=broken_off, at=estate.now, left=left[:2]
+    )
+    estate.vault.put_if_absent(LAYOUT.pruned(broken_off), encode(pruned))
     # Those of a full have a document of their own only where there are very many.
     ids = Ids(format=1, document="ids", snapshot_id=broken_off, ids="a" * 40)
     folder_of_one = folder_of(newest.entries[0].record or "")
