@@ -461,14 +461,14 @@ def _ids_of(plan: Plan, check: PackCheck, survey: Survey, means: Means) -> str |
         IncompleteRepository: a full lacks what a ref names.
         AnswerLacksObjects: an increment and its chain do.
     """
-    trees: list[ObjectId] = []
-    needed = {*plan.refs.wanted(), *plan.refs.peeled.values()}
-    for commit in check.commits(survey):
-        trees.append(commit.tree)
-        needed.update((commit.tree, *commit.parents))
     if plan.action == "full":
         _require_every_tip(plan.refs, survey.kinds)
+        trees = [commit.tree for commit in check.commits(survey)]
     else:
+        trees, needed = [], {*plan.refs.wanted(), *plan.refs.peeled.values()}
+        for commit in check.commits(survey):
+            trees.append(commit.tree)
+            needed.update((commit.tree, *commit.parents))
         _require_held(plan, needed, check, survey, means)
     ids = "".join((survey.ids["commit"], *trees, survey.ids["tag"]))
     # Of a history of millions of commits the refs alone are known: what else is not found, a full
