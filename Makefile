@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= auto
+NIGHTS ?= 300
+REPOSITORIES ?= 50
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 LOCK    = $(COMPILE) pyproject.toml
@@ -11,7 +13,7 @@ WORKFLOWS = .github/workflows/*.yml examples/*.yml
 ACTIONS   = action.yml with-role/action.yml
 
 .DEFAULT_GOAL := help
-.PHONY: help install develop backup restore test test-stores image-test check fix bench docs lock clean
+.PHONY: help install develop backup restore test test-stores soak image-test check fix bench docs lock clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +46,9 @@ test: $(VENV)/developed ## run every test
 
 test-stores: $(VENV)/developed ## run against Ceph, Swift and a server of Git LFS (as root)
 	$(BIN)/python -m pytest tests/stores
+
+soak: $(VENV)/developed ## live through NIGHTS=300 of REPOSITORIES=50 in which everything goes wrong
+	$(BIN)/python -m tests.soak --nights $(NIGHTS) --repositories $(REPOSITORIES) $(if $(SEED),--seed $(SEED))
 
 image-test: $(VENV)/developed ## build the image and run it as GitHub's runner does (as root)
 	$(BIN)/python -m pytest tests/image
