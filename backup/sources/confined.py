@@ -7,6 +7,7 @@ Source: gitrepository-layout(5); git's object-file.c, link_alt_odb_entries.
 """
 
 import os
+from errno import EINVAL
 from pathlib import Path
 
 # What upload-pack reads; hooks, logs and the like it does not.
@@ -30,7 +31,7 @@ def way_out(git_directory: Path, root: Path) -> str:
     """
     base, place = _real(root), _real(git_directory)
     if not place.is_relative_to(base):
-        return f"its git directory is {git_directory}"
+        return f"its git directory is {place}"
     if (place / "commondir").exists():
         return "its objects and refs are those of another repository (commondir)"
     seen: set[Path] = set()
@@ -72,6 +73,9 @@ def _link_out(place: Path, base: Path, seen: set[Path]) -> str:
         place: where to begin.
         base: the folder, as it really is.
         seen: folders that were looked through; is added to.
+
+    Raises:
+        OSError: something cannot be looked at, or is neither file nor folder.
     """
     waiting = [place]
     while waiting:
@@ -81,16 +85,17 @@ def _link_out(place: Path, base: Path, seen: set[Path]) -> str:
             each = _real(each)
             if not each.is_relative_to(base):
                 return f"its {place.name} has a symbolic link to {target}"
-        if each in seen or not each.is_dir():
+        if not each.is_dir():
+            if each.exists() and not each.is_file():
+                # Whoever opens a pipe waits for somebody at its other end.
+                raise OSError(EINVAL, f"{each} is a pipe, a socket or a device")
+            continue
+        if each in seen:
             continue
         seen.add(each)
         with os.scandir(each) as entries:
             # Of thousands of loose objects none is looked at by itself.
-            waiting += [
-                Path(one.path)
-                for one in entries
-                if one.is_symlink() or one.is_dir(follow_symlinks=False)
-            ]
+            waiting += [Path(one.path) for one in entries if not one.is_file(follow_symlinks=False)]
     return ""
 
 

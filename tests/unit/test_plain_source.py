@@ -441,6 +441,32 @@ def test_a_repository_that_has_git_read_outside_of_its_folder_is_refused(
         assert caught.value.hint == "name the folder that holds both with --from"
 
 
+@pytest.mark.parametrize("place", ["objects/info/alternates", "packed-refs", "refs/heads/main"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_neither_file_nor_folder_is_named_and_not_waited_for(
+    linked: bool, place: str, tmp_path: Path
+) -> None:
+    """Whoever may write to one repository could else keep every run from ending."""
+    repository = bare(tmp_path / "root" / "one.git")
+    pipe = tmp_path / "root" / "pipe" if linked else repository / place
+    (repository / place).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    if linked:
+        (repository / place).symlink_to(pipe)
+    (one,) = FolderSource(tmp_path / "root", owner="acme").repositories()
+    with pytest.raises(RepositoryUnavailable, match="pipe is a pipe|" + f"{place} is a pipe"):
+        open_git_folder(one)
+
+
+def test_a_git_directory_that_is_a_link_is_named_by_where_it_leads(tmp_path: Path) -> None:
+    private = bare(tmp_path / "private.git")
+    (tmp_path / "root" / "one").mkdir(parents=True)
+    (tmp_path / "root" / "one" / ".git").symlink_to(private)
+    (one,) = FolderSource(tmp_path / "root", owner="acme").repositories()
+    with pytest.raises(RepositoryUnavailable, match=f"its git directory is {private}"):
+        open_git_folder(one)
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_what_leads_elsewhere_within_the_folder_is_allowed(place: str, tmp_path: Path) -> None:
     leads(tmp_path, place, elsewhere(tmp_path, place))
