@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backup.commands.drills import load_drill_state
-from backup.commands.finding import Found, entries_of, find_exactly, require_roots, state_of_vault
+from backup.commands.finding import Found, find_in_vault, require_roots, state_of_vault
 from backup.commands.known_damage import is_out_of_reach, standing, with_known_damage
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import ConfigError
@@ -39,26 +39,25 @@ def accept_damage(
     """Accept all damage that is known of one repository's current chain.
 
     Raises:
-        ConfigError: no repository has this name, several have, or nothing of it is damaged.
+        ConfigError: no repository has this name, several have, or nothing that its newest state
+            needs is damaged.
+        IndexMissing: it may be of an owner whose manifests are gone.
         DestinationError: it could not be noted; nothing is accepted.
     """
     destination = OriginalsDestination(destination)
-    found = find_exactly(
-        [
-            one
-            for layout in require_roots(destination)
-            for one in entries_of(layout, state_of_vault(destination, layout, now=now))
-        ],
-        request.repository,
-    )
+    states = {
+        layout: state_of_vault(destination, layout, now=now)
+        for layout in require_roots(destination)
+    }
+    found = find_in_vault(destination, states, request.repository)
     layout, entry = found.layout, found.entry
     drills = load_drill_state(destination, layout, now=now)
     entry = with_known_damage(destination, layout, {entry.identity: entry}, drills)[entry.identity]
     known = standing(entry)
     if not known.open and not known.accepted:
         raise ConfigError(
-            f"REPOSITORY: nothing of {found.name} is known to be damaged",
-            hint="repo-backup verify looks for damage",
+            f"REPOSITORY: nothing that {found.name}'s newest state needs is known to be damaged",
+            hint="what only older snapshots need makes no run partial, and needs no accepting",
         )
     if known.open and not request.dry_run:
         document = Accepted(

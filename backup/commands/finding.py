@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import groupby
 
+from backup.commands.lost_index import lost_index
 from backup.errors import (
     AccessDenied,
     ConfigError,
@@ -356,6 +357,26 @@ def find_exactly(candidates: Iterable[Found], text: str) -> Found:
         f"REPOSITORY: {text!r} is not the present name of one: {near.name} is",
         hint="give that name, or the id",
     )
+
+
+def find_in_vault(destination: Destination, states: Mapping[Layout, State], text: str) -> Found:
+    """Find the one repository of a vault that has a name or an id, letter for letter.
+
+    Args:
+        destination: where the vault lies.
+        states: what is known of each owner.
+        text: the name or id.
+
+    Raises:
+        ConfigError: none has it, or several have.
+        IndexMissing: none has it that can be seen, and an owner has objects and no manifest.
+    """
+    everything = [found for layout, state in states.items() for found in entries_of(layout, state)]
+    if not any(is_name_of(found, text) for found in everything):
+        for layout, state in states.items():
+            if (lost := lost_index(destination, layout, state)) is not None:
+                raise lost.error
+    return find_exactly(everything, text)
 
 
 def is_name_of(found: Found, text: str) -> bool:

@@ -14,7 +14,7 @@ from backup.commands.clocks import SET_IT, disagreement
 from backup.commands.finding import (
     Found,
     entries_of,
-    find_exactly,
+    find_in_vault,
     require_roots,
     state_of_vault,
 )
@@ -43,6 +43,7 @@ def forget(destination: Destination, request: ForgetRequest, *, now: datetime) -
 
     Raises:
         ConfigError: no repository has this name, or several have.
+        IndexMissing: it may be of an owner whose manifests are gone.
         DestinationError: it could not be noted; nothing is forgotten.
         BackupError: this machine's clock or the store's is wrong; nothing is forgotten.
     """
@@ -52,7 +53,7 @@ def forget(destination: Destination, request: ForgetRequest, *, now: datetime) -
         for layout in require_roots(destination)
     }
     everything = [found for layout, state in states.items() for found in entries_of(layout, state)]
-    found = find_exactly(everything, request.repository)
+    found = find_in_vault(destination, states, request.repository)
     line = forgotten_line(
         found.entry, snapshot_id=new_snapshot_id(now), at=now, reason="asked for by name"
     )

@@ -246,7 +246,7 @@ class OwnerRun:
             self.ledger.problems.append(f"{one.message}; {one.fix}")
         if (lost := lost_index(self._destination, self._layout, self._state)) is not None:
             self.ledger.fail(
-                f"{lost.message}. All that is at the source was captured from the beginning; what "
+                f"{lost.message}. All that is at the source is captured from the beginning; what "
                 f"was there before stays, and {HOW_TO_GO_ON}"
             )
 

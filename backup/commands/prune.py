@@ -30,6 +30,7 @@ from backup.commands.continuity import Continuity, look_back, write_note
 from backup.commands.deleting import Candidate, Deleted, Kind, delete_in_order, kind_of
 from backup.commands.finding import require_roots
 from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
+from backup.commands.lost_index import HOW_TO_GO_ON
 from backup.commands.needing import Needed
 from backup.commands.surveying import Survey, survey
 from backup.destinations.originals import OriginalsDestination
@@ -325,13 +326,13 @@ class _Owner:
         Raises:
             DamagedDocument: no manifest can be read, and there is something to lose.
         """
-        if not documents.all_manifests and not self._request.accept_missing_index:
+        if not documents.all_manifests:
+            # Nobody's word for some that are missing means all that there is.
             for relative, _ in self._listed("repositories"):
                 if snapshot_of(relative):
                     raise DamagedDocument(
                         f"{self._destination.uri(self._layout.folder('snapshots'))} has no "
-                        "manifest that can be read: nothing is deleted",
-                        hint=_BRING_BACK,
+                        f"manifest that can be read: nothing is deleted; {HOW_TO_GO_ON}",
                     )
         found = look_back(
             self._destination,

@@ -445,7 +445,7 @@ def test_a_source_that_comes_back_mends_what_was_accepted(place: Place) -> None:
 
 
 def test_only_what_is_damaged_can_be_accepted(place: Place) -> None:
-    with pytest.raises(ConfigError, match="nothing of acme/one is known to be damaged"):
+    with pytest.raises(ConfigError, match="nothing that acme/one's newest state needs"):
         place.accept("one")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from backup.commands.accepting import AcceptRequest, accept_damage
+from backup.commands.forget import ForgetRequest, forget
 from backup.commands.listing import list_history, list_vault
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.status import status
@@ -84,6 +86,19 @@ def test_list_refuses(vault: Vault) -> None:
         list_vault(vault.destination)
     with pytest.raises(IndexMissing, match="has no manifest"):
         list_history(vault.destination, "one-code")
+
+
+def test_what_is_to_be_forgotten_or_accepted_may_be_of_the_root(vault: Vault) -> None:
+    now = datetime.now(UTC)
+    with pytest.raises(IndexMissing, match="has no manifest"):
+        forget(vault.destination, ForgetRequest("one/one-code"), now=now)
+    with pytest.raises(IndexMissing, match="has no manifest"):
+        accept_damage(vault.destination, AcceptRequest("one/one-code"), now=now)
+    # What can be seen is not held up by it.
+    request = ForgetRequest("two/two-code", dry_run=True)
+    assert forget(vault.destination, request, now=now).repository.path == "two-code"
+    with pytest.raises(ConfigError, match="nothing that two/two-code's newest state needs"):
+        accept_damage(vault.destination, AcceptRequest("two/two-code"), now=now)
 
 
 @pytest.mark.parametrize("at", [None, "2099-01-01"])

@@ -564,6 +564,18 @@ def test_with_a_persons_word_it_goes_for_good(estate: Estate) -> None:
     estate.assert_whole()
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_without_any_manifest_nothing_goes_by_any_word(dry_run: bool, estate: Estate) -> None:
+    made = grown(estate)
+    pruned_so_far(estate)
+    hide(estate, *made)
+    before = estate.stored()
+    report = estate.prune(daily=1, grace_days=1, accept_missing_index=True, dry_run=dry_run)
+    assert (report.exit_code, report.objects) == (ExitCode.DAMAGED, 0)
+    assert "no manifest that can be read: nothing is deleted" in report.refused[0]
+    assert estate.stored() == before
+
+
 def test_one_manifest_that_is_missing_is_missed_until_it_is_back(estate: Estate) -> None:
     made = grown(estate, max_chain_length=2)
     pruned_so_far(estate)
