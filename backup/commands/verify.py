@@ -12,7 +12,7 @@ proved.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,6 +57,7 @@ from backup.vault.layout import (
     DocumentName,
     Layout,
     bundles_beside,
+    folder_of,
     lfs_key,
 )
 from backup.vault.manifest import (
@@ -211,7 +212,7 @@ class _Root:
         self._look_for_overwritten()
         # Listed after the manifests were read: what they name was written before them.
         self._look(versions=any(any(one.versions.values()) for one in everything))
-        self._check_documents(everything)
+        self._check_documents(everything, chosen)
         with ThreadPoolExecutor(self._request.concurrency) as pool:
             try:
                 return self._without_pruned(list(pool.map(self._look_at, chosen)))
@@ -308,12 +309,23 @@ class _Root:
             return None
         return lost_index(self._destination, self._layout, state)
 
-    def _check_documents(self, everything: Iterable[_Repository]) -> None:
-        """Read what no run's own document names, as other commands do."""
+    def _check_documents(
+        self, everything: Sequence[_Repository], chosen: Iterable[_Repository]
+    ) -> None:
+        """Read what no run's own document names, as other commands do.
+
+        Documents beside bundles are read at the deeper depths, where it is their repository's turn.
+        """
+        others = {one.identity for one in everything} - {one.identity for one in chosen}
+        left_out = {
+            folder_of(key) for one in everything if one.identity in others for key in one.snapshots
+        }
+        is_quick = self._request.depth == "objects"
+        listed = () if is_quick else (k for k in self._sizes if folder_of(k) not in left_out)
         self.damaged += damaged_documents(
             self._destination,
             self._layout,
-            self._sizes,
+            listed,
             named={key for one in everything for key in one.snapshots},
             concurrency=self._request.concurrency,
             stop=self._stop,
@@ -411,8 +423,8 @@ class _Root:
         """Read the records that manifests name, the newest first.
 
         One whose bundle lies in the chain of a newer record has a beginning of that chain for its
-        own. It is read, since restore and list read it, and not kept: there is nothing more in it
-        to be compared with a listing.
+        own, and needs no reading to be compared with a listing. What is in it is read at the deeper
+        depths.
         """
         records: dict[str, Record] = {}
         damaged: list[Damage] = []
@@ -424,6 +436,8 @@ class _Root:
             if problem := self._differs(key, version_id=one.versions[key]):
                 damaged.append(Damage(uri, problem, (one.name,), snapshots, one.private))
                 look.unreadable_record = True
+                continue
+            if not all_of_them and not covered.isdisjoint(bundles_beside(key)):
                 continue
             self._stop.check()
             try:
@@ -443,9 +457,8 @@ class _Root:
                 damaged.append(Damage(uri, error.message, (one.name,), snapshots, one.private))
                 look.unreadable_record = True
                 continue
-            if all_of_them or covered.isdisjoint(bundles_beside(key)):
-                records[key] = record
-                covered.update(line.key for line in record.chain)
+            records[key] = record
+            covered.update(line.key for line in record.chain)
         return records, damaged
 
     def _compare(self, records: Mapping[str, Record]) -> dict[str, str]:

@@ -170,7 +170,7 @@ def whole(low: int, high: int, *, metavar: str = "N") -> Syntax[int]:
     """Accept whole numbers of a range, in plain digits."""
 
     def read(text: str) -> int:
-        number = int(_matched("[0-9]{1,9}", text))
+        number = int(_matched("[0-9]{1,16}", text))
         if not low <= number <= high:
             raise ValueError
         return number

@@ -141,9 +141,9 @@ def copy_of(stored: MemoryDestination) -> MemoryDestination:
 
 
 def look(stored: Any) -> set[str]:
-    """Verify to the depth that reads no bundle; return the keys of what is damaged."""
+    """Verify to the depth that reads every document; return the keys of what is damaged."""
     try:
-        report = verify(stored, VerifyRequest("objects"), events=Silence(), stop=Stop())
+        report = verify(stored, VerifyRequest("packs"), events=Silence(), stop=Stop())
     except UnsupportedFormat as error:
         # Not damaged, but beyond this version; the key stands at the beginning.
         return {error.message.removeprefix("memory:/").partition(" ")[0]}

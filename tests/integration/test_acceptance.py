@@ -602,7 +602,7 @@ def leave_objects_that_no_ref_reaches(path: Path) -> None:
 
 
 def move_a_hidden_ref(path: Path) -> None:
-    push(path, branch=b"refs/pull/1/head", label=b"pull")
+    push(path, branch=b"refs/pull/1/merge", label=b"pull")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from backup.commands.run import RunOptions, run
+from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination
 from backup.errors import ConfigError, SourceError
 from backup.model import Destination, Key, Kind, Outcome, RunReport, Selection, Source
@@ -24,6 +25,7 @@ from tests.support.git import commit_chain, git, init_bare, run_git, set_head, u
 from tests.support.gitserver import GitHttpServer
 from tests.support.mirrors import mirror_state
 from tests.support.program import repo_backup
+from tests.support.times import Timed
 
 START = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 MAIN = b"refs/heads/main"
@@ -72,10 +74,11 @@ class Lab:
     ) -> RunReport:
         """Back up, so many days after the run before."""
         self.now += timedelta(days=days)
+        is_folder = isinstance(self.destination, FolderDestination)
         with events or TerminalEvents(Console(quiet=True)) as listening:
             return run(
                 sources or [FolderSource(self.root, owner="src")],
-                self.destination,
+                Timed(self.destination, lambda: self.now) if is_folder else self.destination,
                 RunOptions(**options),
                 events=listening,
                 stop=stop or Stop(),
