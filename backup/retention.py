@@ -11,7 +11,8 @@ them, displace none and use no window up.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
+from itertools import islice
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,8 @@ class _History:
         self._ordered = ordered
         self._rules = rules
         self._covers = covers
-        self._periods = [
-            (name, count, period, _by_period(ordered, period))
+        self._windows = [
+            _Window(name, count, _by_period(ordered, period))
             for name, count, period in (
                 ("hourly", rules.hourly, _hour),
                 ("daily", rules.daily, _day),
@@ -120,42 +121,61 @@ class _History:
             yield "the newest complete one" if one.complete else "no other one has all of it"
         if self._rules.since is not None and one.finished_at >= self._rules.since:
             yield f"within {self._rules.within}"
-        for name, count, period, found in self._periods:
-            label = period(one.finished_at.astimezone(UTC))
-            some = found[label]
-            if self._is_last_of(some, some.index(one)) and self._is_within(
-                found, label, one, count
-            ):
-                yield f"{name} {label}"
+        for window in self._windows:
+            number, place = window.places[one.id]
+            label, period = window.periods[number]
+            if self._is_last_of(period, place) and self._is_within(window, number, one):
+                yield f"{window.name} {label}"
 
     def _is_last_of(self, some: Sequence[Snapshot], position: int) -> bool:
         """Return whether no other one of some snapshots displaces the one at a position."""
         one = some[position]
-        later = (k for k in some[position + 1 :] if k.complete or not one.complete)
-        earlier = (k for k in some[:position] if k.complete and not one.complete)
-        return not any(self._covers(k, one) for others in (later, earlier) for k in others)
+        later = islice(some, position + 1, None)
+        if any(self._covers(k, one) for k in later if k.complete or not one.complete):
+            return False
+        earlier = () if one.complete else islice(some, position)
+        return not any(self._covers(k, one) for k in earlier if k.complete)
 
-    def _is_within(
-        self, periods: "dict[str, list[Snapshot]]", label: str, one: Snapshot, count: int
-    ) -> bool:
+    def _is_within(self, window: "_Window", number: int, one: Snapshot) -> bool:
         """Return whether there are fewer newer periods that have what a snapshot has."""
-        labels = [*periods]
         newer = 0
-        for other in labels[labels.index(label) + 1 :]:
-            newer += any(self._covers(k, one) for k in periods[other])
-            if newer >= count:
+        for _, period in islice(window.periods, number + 1, None):
+            newer += any(self._covers(k, one) for k in period)
+            if newer >= window.count:
                 return False
         return True
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A rule that keeps the last snapshot of each of so many periods.
+
+    Attributes:
+        periods: labels and snapshots, the oldest first.
+        places: for each snapshot the number of its period, and its place in there.
+    """
+
+    name: str
+    count: int
+    periods: Sequence[tuple[str, Sequence[Snapshot]]]
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        return {
+            one.id: (number, place)
+            for number, (_, period) in enumerate(self.periods)
+            for place, one in enumerate(period)
+        }
+
+
 def _by_period(
     ordered: Sequence[Snapshot], period: Callable[[datetime], str]
-) -> "dict[str, list[Snapshot]]":
+) -> list[tuple[str, list[Snapshot]]]:
     """Group snapshots by their periods, the oldest first."""
     found: dict[str, list[Snapshot]] = {}
     for one in ordered:
         found.setdefault(period(one.finished_at.astimezone(UTC)), []).append(one)
-    return found
+    return [*found.items()]
 
 
 def _hour(moment: datetime) -> str:

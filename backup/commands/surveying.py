@@ -28,7 +28,8 @@ class Survey:
         rows: those that can be read, by their names.
         damaged: those that cannot, and why.
         young: those that were written within the grace time.
-        runs: by snapshot id the manifests of one run together.
+        members: the names of the manifests of one run, by its snapshot id.
+        runs: these together.
     """
 
     names: Sequence[DocumentName]
@@ -37,6 +38,7 @@ class Survey:
     rows: Mapping[DocumentName, Row]
     damaged: Mapping[DocumentName, DamagedDocument]
     young: frozenset[DocumentName]
+    members: Mapping[str, Sequence[DocumentName]]
     runs: Mapping[str, Row]
 
     @property
@@ -55,7 +57,7 @@ class Survey:
 
     def snapshot(self, snapshot_id: str) -> Snapshot:
         """Return the manifests of one run as retention looks at them."""
-        names = [name for name in self.manifests if name.snapshot_id == snapshot_id]
+        names = self.members[snapshot_id]
         headers = [self.rows[name].header for name in names]
         shard = names[0].shard
         whole = shard is None or len(names) == shard[1]
@@ -130,12 +132,12 @@ def survey(
     young = {name for name, row in rows.items() if _written_at(row) >= since}
     # When a damaged one was written only its id tells: up to the window and a run after that.
     young |= {name for name in damaged if snapshot_time(name.snapshot_id) >= since - WINDOW}
-    groups: dict[str, list[Row]] = {}
+    members: dict[str, list[DocumentName]] = {}
     for name, row in rows.items():
         if _is_believed(name, row):
-            groups.setdefault(name.snapshot_id, []).append(row)
-    runs = {one: inventory.together(group) for one, group in groups.items()}
-    return Survey(names, stored, inventory, rows, damaged, frozenset(young), runs)
+            members.setdefault(name.snapshot_id, []).append(name)
+    runs = {one: inventory.together(rows[n] for n in some) for one, some in members.items()}
+    return Survey(names, stored, inventory, rows, damaged, frozenset(young), members, runs)
 
 
 def _is_believed(name: DocumentName, row: Row) -> bool:
