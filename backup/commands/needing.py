@@ -19,12 +19,14 @@ from backup.vault.inventory import Inventory
 from backup.vault.layout import (
     Layout,
     bundles_beside,
-    documents_beside,
     folder_of,
+    is_bundle,
     is_key_of_record,
     is_lfs_index,
     is_record,
+    record_key,
     segment_of,
+    snapshot_of,
 )
 from backup.vault.manifest import load_record
 
@@ -71,6 +73,9 @@ class Needed:
     def stays(self, key: str) -> bool:
         """Return whether an object of a repository is needed, as far as records were read."""
         if key in self._keys or segment_of(key) in self._unknown:
+            return True
+        if not is_bundle(key) and record_key(folder_of(key), snapshot_of(key)) in self._keys:
+            # Other documents of the record's own capture.
             return True
         # What a pack points to may have been found out by a run that has not said so yet. A record
         # says which objects are in the pack that came with it, as long as a chain has that pack.
@@ -133,7 +138,6 @@ class Needed:
         for number in sorted(records[1], key=self._inventory.order_of, reverse=True):
             key = self._inventory.records[number]
             needs.keys.add(key)
-            needs.keys.update(documents_beside(key))
             if needs.keys.isdisjoint(bundles_beside(key)):
                 self._read(number, needs)
             else:

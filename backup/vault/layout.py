@@ -358,13 +358,6 @@ def record_beside(bundle: str) -> Key:
     return Key(f"{stem}.record.json.gz")
 
 
-def documents_beside(record: str) -> tuple[Key, ...]:
-    """Return the keys that other documents of a record's own capture may have."""
-    stem = record.removesuffix(".record.json.gz")
-    endings = ("metadata.jsonl.gz", "lfs.json.gz", "ids.json.gz")
-    return tuple(Key(f"{stem}.{ending}") for ending in endings)
-
-
 def snapshot_of(key: str) -> str:
     """Return the id of the snapshot that made a repository's object; empty if none did."""
     found = _OF_REPOSITORY.fullmatch(key.rpartition("/")[2])
