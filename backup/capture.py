@@ -435,7 +435,8 @@ def _pass_through(
             detail = _disk_detail(too_small, summary)
             return _Checked(summary, "trailer (disk)", detail, {}, compare_refs(plan, {}))
         listed = ("commit", "tag") if plan.action == "full" else ("commit", "tree", "tag")
-        survey = check.survey(plan.wants, listed=listed)
+        # What a tag names may be a blob, and these are not listed.
+        survey = check.survey({*plan.wants, *plan.refs.peeled.values()}, listed=listed)
         ids = _ids_of(plan, check, survey, means)
         level: Check = "connected" if plan.action == "full" else "pack"
         changes = _proved_changes(plan, check, survey.kinds)
@@ -469,6 +470,8 @@ def _ids_of(plan: Plan, check: PackCheck, survey: Survey, means: Means) -> str |
         for commit in check.commits(survey):
             trees.append(commit.tree)
             needed.update((commit.tree, *commit.parents))
+        # What the server says that a tag leads to is its word; the tags themselves are here.
+        needed.update(target for _, target in check.tags(survey))
         _require_held(plan, needed, check, survey, means)
     ids = "".join((survey.ids["commit"], *trees, survey.ids["tag"]))
     # Of a history of millions of commits the refs alone are known: what else is not found, a full
@@ -511,6 +514,9 @@ def _what_it_is(oid: ObjectId, plan: Plan, check: PackCheck, survey: Survey) -> 
             return f"the root tree of commit {commit.id}"
         if oid in commit.parents:
             return f"a parent of commit {commit.id}"
+    for tag, target in check.tags(survey):
+        if oid == target:
+            return f"the target of tag {tag}"
     raise AssertionError("something needs it")
 
 
@@ -543,9 +549,15 @@ def _proved_changes(
 
 
 def _require_every_tip(refs: Refs, kinds: dict[ObjectId, str]) -> None:
+    """Require that a full has all that its record will name: that counts as held from then on."""
     for name, oid in {**refs.tips, RefName("HEAD"): refs.head_id}.items():
         if oid is not None and oid not in kinds:
             raise IncompleteRepository(f"the server left {name} ({oid}) out of the pack")
+    for name, oid in refs.peeled.items():
+        if oid not in kinds:
+            raise IncompleteRepository(
+                f"the server says that {name} leads to {oid}, and left that out of the pack"
+            )
 
 
 def _disk_detail(too_small: DiskTooSmall, summary: PackSummary) -> str:

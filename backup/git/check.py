@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -33,6 +34,10 @@ from backup.stopping import Stop
 _LOOK_EVERY_BYTES = 8 << 20
 _LEAST_FREE_BYTES = 1 << 20
 _WALK_LIMIT = 200_000
+_AT_ONCE = 256
+# The first line of a tag; its message may be of any size.
+_TARGET = re.compile(rb"object ([0-9a-f]{64}|[0-9a-f]{40})\n")
+_TARGET_BYTES = len(b"object \n") + 64
 
 # index-pack.c and fsck.c: an object that others name is not in the pack.
 _LACKING = re.compile(r"did not receive expected object|missing (?:blob|tree|commit|tag) ")
@@ -197,6 +202,20 @@ class PackCheck:
         """
         ids = split_ids(survey.ids["commit"], self._object_format)
         return read_commits(self.repository, ids, stop=self._stop)
+
+    def tags(self, survey: Survey) -> Iterator[tuple[ObjectId, ObjectId]]:
+        """Yield the annotated tags of the pack, each with the object that it names.
+
+        Args:
+            survey: has listed the tags.
+        """
+        ids = iter(split_ids(survey.ids["tag"], self._object_format))
+        with ObjectReader(self.repository, self._stop) as objects:
+            while some := [*islice(ids, _AT_ONCE)]:
+                for oid, found in zip(some, objects.read(some, most=_TARGET_BYTES), strict=True):
+                    target = _TARGET.match(b"" if found is None else found[1])
+                    if target is not None:
+                        yield oid, ObjectId(target[1].decode())
 
     def ancestry(self, pairs: Iterable[tuple[ObjectId, ObjectId]]) -> Iterator[Ancestry]:
         """Tell for each pair of old and new tip what the pack alone proves.

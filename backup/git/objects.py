@@ -30,12 +30,15 @@ class ObjectReader:
         self._child: Child | None = None
         self._buffer = b""
 
-    def read(self, ids: Sequence[str]) -> Iterator[tuple[str, bytes] | None]:
+    def read(
+        self, ids: Sequence[str], *, most: int | None = None
+    ) -> Iterator[tuple[str, bytes] | None]:
         """Yield type and content of each object, in the order of the ids; None for a missing one.
 
         Args:
             ids: no more than fit into a pipe; some hundreds. What is not a whole id of this
                 repository's format is missing: a commit can claim anything as its parent.
+            most: give no more than so many bytes of each; None for all.
 
         Raises:
             MalformedPack: git cannot read what is there.
@@ -43,7 +46,7 @@ class ObjectReader:
         child = self._child = self._child or _cat_file(self._repository, self._stop)
         child.write("".join(f"{oid}\n" for oid in ids if _ID.fullmatch(oid)).encode())
         for oid in ids:
-            yield self._answer(child, oid) if _ID.fullmatch(oid) else None
+            yield self._answer(child, oid, most) if _ID.fullmatch(oid) else None
 
     def __enter__(self) -> Self:
         return self
@@ -57,11 +60,11 @@ class ObjectReader:
         if self._child is not None:
             self._child.kill()
 
-    def _answer(self, child: Child, oid: str) -> tuple[str, bytes] | None:
+    def _answer(self, child: Child, oid: str, most: int | None) -> tuple[str, bytes] | None:
         named, kind, *size = self._line(child).decode().split(" ")
         if not size:
             return None
-        content = self._exactly(child, int(size[0]) + 1)[:-1]
+        content = self._content(child, int(size[0]), most)
         # In a repository of SHA-256 an id of SHA-1's length is the beginning of one.
         return (kind, content) if named == oid else None
 
@@ -70,6 +73,14 @@ class ObjectReader:
             self._more(child)
         line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return line
+
+    def _content(self, child: Child, size: int, most: int | None) -> bytes:
+        if most is None or size <= most:
+            return self._exactly(child, size + 1)[:-1]
+        content, left = self._exactly(child, most), size + 1 - most
+        while left:
+            left -= len(self._exactly(child, min(left, _READ_BYTES)))
+        return content
 
     def _exactly(self, child: Child, size: int) -> bytes:
         while len(self._buffer) < size:

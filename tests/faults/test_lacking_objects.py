@@ -14,6 +14,7 @@ import pytest
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions
 from backup.destinations.memory import MemoryDestination
+from backup.git.upload_pack import _RefCollector
 from backup.model import Key, Outcome
 from backup.retention import Rules
 from backup.sources.plain import FolderSource, GitUrlSource
@@ -122,7 +123,34 @@ def the_target_of_a_tag(scene: Scene) -> list[bytes]:
     return [commit]
 
 
-LEFT_OUT = [everything_new, the_tip_alone, a_root_tree, a_commit_in_the_middle, the_target_of_a_tag]
+def a_tag_that_a_tag_names(scene: Scene) -> list[bytes]:
+    (commit,) = scene.push(label=b"tagged twice")
+    inner = write_tag(scene.path, commit, "commit", b"inner")
+    outer = write_tag(scene.path, inner, "tag", b"outer")
+    update_refs(scene.path, {b"refs/tags/outer": outer})
+    return [inner]
+
+
+def a_blob_that_a_tag_names(scene: Scene) -> list[bytes]:
+    return [tag_a_blob(scene)]
+
+
+def tag_a_blob(scene: Scene) -> bytes:
+    blob = git("hash-object", "-w", "--stdin", cwd=scene.path, input=b"a key\n").strip()
+    tag = write_tag(scene.path, blob, "blob", b"key")
+    update_refs(scene.path, {b"refs/tags/key": tag})
+    return blob
+
+
+LEFT_OUT = [
+    everything_new,
+    the_tip_alone,
+    a_root_tree,
+    a_commit_in_the_middle,
+    the_target_of_a_tag,
+    a_tag_that_a_tag_names,
+    a_blob_that_a_tag_names,
+]
 
 
 @pytest.mark.parametrize("lacking", LEFT_OUT)
@@ -163,6 +191,45 @@ def test_what_an_increment_lacks_once_is_asked_for_once_more(scene: Scene, tmp_p
     assert (outcome.status, outcome.plan) == ("captured", "incremental")
     assert scene.server.asked() == ["full", "increment", "increment"]
     assert scene.restored(tmp_path) == refs_of(scene.path)
+
+
+def test_a_tag_of_a_blob_takes_no_full(scene: Scene, tmp_path: Path) -> None:
+    tag_a_blob(scene)
+    outcome = scene.night()
+    assert (outcome.status, outcome.plan) == ("captured", "incremental")
+    assert scene.server.asked() == ["full", "increment"]
+    assert scene.restored(tmp_path) == refs_of(scene.path)
+
+
+def peel_as(monkeypatch: pytest.MonkeyPatch, target: bytes) -> None:
+    """Have every server say that all tags lead to one object."""
+    honest = _RefCollector._add
+
+    def add(self: _RefCollector, oid: bytes, name: bytes, peeled: bytes | None) -> None:
+        honest(self, oid, name, None if peeled is None else target)
+
+    monkeypatch.setattr(_RefCollector, "_add", add)
+
+
+def test_a_server_is_not_believed_what_a_tag_leads_to(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (commit,) = commit_chain(scene.path, 1, label=b"tagged")
+    tag = write_tag(scene.path, commit, "commit", b"v2")
+    update_refs(scene.path, {b"refs/tags/v2": tag})
+    peel_as(monkeypatch, refs_of(scene.path)[MAIN])
+    scene.server.leave_out([commit], of="increment full")
+    assert scene.night().status == "failed"
+
+
+def test_a_full_has_what_its_server_says_that_tags_lead_to(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,), (never_sent,) = scene.push(), commit_chain(scene.path, 1, label=b"never sent")
+    update_refs(scene.path, {b"refs/tags/v2": write_tag(scene.path, first, "commit", b"v2")})
+    peel_as(monkeypatch, never_sent)
+    # Were it believed, an increment without that commit would be, too.
+    assert scene.night(max_chain_length=1).status == "failed"
 
 
 def test_the_message_names_what_is_lacking_and_what_needs_it(scene: Scene) -> None:
