@@ -32,7 +32,7 @@ from backup.commands.finding import require_roots
 from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
 from backup.commands.lost_index import HOW_TO_GO_ON
 from backup.commands.needing import Needed
-from backup.commands.surveying import Survey, survey
+from backup.commands.surveying import Survey, run_of, survey
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     AccessDenied,
@@ -408,7 +408,7 @@ class _Owner:
         """Choose the manifests that go, and the checkpoints that no run will look at any more."""
         removed = {one.snapshot.id for one in self._decisions if not one.keep}
         manifests = [name for name in documents.rows if name.checkpoint is None]
-        doomed = {name for name in manifests if name.snapshot_id in removed}
+        doomed = {name for name in manifests if run_of(name) in removed}
         self._manifests = (
             sorted({name.stem for name in manifests} - {name.stem for name in doomed})
             + [name.stem for name in documents.damaged_ones(checkpoints=False)],

@@ -28,7 +28,7 @@ class Survey:
         rows: those that can be read, by their names.
         damaged: those that cannot, and why.
         young: those that were written within the grace time.
-        members: the names of the manifests of one run, by its snapshot id.
+        members: by `run_of` the names of the manifests of one run.
         runs: these together.
     """
 
@@ -55,14 +55,14 @@ class Survey:
         """Name the checkpoints, or the manifests, that cannot be read."""
         return [name for name in self.damaged if (name.checkpoint is not None) == checkpoints]
 
-    def snapshot(self, snapshot_id: str) -> Snapshot:
+    def snapshot(self, run: str) -> Snapshot:
         """Return the manifests of one run as retention looks at them."""
-        names = self.members[snapshot_id]
+        names = self.members[run]
         headers = [self.rows[name].header for name in names]
         shard = names[0].shard
         whole = shard is None or len(names) == shard[1]
         return Snapshot(
-            id=snapshot_id,
+            id=run,
             finished_at=max(header.finished_at for header in headers),
             complete=whole and all(header.complete for header in headers),
         )
@@ -135,9 +135,18 @@ def survey(
     members: dict[str, list[DocumentName]] = {}
     for name, row in rows.items():
         if _is_believed(name, row):
-            members.setdefault(name.snapshot_id, []).append(name)
+            members.setdefault(run_of(name), []).append(name)
     runs = {one: inventory.together(rows[n] for n in some) for one, some in members.items()}
     return Survey(names, stored, inventory, rows, damaged, frozenset(young), members, runs)
+
+
+def run_of(name: DocumentName) -> str:
+    """Return what names the run of a manifest: its id, and of shards the number of them.
+
+    Whoever may add objects may add a shard to any run that there was. It must not change what the
+    run's own manifest says, nor when that was.
+    """
+    return name.snapshot_id if name.shard is None else f"{name.snapshot_id} of {name.shard[1]}"
 
 
 def _is_believed(name: DocumentName, row: Row) -> bool:
