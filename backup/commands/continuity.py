@@ -93,7 +93,7 @@ def look_back(
         there = {name.stem for name in (*readable, *damaged)}
         removed = {stem for note in notes for stem in note.removed}
         missing = tuple(sorted(set(newest.left) - there - removed))
-    spared_before, known = _begin(readable, newest)
+    spared_before, known = _begin(readable, newest, grace=grace)
     unseen = [name.snapshot_id for name in damaged] + [_id_of(stem) for stem in missing]
     return Continuity(
         documents=documents,
@@ -107,17 +107,38 @@ def look_back(
 
 
 def _begin(
-    readable: Mapping[DocumentName, Row], newest: Pruned | None
+    readable: Mapping[DocumentName, Row], newest: Pruned | None, *, grace: timedelta
 ) -> tuple[datetime | None, frozenset[str]]:
-    """Tell before which time nothing is known, and which runs of that time are known after all."""
+    """Tell before which time nothing is known, and which runs of that time are known after all.
+
+    These are runs that broke off, and whose checkpoints the oldest manifest took over. A run whose
+    manifest it took over has one, which is missing.
+    """
     if newest is not None:
         return newest.spared_before, frozenset(newest.known)
-    if not readable:
+    # Somebody may have added one that claims to be older than all. In a copy all are late.
+    in_time = {name: row for name, row in readable.items() if not _is_late(name, row, grace)}
+    believed = in_time or readable
+    if not believed:
         return None, frozenset()
-    oldest = min(stamp_of(name.snapshot_id) for name in readable)
-    merged = {_id_of(stem) for row in readable.values() for stem in row.merged}
-    known = frozenset(one for one in merged if stamp_of(one) < oldest)
+    first = min(believed, key=lambda name: (stamp_of(name.snapshot_id), name.stem))
+    merged = believed[first].merged
+    ended = {_id_of(stem) for stem in merged if not _is_of_checkpoint(stem)}
+    broken_off = {_id_of(stem) for stem in merged if _is_of_checkpoint(stem)} - ended
+    oldest = stamp_of(first.snapshot_id)
+    known = frozenset(one for one in broken_off if stamp_of(one) < oldest)
     return snapshot_time(oldest), known
+
+
+def _is_late(name: DocumentName, row: Row, grace: timedelta) -> bool:
+    """Return whether a manifest was stored later than the run of its id can have taken."""
+    if row.stored_at is None:
+        return False
+    return row.stored_at - snapshot_time(name.snapshot_id) > WINDOW + grace
+
+
+def _is_of_checkpoint(stem: str) -> bool:
+    return stem.startswith("checkpoints/")
 
 
 def _id_of(stem: str) -> str:

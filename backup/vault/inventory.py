@@ -94,7 +94,9 @@ class Inventory:
         paths: of each, where it was last.
         segments: of each, the last one of its folders.
         public: numbers of those that a document calls public.
-        records: keys, by number; number 0 is that of no record.
+        records: keys, by number; number 0 is that of no record. Where documents name several
+            versions of a record, each has a number of its own: who names another version than the
+            one that was written has not the same record.
     """
 
     def __init__(
@@ -120,7 +122,8 @@ class Inventory:
         self._stamps: list[str] = [""]
         self._folders: list[str] = [""]
         self._stored = bytearray(1)
-        self._versions: dict[int, set[str]] = {}
+        self._versions: list[str | None] = [None]
+        self._others: dict[str, dict[str | None, int]] = {}
         self._known_times: dict[int, datetime | None] = {}
 
     # --- Reading ---
@@ -165,17 +168,29 @@ class Inventory:
         return number
 
     def record_number(self, key: str, version: str | None = None) -> int:
-        """Return the number of a record, and note the version that a document names."""
+        """Return the number of a record in the version that a document names, if any."""
         number = self._record_numbers.get(key)
         if number is None:
-            number = self._record_numbers[key] = len(self.records)
-            self.records.append(key)
-            self._stamps.append(intern(stamp_of(snapshot_of(key))))
-            self._folders.append(intern(segment_of(key)))
-            self._stored.append(False)
-        if version is not None:
-            self._versions.setdefault(number, set()).add(version)
-        return number
+            number = self._record_numbers[key] = self._new_number(key, version)
+        if self._versions[number] == version:
+            return number
+        others = self._others.setdefault(key, {})
+        if version not in others:
+            others[version] = self._new_number(key, version)
+        return others[version]
+
+    def _new_number(self, key: str, version: str | None) -> int:
+        self.records.append(key)
+        self._stamps.append(intern(stamp_of(snapshot_of(key))))
+        self._folders.append(intern(segment_of(key)))
+        self._stored.append(False)
+        self._versions.append(version)
+        return len(self.records) - 1
+
+    def _numbers_of(self, key: str) -> Iterator[int]:
+        if key in self._record_numbers:
+            yield self._record_numbers[key]
+            yield from self._others.get(key, {}).values()
 
     def order_of(self, record: int) -> str:
         """Return what records of one repository are sorted by, the oldest first."""
@@ -184,14 +199,15 @@ class Inventory:
     @property
     def has_versions(self) -> bool:
         """Whether documents name versions, since the store keeps them."""
-        return bool(self._versions)
+        return any(version is not None for version in self._versions)
 
     def versions_of(self, record: int) -> Collection[str]:
         """Return every version that any document names of a record.
 
         All of them are read: a writer could name another one than the one that was written.
         """
-        return self._versions.get(record, ())
+        named = (self._versions[number] for number in self._numbers_of(self.records[record]))
+        return {version for version in named if version is not None}
 
     def _row(self, numbers: Mapping[int, int]) -> bytes:
         row = array(_NUMBERS, bytes(_BYTES * len(self.identities)))
@@ -207,9 +223,9 @@ class Inventory:
             most: how long after the beginning of a run its objects can be written.
         """
         for relative, stored in objects:
-            number = self._record_numbers.get(relative)
-            if number is not None and self._is_in_time(number, stored, most):
-                self._stored[number] = True
+            for number in self._numbers_of(relative):
+                if self._is_in_time(number, stored, most):
+                    self._stored[number] = True
 
     def _is_in_time(self, record: int, stored: StoredObject, most: timedelta) -> bool:
         if not self._destination.keeps_time or stored.stored_at is None:

@@ -339,6 +339,65 @@ def test_who_names_another_version_of_a_record_has_nothing_of_it_deleted(tmp_pat
     assert {LAYOUT.key(line.key) for line in record.chain} <= estate.stored()
 
 
+@pytest.mark.parametrize("version", ["forged", None])
+def test_who_names_another_version_of_a_record_displaces_no_snapshot(
+    tmp_path: Path, version: str | None
+) -> None:
+    """Once only forged documents name the record, only what these name of it would be read."""
+    vault = Versioned()
+    estate = Estate(tmp_path, vault)
+    one = large(estate)
+    push(one, "more")
+    last = estate.night()
+    (entry,) = manifest_of(estate, last).entries
+    assert entry.record is not None
+    name_version(estate, last, "written")
+    record = load_record(vault, LAYOUT, entry.record)
+    vault.forged = (
+        LAYOUT.key(entry.record),
+        encode(record.model_copy(update={"chain": record.chain[-1:]})),
+    )
+    other = entry.model_copy(update={"record_version_id": version})
+    forge(estate, estate.now + timedelta(minutes=1), [other])
+    for number in range(2):
+        push(one, f"new chain {number}")
+        estate.night(days=40, full_after_days=1)
+        estate.prune(monthly=9, grace_days=1)
+        assert last in estate.snapshots()
+        assert {LAYOUT.key(line.key) for line in record.chain} <= estate.stored()
+
+
+def name_version(estate: Estate, snapshot_id: str, version: str) -> None:
+    """Have a manifest name the version of its record, as in a bucket that keeps versions."""
+    manifest = manifest_of(estate, snapshot_id)
+    entries = tuple(
+        one.model_copy(update={"record_version_id": version}) for one in manifest.entries
+    )
+    key = LAYOUT.document(name_of(snapshot_id))
+    estate.vault.delete([key])
+    estate.vault.put_if_absent(key, encode(manifest.model_copy(update={"entries": entries})))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_shards_that_are_added_to_a_run_change_nothing_of_it(dated: Estate, count: int) -> None:
+    """A shard that finished today would have old runs be of today, for which there is another."""
+    made = grown(dated, max_chain_length=1)
+    before = dated.stored()
+    pattern = manifest_of(dated, made[-1])
+    for snapshot_id in made[:-1]:
+        fields = {"snapshot_id": snapshot_id, "finished_at": dated.now, "merged": ()}
+        for entries in ((), pattern.entries):
+            index = 1 if entries else count
+            key = LAYOUT.document(DocumentName(snapshot_id, shard=(index, count)))
+            shard = pattern.model_copy(update={**fields, "entries": entries})
+            if key not in dated.stored():
+                dated.vault.put_if_absent(key, encode(shard))
+    push(dated.source / "one.git", "the next night")
+    dated.night()
+    dated.prune(daily=30, grace_days=1)
+    assert dated.stored() >= before
+
+
 def test_a_checkpoint_whose_work_nobody_took_over_stays(estate: Estate) -> None:
     """A run that broke off, and a manifest after it that knows nothing of what it did."""
     grown(estate, nights=3)
@@ -653,6 +712,24 @@ def test_what_an_older_run_left_that_the_first_one_took_over_goes_some_day(
     assert not old & estate.stored()
     del estate.states[broken]
     estate.assert_whole()
+
+
+@pytest.mark.parametrize("forged", ["nothing", "backdated", "merged"])
+def test_the_first_prune_takes_nobodys_word_for_what_is_missing(dated: Estate, forged: str) -> None:
+    made = grown(dated, days=3, max_chain_length=1)
+    before = dated.stored()
+    # The manifest after these has merged them.
+    hide(dated, *made[:-2])
+    if forged == "backdated":
+        forge(dated, START - timedelta(days=400))
+    if forged == "merged":
+        forge(dated, dated.now, merged=tuple(name_of(one).stem for one in made))
+    push(dated.source / "one.git", "the next night")
+    dated.night(days=30)
+    report = dated.prune(daily=300, grace_days=1)
+    assert "older than the oldest manifest" in "".join(one.message for one in report.notes)
+    gone = {key for key in before - dated.stored() if "/snapshots/" not in key}
+    assert not gone
 
 
 def test_a_note_that_is_damaged_is_replaced(estate: Estate) -> None:
