@@ -21,7 +21,12 @@ from backup.vault.documents import encode
 from backup.vault.documents_of_prune import Pruned
 from backup.vault.inventory import Row, stamp, stamp_of
 from backup.vault.layout import DocumentName, Layout, pruned_of, snapshot_time
-from backup.vault.manifest import WINDOW, load
+from backup.vault.manifest import WINDOW, list_documents, load
+
+BRING_BACK = (
+    "bring it back (in a bucket with versions: remove its delete marker), or prune once with "
+    "--accept-missing-index"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,46 @@ def look_back(
     Raises:
         DamagedDocument: no manifest can be read.
     """
+    documents, notes, unreadable = _read_notes(destination, layout)
+    newest = _newest(notes)
+    missing: tuple[str, ...] = ()
+    if not is_accepted:
+        missing = _missing(notes, there={name.stem for name in (*readable, *damaged)})
+    spared_before, known = _begin(readable, newest, grace=grace)
+    unseen = [name.snapshot_id for name in damaged] + [_id_of(stem) for stem in missing]
+    return Continuity(
+        documents=documents,
+        damaged=tuple(unreadable),
+        missing=missing,
+        spared_before=None if is_accepted else spared_before,
+        known=known,
+        # An id may begin with a time that lies up to the window before its run.
+        unknown_until=max((snapshot_time(one) + WINDOW + grace for one in unseen), default=None),
+    )
+
+
+def missing_manifests(destination: Destination, layout: Layout) -> frozenset[str]:
+    """Return the stems of manifests that are not there, though no prune removed them.
+
+    Requests: a listing and the notes of prunes, mostly one; one more listing where there is one.
+    """
+    missing = _look_for_manifests(destination, layout)
+    # A run or a prune may have been at work between the two looks.
+    return missing and missing & _look_for_manifests(destination, layout)
+
+
+def _look_for_manifests(destination: Destination, layout: Layout) -> frozenset[str]:
+    _, notes, _ = _read_notes(destination, layout)
+    if not notes:
+        return frozenset()
+    there = {name.stem for name in list_documents(destination, layout)}
+    return frozenset(_missing(notes, there=there))
+
+
+def _read_notes(
+    destination: Destination, layout: Layout
+) -> tuple[tuple[Key, ...], list[Pruned], list[Key]]:
+    """Return the keys of all notes, those that can be read, and the keys of those that cannot."""
     notes: list[Pruned] = []
     unreadable: list[Key] = []
     folder = layout.folder("pruned")
@@ -87,23 +132,19 @@ def look_back(
         except ObjectNotFound:
             # Another prune has just put its own in the place of this one.
             continue
-    newest = max(notes, key=lambda note: (note.at, note.snapshot_id), default=None)
-    missing: tuple[str, ...] = ()
-    if newest is not None and not is_accepted:
-        there = {name.stem for name in (*readable, *damaged)}
-        removed = {stem for note in notes for stem in note.removed}
-        missing = tuple(sorted(set(newest.left) - there - removed))
-    spared_before, known = _begin(readable, newest, grace=grace)
-    unseen = [name.snapshot_id for name in damaged] + [_id_of(stem) for stem in missing]
-    return Continuity(
-        documents=documents,
-        damaged=tuple(unreadable),
-        missing=missing,
-        spared_before=None if is_accepted else spared_before,
-        known=known,
-        # An id may begin with a time that lies up to the window before its run.
-        unknown_until=max((snapshot_time(one) + WINDOW + grace for one in unseen), default=None),
-    )
+    return documents, notes, unreadable
+
+
+def _newest(notes: Iterable[Pruned]) -> Pruned | None:
+    return max(notes, key=lambda note: (note.at, note.snapshot_id), default=None)
+
+
+def _missing(notes: Collection[Pruned], *, there: Collection[str]) -> tuple[str, ...]:
+    newest = _newest(notes)
+    if newest is None:
+        return ()
+    removed = {stem for note in notes for stem in note.removed}
+    return tuple(sorted(set(newest.left).difference(there, removed)))
 
 
 def _begin(

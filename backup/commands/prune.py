@@ -26,7 +26,7 @@ from backup.commands.condemning import (
     plan_sweep,
     write_list,
 )
-from backup.commands.continuity import Continuity, look_back, write_note
+from backup.commands.continuity import BRING_BACK, Continuity, look_back, write_note
 from backup.commands.deleting import Candidate, Deleted, Kind, delete_in_order, kind_of
 from backup.commands.finding import require_roots
 from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
@@ -81,11 +81,6 @@ from backup.vault.manifest import (
     load_forgotten,
     load_state,
     with_documents,
-)
-
-_BRING_BACK = (
-    "bring it back (in a bucket with versions: remove its delete marker), or prune once with "
-    "--accept-missing-index"
 )
 
 
@@ -346,7 +341,7 @@ class _Owner:
             uri = self._destination.uri(self._layout.document_of(stem))
             self._note(
                 f"{uri} is missing, and no prune deleted it: what it may name stays",
-                _BRING_BACK,
+                BRING_BACK,
                 severity="error",
             )
         for key in found.damaged:
@@ -543,7 +538,7 @@ class _Owner:
             self._note(
                 f"{len(spared)} objects are older than the oldest manifest there was, and nothing "
                 "names them: they stay",
-                _BRING_BACK,
+                BRING_BACK,
             )
         return [key for key in indexes if key not in gone]
 

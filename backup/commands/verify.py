@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
+from backup.commands.continuity import BRING_BACK, missing_manifests
 from backup.commands.documents_check import damaged_documents
 from backup.commands.drilling import Look, Looked, make_drill
 from backup.commands.drills import DrillState, load_drill_state
@@ -277,7 +278,7 @@ class _Root:
         return sorted(found.values(), key=lambda one: one.name)
 
     def _look_for_overwritten(self) -> None:
-        """Name manifests that were replaced or hidden; what their runs wrote is read all the same.
+        """Name manifests that were replaced, hidden or lost; what is there is read all the same.
 
         And a root of which nothing is left to be read but the objects of its repositories.
         """
@@ -287,6 +288,9 @@ class _Root:
             self.damaged.append(Damage(one.uri, problem, (), (one.name.snapshot_id,)))
         if (lost := self._lost_index()) is not None:
             self.damaged.append(Damage(uri(self._layout.key("snapshots")), lost.message, (), ()))
+        for stem in sorted(missing_manifests(self._destination, self._layout)):
+            problem = f"it is missing, and no prune deleted it: {BRING_BACK}"
+            self.damaged.append(Damage(uri(self._layout.document_of(stem)), problem, (), ()))
         try:
             found = [*self._destination.versions(self._layout.folder("snapshots"))]
         except DestinationError as error:

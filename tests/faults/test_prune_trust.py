@@ -13,7 +13,7 @@ from backup.destinations.memory import MemoryDestination
 from backup.errors import DestinationError, ExitCode
 from backup.model import Destination, Key
 from backup.report.hiding import hide_private_prune
-from backup.results import PruneReport
+from backup.results import PruneReport, VerifyReport
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Manifest, Record, encode
 from backup.vault.documents_of_prune import Pruned
@@ -645,13 +645,21 @@ def test_one_manifest_that_is_missing_is_missed_until_it_is_back(estate: Estate)
         assert report.exit_code == ExitCode.DAMAGED
         (note,) = report.notes
         assert f"{made[4]}.json.gz is missing, and no prune deleted it" in note.message
+        assert [one.uri.rpartition("/")[2] for one in verified(estate).damaged] == [
+            f"{made[4]}.json.gz"
+        ]
     assert {LAYOUT.key(line.key) for line in needed} <= estate.stored()
     bring_again(estate, hidden)
+    assert verified(estate).damaged == ()
     for snapshot_id in made[:-1]:
         if snapshot_id != made[4]:
             del estate.states[snapshot_id]
     estate.assert_whole()
     assert estate.prune(daily=1, grace_days=1).exit_code == 0
+
+
+def verified(estate: Estate) -> VerifyReport:
+    return verify(estate.vault, VerifyRequest("objects"), events=Silence(), stop=Stop())
 
 
 def list_record(hidden: dict[Key, bytes]) -> str:
