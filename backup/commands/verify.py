@@ -316,14 +316,10 @@ class _Root:
     def _check_documents(
         self, everything: Sequence[_Repository], chosen: Iterable[_Repository]
     ) -> None:
-        """Read what no run's own document names, as other commands do.
-
-        Documents beside bundles are read at the deeper depths, where it is their repository's turn.
-        """
-        others = {one.identity for one in everything} - {one.identity for one in chosen}
-        left_out = {
-            folder_of(key) for one in everything if one.identity in others for key in one.snapshots
-        }
+        """Read what no run's own document names; beside bundles at the deeper depths, by turns."""
+        turn = {one.identity for one in chosen}
+        others = [one for one in everything if one.identity not in turn]
+        left_out = {folder_of(key) for one in others for key in one.snapshots}
         is_quick = self._request.depth == "objects"
         listed = () if is_quick else (k for k in self._sizes if folder_of(k) not in left_out)
         self.damaged += damaged_documents(

@@ -32,6 +32,7 @@ from tests.support.program import repo_backup
 from tests.support.proxy import FaultProxy, ProxyFault
 from tests.support.runner import Runner
 from tests.support.s3server import S3Server
+from tests.support.times import Timed
 from tests.support.vaults import Silence, to_be_kept
 
 ROOT = "folder/acme"
@@ -112,7 +113,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Vault:
         moment = BEGAN + timedelta(days=night)
         report = run(
             [FolderSource(folder / "acme", owner="acme")],
-            FolderDestination(folder / "vault"),
+            Timed(FolderDestination(folder / "vault"), partial(_as_it_is, moment)),
             # Two bundles in the first chain; in the second three.
             RunOptions(max_chain_length=2 if night < 3 else 50),
             events=Silence(),
