@@ -1,6 +1,7 @@
 """``python -m tests.soak``: see ``--help``. Ends with 1 where something said was not so."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -12,6 +13,8 @@ from tests.soak.troubles import KINDS
 
 def main() -> int:
     words = _parser().parse_args()
+    # So that the server ends, too, and the folder is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     stores = ("folder", "bucket") if words.store == "both" else (words.store,)
     seed = int(time.time()) if words.seed is None else words.seed
     without = frozenset(filter(None, words.without.split(",")))

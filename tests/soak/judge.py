@@ -56,12 +56,14 @@ class Claim:
         states: any of these; several where a run ended without a word.
         must: whether it must come back.
         night: of the last run that said so, and its time.
+        open_since: the night of the last run that ended without a word.
     """
 
     states: tuple[Expected, ...]
     must: bool
     night: int
     at: datetime
+    open_since: int = -1
 
 
 @dataclass(slots=True)
@@ -183,9 +185,10 @@ class Judge:
             state = replace(whole, files=frozenset())
             claim = self.claims.get(name)
             if claim is None:
-                self.claims[name] = Claim((state,), must=False, night=-1, at=_NEVER)
+                claim = self.claims[name] = Claim((state,), must=False, night=-1, at=_NEVER)
             elif state not in claim.states:
                 claim.states = (*claim.states, state)
+            claim.open_since = self.night
 
     def _take(self, key: str, here: dict[Name, Expected], *, is_honest: bool) -> set[Name]:
         """Take up what a manifest claims, which is also a run's own report."""
@@ -278,7 +281,7 @@ class Judge:
             if name not in self._seen or name in self._excused:
                 continue
             claim = self.claims.get(name)
-            is_fresh = claim is not None and claim.at >= oldest
+            is_fresh = claim is not None and (claim.at >= oldest or claim.open_since == self.night)
             if not is_fresh and not state.empty:
                 self.lie("a green state of old age", name, "nothing was stored of it in time")
 
@@ -287,6 +290,9 @@ class Judge:
         found = {one.uri.removeprefix(self.store.destination.uri("")) for one in report.damaged}
         for key in found:
             damage = self.damages.get(key)
+            if damage is None and key.endswith("/snapshots") and f"{key[:-9]}" not in self.current:
+                # The first run died: nobody can tell that from manifests that were removed.
+                continue
             if damage is None:
                 words = "; ".join(o.problem for o in report.damaged if o.uri.endswith(key))
                 self.lie("damage that was not done", key, words)
