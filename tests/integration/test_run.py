@@ -772,7 +772,7 @@ def test_a_broken_chain_of_an_unchanged_repository_is_found_within_a_week(far: L
 
 def test_the_week_begins_anew_with_every_proof(far: Lab) -> None:
     far.repository("widgets")
-    # The first night asks more: whether the place is empty, and what it may have been called before.
+    # The first night asks more: whether the place is empty, and whether it had another name.
     _, *listings = [far.run().requests.get("list", 0) for _ in range(16)]
     often = max(listings)
     assert [day for day, count in enumerate(listings, 1) if count == often] == [7, 14]
