@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -576,7 +577,8 @@ def test_refs_that_never_hold_still_fail_and_name_what_is_missing(
     fault = WireFault("replace", answer=2, data=words, ends=True)
     with GitShim(tmp_path / "shim", fault, match="struck", times=None) as shim:
         done = run(source, shim, check=3)
-    assert shim.struck == 3
+    # Three looks, and three without the heads of pull requests, one of which might be to blame.
+    assert shim.struck == 6
     reason = outcomes(done)["struck"]["reason"]
     assert f"refs/heads/first points at {tip.decode()}" in reason
     assert outcomes(done)["sound"]["status"] == "captured"
@@ -588,7 +590,7 @@ def test_refs_that_never_hold_still_fail_and_name_what_is_missing(
 def test_a_ref_to_a_missing_object_fails_and_is_named(
     shape: str, name: str, source: Path, shaped: Shaped
 ) -> None:
-    (source / "missing.git").symlink_to(shaped(shape))
+    shutil.copytree(shaped(shape), source / "missing.git", symlinks=True)
     done = run(source, check=3)
     missing = outcomes(done)["missing"]
     assert missing["status"] == "failed"
