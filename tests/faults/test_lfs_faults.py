@@ -47,6 +47,10 @@ def files_of(estate: FileEstate, **more: Any) -> RunReport:
 def whole(estate: FileEstate) -> None:
     """Back up undisturbed, after which everything is there."""
     report = files_of(estate)
+    if report.problems and "has no manifest" in report.problems[0]:
+        # The very first run left objects and no manifest, which is said once.
+        assert report.exit_code == 1
+        report = files_of(estate)
     assert (report.exit_code, report.problems) == (0, ())
     assert_nothing_false(estate.vault)
     assert estate.files() == ids(*CONTENTS, b"four")
