@@ -191,6 +191,6 @@ MEANINGS: Mapping[str, str] = {
     "EntryDamage.key": "the object",
     "EntryDamage.problem": "what is wrong with it",
     "EntryDamage.depth": "the depth at which that was found",
-    "EntryDamage.found_at": "when it was last found by a drill, or first by a run's listing",
+    "EntryDamage.found_at": "when it was first found, since it was last seen whole",
     "EntryDamage.found_by": "a drill, or a run that listed the vault",
 }

@@ -1,7 +1,7 @@
 """What a verification notes of what it saw: whether known damage has passed, and its document."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import backup
@@ -103,6 +103,7 @@ def make_drill(
     found: Iterable[tuple[str, Damage]],
     *,
     there: Collection[Identity],
+    known_since: Mapping[str, datetime],
     knows_all: bool,
     depth: Depth,
     began: datetime,
@@ -115,13 +116,17 @@ def make_drill(
         results: of the repositories that were looked at.
         found: the damage, each with the object's key.
         there: every repository that a manifest names.
+        known_since: what runs have found before, by its key, and when.
         knows_all: whether every manifest could be read.
         depth: of the drill.
         began: when it began.
         ended: when it ended.
     """
     damaged = tuple(
-        found_again(_line(key, one, depth=depth, found_at=ended), before.standing.get(key))
+        found_again(
+            _line(key, one, depth=depth, found_at=ended, since=known_since.get(key)),
+            before.standing.get(key),
+        )
         for key, one in found
     )
     found_now = {line.key for line in damaged}
@@ -171,7 +176,9 @@ def _has_passed(
     return True
 
 
-def _line(key: str, one: Damage, *, depth: Depth, found_at: datetime) -> DamageLine:
+def _line(
+    key: str, one: Damage, *, depth: Depth, found_at: datetime, since: datetime | None
+) -> DamageLine:
     return DamageLine(
         key=key,
         problem=one.problem,
@@ -179,7 +186,36 @@ def _line(key: str, one: Damage, *, depth: Depth, found_at: datetime) -> DamageL
         snapshots=one.snapshots,
         depth=depth,
         found_at=found_at,
+        since=since,
         holders=tuple(
             HolderLine(host_id=host_id, kind=kind) for kind, host_id in sorted(one.holders)
         ),
     )
+
+
+def together(damaged: Iterable[Damage]) -> list[Damage]:
+    """Tell of each object once, whoever needs it: a file may be of several repositories."""
+    found: dict[tuple[str, str], Damage] = {}
+    for one in damaged:
+        known = found.get((one.uri, one.problem))
+        if known is None:
+            found[one.uri, one.problem] = one
+            continue
+        found[one.uri, one.problem] = replace(
+            known,
+            repositories=tuple(sorted({*known.repositories, *one.repositories})),
+            snapshots=tuple(sorted({*known.snapshots, *one.snapshots})),
+            private=known.private or one.private,
+            holders=tuple(sorted({*known.holders, *one.holders})),
+        )
+    return [*found.values()]
+
+
+def of_snapshots(damaged: list[Damage], there: set[str]) -> list[Damage]:
+    """Keep the damage that a snapshot which is still there depends on, and name no other."""
+    kept = []
+    for one in damaged:
+        snapshots = tuple(snapshot for snapshot in one.snapshots if snapshot in there)
+        if snapshots or not one.snapshots:
+            kept.append(replace(one, snapshots=snapshots))
+    return kept

@@ -137,8 +137,16 @@ def found_again(line: DamageLine, before: DamageLine | None) -> DamageLine:
             "repositories": tuple(sorted({*before.repositories, *line.repositories})),
             "snapshots": tuple(sorted({*before.snapshots, *line.snapshots})),
             "holders": tuple(holders[identity] for identity in sorted(holders)),
+            "since": min(
+                (one for one in (first_found(before), first_found(line)) if one), default=None
+            ),
         }
     )
+
+
+def first_found(line: DamageLine) -> datetime | None:
+    """Return when damage that stands was found first."""
+    return line.since or line.found_at
 
 
 def _last_looks(drills: Iterable[Drill]) -> dict[tuple[Identity, Depth], datetime]:

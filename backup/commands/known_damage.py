@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from backup.commands.drills import DrillState
+from backup.commands.drills import DrillState, first_found
 from backup.commands.stored_files import promised_files
 from backup.errors import IntegrityError, ObjectNotFound, sound
 from backup.model import Destination
@@ -64,10 +64,16 @@ def with_known_damage(
 def marked(
     identity: Identity, lines: Iterable[EntryDamage], accepted: AcceptedKeys
 ) -> tuple[EntryDamage, ...]:
-    """Mark the damage of a repository that was accepted; what a manifest says of it is no word."""
-    return tuple(
-        one.model_copy(update={"accepted": (identity, one.key) in accepted}) for one in lines
-    )
+    """Mark the damage of a repository that was accepted; what a manifest says of it is no word.
+
+    What was whole again after it was accepted is new damage when it is found once more.
+    """
+
+    def is_accepted(one: EntryDamage) -> bool:
+        document = accepted.get((identity, one.key))
+        return document is not None and one.found_at <= document.at
+
+    return tuple(one.model_copy(update={"accepted": is_accepted(one)}) for one in lines)
 
 
 def run_lines(
@@ -113,7 +119,7 @@ def _candidates(
             key=line.key,
             problem=line.problem,
             depth=line.depth,
-            found_at=line.found_at,
+            found_at=first_found(line) or line.found_at,
             repaired_at=repaired_at,
         )
     return tuple(lines[key] for key in sorted(lines))
@@ -174,7 +180,9 @@ def load_accepted(destination: Destination, layout: Layout) -> dict[tuple[Identi
         except (IntegrityError, ObjectNotFound):
             continue
         for line in document.objects:
-            found[document.identity, line.key] = document
+            known = found.get((document.identity, line.key))
+            if known is None or known.at < document.at:
+                found[document.identity, line.key] = document
     return found
 
 

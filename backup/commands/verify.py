@@ -22,7 +22,7 @@ from threading import Lock
 
 from backup.commands.continuity import BRING_BACK, missing_manifests
 from backup.commands.documents_check import damaged_documents
-from backup.commands.drilling import Look, Looked, make_drill
+from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
 from backup.commands.drills import DrillState, load_drill_state
 from backup.commands.finding import forgotten_in_vault, require_roots, state_of_vault
 from backup.commands.hidden import hidden_documents, hidden_words
@@ -50,6 +50,7 @@ from backup.stopping import Stop
 from backup.vault.documents import (
     DrillLine,
     Entry,
+    EntryDamage,
     ForgottenLine,
     Record,
     encode,
@@ -95,6 +96,7 @@ class _Repository:
         snapshots: for each record that a manifest names, the snapshots that do; the oldest first.
         newest: the record of the newest manifest.
         versions: for each of these records the version that was written, where it is known.
+        found_by_runs: damage that the newest manifest names, and that no drill has found.
     """
 
     name: str
@@ -105,6 +107,7 @@ class _Repository:
     newest: str = ""
     snapshots: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=dict)
+    found_by_runs: list[EntryDamage] = field(default_factory=list)
 
 
 def verify(
@@ -139,7 +142,7 @@ def verify(
         results = one.run()
         checked += len(results)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
-        found = _together(found)
+        found = together(found)
         damaged += found
         archived = sorted(set().union(*(result.archived for result in results)))
         not_readable += [destination.uri(layout.key(key)) for key in archived]
@@ -148,6 +151,7 @@ def verify(
             results,
             [(one.key_of(damage), damage) for damage in found],
             there=one.there,
+            known_since=one.known_since,
             knows_all=not one.damaged,
             depth=request.depth,
             began=began,
@@ -194,11 +198,15 @@ class _Root:
         self._lock = Lock()
         self._has_index = False
         self.there: frozenset[Identity] = frozenset()
+        self.known_since: dict[str, datetime] = {}
         self.damaged: list[Damage] = []
 
     def run(self) -> list[Looked]:
         everything = self._repositories()
         self.there = frozenset(one.identity for one in everything)
+        for line in (line for one in everything for line in one.found_by_runs):
+            known = self.known_since.setdefault(line.key, line.found_at)
+            self.known_since[line.key] = min(known, line.found_at)
         turns = choose(
             [
                 Candidate(one.identity, one.name, one.newest, one.unproven, one.chain_bytes)
@@ -228,8 +236,8 @@ class _Root:
             return results
         names = list_documents(self._destination, self._layout)
         there = {name.snapshot_id for name in names}
-        self.damaged = _of_snapshots(self.damaged, there)
-        found = [(result, _of_snapshots(result.damaged, there)) for result in results]
+        self.damaged = of_snapshots(self.damaged, there)
+        found = [(result, of_snapshots(result.damaged, there)) for result in results]
         return [
             replace(
                 result, line=result.line.model_copy(update={"ok": not damaged}), damaged=damaged
@@ -268,6 +276,7 @@ class _Root:
                 one.private = stored.private
                 one.unproven, one.chain_bytes = stored.unproven, stored.chain_bytes
                 one.newest = stored.record
+                one.found_by_runs = [line for line in stored.damaged if line.found_by == "run"]
                 one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
                 one.versions[stored.record] = stored.record_version_id
                 for pin in stored.pins:
@@ -664,34 +673,6 @@ class _Root:
         # Every bundle is as it was stored, and still they do not make the repository.
         uri = self._destination.uri(self._layout.key(one.newest))
         return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
-
-
-def _together(damaged: Iterable[Damage]) -> list[Damage]:
-    """Tell of each object once, whoever needs it: a file may be of several repositories."""
-    found: dict[tuple[str, str], Damage] = {}
-    for one in damaged:
-        known = found.get((one.uri, one.problem))
-        if known is None:
-            found[one.uri, one.problem] = one
-            continue
-        found[one.uri, one.problem] = replace(
-            known,
-            repositories=tuple(sorted({*known.repositories, *one.repositories})),
-            snapshots=tuple(sorted({*known.snapshots, *one.snapshots})),
-            private=known.private or one.private,
-            holders=tuple(sorted({*known.holders, *one.holders})),
-        )
-    return [*found.values()]
-
-
-def _of_snapshots(damaged: list[Damage], there: set[str]) -> list[Damage]:
-    """Keep the damage that a snapshot which is still there depends on, and name no other."""
-    kept = []
-    for one in damaged:
-        snapshots = tuple(snapshot for snapshot in one.snapshots if snapshot in there)
-        if snapshots or not one.snapshots:
-            kept.append(replace(one, snapshots=snapshots))
-    return kept
 
 
 @contextmanager

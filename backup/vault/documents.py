@@ -484,6 +484,9 @@ class DamageLine(Part):
     snapshots: tuple[str, ...] = ()
     depth: Depth = Field("objects", description="the greatest depth at which it was found")
     found_at: Time | None = Field(None, description="when it was last found")
+    since: Time | None = Field(
+        None, description="when it was first found, since it was last seen whole; none: `found_at`"
+    )
     holders: tuple[HolderLine, ...] = Field(
         (), description="the repositories by their identities; none for a manifest"
     )
@@ -551,7 +554,10 @@ class AcceptedLine(Part):
 
 
 class Accepted(Part):
-    """Damage of one repository that its owner accepts: what can still be restored is kept."""
+    """Damage of one repository that its owner accepts: what can still be restored is kept.
+
+    An object that was whole again after that, and is damaged once more, is not accepted by it.
+    """
 
     format: Literal[1]
     document: Literal["accepted"]

@@ -430,6 +430,50 @@ def test_new_damage_is_not_accepted_by_what_was_accepted_before(place: Place) ->
     assert place.look() == 0
 
 
+def test_what_was_whole_again_after_it_was_accepted_is_new_damage(place: Place) -> None:
+    options = _gone(place)
+    place.night(**options)
+    (bundle,) = place.bundles("one")
+    whole = flip(bundle)
+    place.drill("packs", code=4)
+    place.drill("packs", code=4)
+    place.accept("one")
+    place.drill("packs", code=4)
+    place.night(**options)
+    # Found once more it is the damage that was accepted. Somebody has a copy, and puts it back.
+    bundle.write_bytes(whole)
+    place.drill("packs")
+    flip(bundle)
+    place.drill("packs", code=4)
+    assert place.look() == 3
+    (problem,) = place.night(code=3, **options).problems
+    assert bundle.name in problem
+    place.accept("one")
+    place.night(**options)
+    assert place.look() == 0
+
+
+def test_the_same_of_what_listings_find_and_a_drill_confirms(place: Place) -> None:
+    options = _gone(place)
+    place.night(**options)
+    (bundle,) = place.bundles("one")
+    whole = bundle.read_bytes()
+    bundle.unlink()
+    place.night(code=3, **options)
+    place.accept("one")
+    place.drill("objects", code=4)
+    for _ in range(2):
+        # That a drill finds it, too, makes no new damage of it.
+        place.night(**options)
+        assert place.look() == 0
+    bundle.write_bytes(whole)
+    place.drill("objects")
+    place.night(**options)
+    bundle.unlink()
+    place.night(code=3, **options)
+    assert place.look() == 3
+
+
 def test_a_source_that_comes_back_mends_what_was_accepted(place: Place) -> None:
     options = _gone(place)
     place.night(**options)
