@@ -101,6 +101,7 @@ class Damage:
         left: SHA-256 of what was left there; empty where nothing can be seen.
         healed: no newest chain needs it any more.
         accepted: its owner has said that it cannot be mended.
+        taken_away: the night on which somebody removed what was left, for a run to store it anew.
     """
 
     key: str
@@ -111,6 +112,11 @@ class Damage:
     named: int | None = None
     healed: bool = False
     accepted: bool = False
+    taken_away: int | None = None
+
+    def waits_for_people(self, night: int) -> bool:
+        """No run writes over a file of Git LFS: somebody has to remove what is left of it."""
+        return "/lfs/" in self.key and (self.taken_away is None or self.taken_away >= night)
 
 
 @dataclass
@@ -327,6 +333,10 @@ class Judge:
         self.damages[key] = Damage(key, how, self.night, harmful, self._left(key))
         self.figures.counts["damage done"] += 1
 
+    def take_away(self, damage: Damage) -> None:
+        """Note that what was left of a named file was removed."""
+        damage.left, damage.taken_away = "", self.night
+
     def lose_manifest(self, root: str) -> None:
         """Note that the newest manifest of a root is gone: until the next run nobody knows more."""
         for past in self.past:
@@ -447,7 +457,9 @@ class Judge:
             return
         if not harm:
             self.lie(_LOST, name, problem)
-        elif name in claimed:
+        elif name in claimed and (
+            is_green or not any(one.waits_for_people(self.night) for one in named)
+        ):
             words = f"{named[0].how} {named[0].key}, named in night {named[0].named}"
             self.lie(_KNOWN, name, f"{words}; green: {is_green or 'none'}; {problem}")
 

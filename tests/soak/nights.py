@@ -1,7 +1,7 @@
 """The nights, one after another: what people do, what goes wrong, the run, and the judgement."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ from backup.retention import Rules
 from backup.stopping import Stop
 from tests.soak.figures import Figures
 from tests.soak.forge import HOST, Forge
-from tests.soak.judge import ROOTS, Judge, Name
+from tests.soak.judge import ROOTS, Damage, Judge, Name
 from tests.soak.stores import Store, opened
 from tests.soak.times import SimulatedTime
 from tests.soak.troubles import (
@@ -351,7 +351,9 @@ class Soak:
             if damage.how == "hidden" and self.judge.night - damage.night > nights:
                 self._store.show(key)
                 del self.judge.damages[key]
-        for name, damages in self.judge.beyond_repair(present).items():
+        beyond_repair = self.judge.beyond_repair(present)
+        self._take_damaged_files_away(beyond_repair)
+        for name, damages in beyond_repair.items():
             request = AcceptRequest(name.host_id)
             report = self._try(
                 "accept-damage",
@@ -363,6 +365,19 @@ class Soak:
                 self.figures.counts["damage accepted"] += len(damages)
                 for one in damages:
                     one.accepted = True
+
+    def _take_damaged_files_away(self, beyond_repair: Mapping[Name, Iterable[Damage]]) -> None:
+        """Remove what is left of files of Git LFS, as the hint of run and status says."""
+        last_copies = {one.key for damages in beyond_repair.values() for one in damages}
+        for key, damage in self.judge.damages.items():
+            is_open = damage.harmful and not damage.healed and not damage.accepted
+            is_named = damage.named is not None and damage.how != "hidden"
+            if not is_open or not is_named or not damage.waits_for_people(self.judge.night):
+                continue
+            if key not in last_copies and damage.taken_away is None:
+                if key in self._store.keys(key.rpartition("/")[0]):
+                    self._store.remove(key)
+                self.judge.take_away(damage)
 
     def _victim(self, kind: str) -> str:
         """Choose an object that a newest chain needs; seldom of a repository that is gone."""
