@@ -32,6 +32,7 @@ REGION = "us-east-1"
 
 RCLONE = Path(sys.executable).parent / "rclone"
 
+_MOTO = Path(__file__).with_name("moto_server.py")
 _START_SECONDS = 60
 _STOP_SECONDS = 10
 _POLL_SECONDS = 0.02
@@ -109,7 +110,7 @@ def moto_server(
     """
 
     def command(port: int) -> list[str]:
-        argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        argv = [sys.executable, os.fspath(_MOTO), "-H", "127.0.0.1", "-p", str(port)]
         if tls is None:
             return argv
         return [*argv, "-s", "-c", os.fspath(tls.server_file), "-k", os.fspath(tls.server_file)]
