@@ -196,7 +196,7 @@ def entries_at(
     # What is damaged of it must not keep anything from coming back.
     forgotten, _ = forgotten_in_vault(destination, layout)
     if moment is None:
-        return list(_of_snapshot(destination, layout, at, forgotten))
+        return list(_of_snapshot(destination, layout, at, forgotten).values())
     return list(_of_moment(destination, layout, moment, forgotten).values())
 
 
@@ -418,18 +418,46 @@ def _of_snapshot(
     layout: Layout,
     snapshot_id: str,
     forgotten: Sequence[ForgottenLine],
-) -> Iterator[Found]:
-    for name in list_documents(destination, layout):
+) -> dict[Identity, Found]:
+    found: dict[Identity, Found] = {}
+    for name in _manifests_of(list_documents(destination, layout), snapshot_id):
+        manifest = load_manifest(destination, layout, name)
+        source = manifest.source
+        dropped = unknown_to(manifest.forgotten, forgotten)
+        for entry in manifest.entries:
+            known = found.get(entry.identity)
+            is_older = known is not None and not _is_checked_later(entry, known.entry)
+            if entry.identity in dropped or is_older:
+                continue
+            maker = entry.carried_from or manifest.snapshot_id
+            stamped = entry.model_copy(update={"carried_from": maker})
+            found[entry.identity] = Found(layout, source.host, source.owner, stamped)
+    return found
+
+
+def _manifests_of(names: Iterable[DocumentName], snapshot_id: str) -> list[DocumentName]:
+    """Choose the manifests of one run: the whole one, or else the shards.
+
+    Whoever may add objects may add a shard to any run that there was. It must not change what is
+    given back: the whole manifest is not mixed with it, nor are shards of two numbers, of which
+    those count that were stored first.
+    """
+    sets: dict[int, list[DocumentName]] = {}
+    for name in names:
         if name.checkpoint is None and name.snapshot_id == snapshot_id:
-            manifest = load_manifest(destination, layout, name)
-            source = manifest.source
-            dropped = unknown_to(manifest.forgotten, forgotten)
-            for entry in manifest.entries:
-                if entry.identity in dropped:
-                    continue
-                maker = entry.carried_from or manifest.snapshot_id
-                stamped = entry.model_copy(update={"carried_from": maker})
-                yield Found(layout, source.host, source.owner, stamped)
+            sets.setdefault(0 if name.shard is None else name.shard[1], []).append(name)
+
+    def order(count: int) -> tuple[bool, datetime, int]:
+        times = [one.stored_at for one in sets[count] if one.stored_at is not None]
+        return count != 0, min(times, default=datetime.max.replace(tzinfo=UTC)), -count
+
+    return sets[min(sets, key=order)] if sets else []
+
+
+def _is_checked_later(entry: Entry, than: Entry) -> bool:
+    if entry.checked_at is None or than.checked_at is None:
+        return than.checked_at is None
+    return entry.checked_at > than.checked_at
 
 
 def _of_moment(

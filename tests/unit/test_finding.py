@@ -19,6 +19,7 @@ from backup.errors import ConfigError, DamagedDocument
 from backup.model import Destination, Kind
 from backup.vault.documents import AbsenceLine, Drill, Entry, Manifest, SourceLine, encode
 from backup.vault.layout import DocumentName, Layout
+from tests.support.times import Timed
 
 NOW = datetime(2026, 11, 15, 2, 30, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -269,6 +270,30 @@ def test_at_a_moment_shards_are_put_together() -> None:
     for index, name in ((1, "a"), (2, "b")):
         put(vault, NOW - DAY, [entry(name, NOW - DAY, "new")], shard=(index, 3))
     assert at(vault, "2026-11-14T12:00") == {"a": "new", "b": "new", "c": "old"}
+
+
+def test_a_whole_manifest_is_not_mixed_with_shards_that_somebody_added() -> None:
+    vault = MemoryDestination()
+    name = put(vault, NOW - DAY, [entry("a", NOW - DAY, "a"), entry("b", NOW - DAY, "b")])
+    put(vault, NOW - DAY, [entry("a", NOW, "forged")], shard=(1, 1))
+    assert at(vault, name.snapshot_id) == {"a": "a", "b": "b"}
+    assert len(entries_at(vault, LAYOUT, name.snapshot_id, now=NOW)) == 2
+
+
+def test_of_shards_those_that_were_stored_first_make_the_snapshot() -> None:
+    moments = iter([NOW - DAY, NOW - DAY + HOUR, NOW])
+    now = NOW
+
+    def clock() -> datetime:
+        return now
+
+    vault = Timed(MemoryDestination(), clock)
+    for index, path in ((1, "a"), (2, "b")):
+        now = next(moments)
+        put(vault, NOW - DAY, [entry(path, now, path), entry("c", now, path)], shard=(index, 2))
+    now = next(moments)
+    name = put(vault, NOW - DAY, [entry("a", NOW, "forged")], shard=(1, 1))
+    assert at(vault, name.snapshot_id) == {"a": "a", "b": "b", "c": "b"}
 
 
 def test_a_damaged_manifest_is_passed_over_only_where_an_earlier_state_is_asked_for(
