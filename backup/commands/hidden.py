@@ -5,10 +5,12 @@ broken from then on. Until then one command brings it back.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import DamagedDocument, DestinationError, ObjectNotFound
 from backup.model import Destination, Key, ObjectVersions
+from backup.vault.clocks import is_dated_after_object
 from backup.vault.layout import DocumentName, Layout, folder_of
 from backup.vault.manifest import list_documents, load_manifest
 
@@ -72,13 +74,22 @@ def hidden_notes(destination: OriginalsDestination, layout: Layout) -> list[str]
 def _merged_in_sight(
     destination: Destination, layout: Layout, names: list[DocumentName]
 ) -> frozenset[str]:
-    """Read which documents the newest manifest in sight has merged."""
-    for name in reversed([one for one in names if one.checkpoint is None]):
+    """Read which documents the newest manifest in sight has merged.
+
+    Of those that began within one second each may be the newest.
+    """
+    manifests = [one for one in names if one.checkpoint is None and not is_dated_after_object(one)]
+    merged: set[str] = set()
+    newest: datetime | None = None
+    for name in sorted(manifests, key=lambda one: one.time, reverse=True):
+        if newest is not None and name.time < newest:
+            break
         try:
-            return frozenset(load_manifest(destination, layout, name).merged)
+            merged.update(load_manifest(destination, layout, name).merged)
         except (DamagedDocument, ObjectNotFound):
             continue
-    return frozenset()
+        newest = name.time
+    return frozenset(merged)
 
 
 def how_hidden(destination: Destination, key: Key) -> str:
