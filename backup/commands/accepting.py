@@ -8,11 +8,13 @@ later is not accepted by it. Nothing is deleted, and no object becomes sound.
 from dataclasses import dataclass
 from datetime import datetime
 
+from backup.commands.clocks import SET_IT, disagreement
 from backup.commands.drills import load_drill_state
 from backup.commands.finding import Found, find_in_vault, require_roots, state_of_vault
+from backup.commands.hidden import how_hidden
 from backup.commands.known_damage import is_out_of_reach, standing, with_known_damage
 from backup.destinations.originals import OriginalsDestination
-from backup.errors import ConfigError
+from backup.errors import BackupError, ConfigError
 from backup.model import Destination
 from backup.results import AcceptedRow, AcceptReport
 from backup.vault.documents import Accepted, AcceptedLine, EntryDamage, encode
@@ -42,6 +44,7 @@ def accept_damage(
         ConfigError: no repository has this name, several have, or nothing that its newest state
             needs is damaged.
         IndexMissing: it may be of an owner whose manifests are gone.
+        BackupError: one command brings back what is damaged, or this machine's clock is wrong.
         DestinationError: it could not be noted; nothing is accepted.
     """
     destination = OriginalsDestination(destination)
@@ -59,6 +62,15 @@ def accept_damage(
             f"REPOSITORY: nothing that {found.name}'s newest state needs is known to be damaged",
             hint="what only older snapshots need makes no run partial, and needs no accepting",
         )
+    if words := disagreement(destination, now):
+        raise BackupError(f"{words}: nothing was accepted", hint=SET_IT)
+    for one in known.open:
+        if command := how_hidden(destination, found.layout.key(one.key)):
+            raise BackupError(
+                f"{destination.uri(found.layout.key(one.key))} lies under a delete marker and is "
+                "not lost: nothing was accepted",
+                hint=f"show it again: {command}",
+            )
     if known.open and not request.dry_run:
         document = Accepted(
             format=1,

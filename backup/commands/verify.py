@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
+from backup.commands.clocks import disagreement
 from backup.commands.continuity import BRING_BACK, missing_manifests
 from backup.commands.documents_check import damaged_documents
 from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
@@ -48,6 +49,7 @@ from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
 from backup.vault.documents import (
+    Drill,
     DrillLine,
     Entry,
     EntryDamage,
@@ -162,10 +164,8 @@ def verify(
                 f"{len(drill.standing)} objects that earlier verifications found damaged still "
                 "count as damaged: this one did not look at them, or not so deep"
             )
-        try:
-            destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
-        except (DestinationError, DocumentTooLarge) as error:
-            events.note(f"the result is not noted in the vault: {error.message}")
+        if problem := _note(destination, layout, drill):
+            events.note(f"the result is not noted in the vault: {problem}")
     code = ExitCode.DAMAGED if damaged else ExitCode.DONE
     return VerifyReport(request.depth, checked, tuple(damaged), code, tuple(not_readable))
 
@@ -673,6 +673,17 @@ class _Root:
         # Every bundle is as it was stored, and still they do not make the repository.
         uri = self._destination.uri(self._layout.key(one.newest))
         return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
+
+
+def _note(destination: Destination, layout: Layout, drill: Drill) -> str:
+    """Put the result into the vault, or say why not: by a wrong clock it would be an old one."""
+    if words := disagreement(destination, drill.finished_at):
+        return words
+    try:
+        destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
+    except (DestinationError, DocumentTooLarge) as error:
+        return error.message
+    return ""
 
 
 @contextmanager

@@ -7,12 +7,14 @@ from typing import Literal
 
 import pytest
 
+from backup.commands.accepting import AcceptRequest, accept_damage
 from backup.commands.forget import ForgetRequest, forget
 from backup.commands.listing import list_vault
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.run import RunOptions, run
 from backup.commands.status import status
+from backup.commands.verify import VerifyRequest, verify
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings
 from backup.errors import BackupError
@@ -42,6 +44,14 @@ def shifted(off: timedelta) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + off
 
 
+class Heard(Silence):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 class Nights:
     """One repository, a vault, and nights by clocks that are off by as much as a test says."""
 
@@ -62,6 +72,11 @@ class Nights:
         self._tip = commit_chain(self.path, 1, start=self._tip, label=b"%d" % id(object()))[-1]
         update_refs(self.path, {MAIN: self._tip})
         set_head(self.path, MAIN)
+
+    def damage_bundle(self) -> None:
+        """Delete the newest bundle; in a bucket with versions that hides it."""
+        (*_, key) = [one.key for one in self.store.list("") if one.key.endswith(".bundle")]
+        self.store.delete([key])
 
     def store_that_is_off(self, off: timedelta) -> Destination:
         return Timed(self.store, shifted(off), self._times)
@@ -259,7 +274,8 @@ def test_a_manifest_of_a_clock_that_was_ahead_disturbs_no_later_night(
     assert (pruned.exit_code, pruned.refused) == (0, ())
     assert wrong.id not in {row.snapshot_id for row in (*pruned.keep, *pruned.remove)}
     nights.assert_restores_the_newest()
-    assert nights.night().exit_code == 0
+    last = nights.night()
+    assert last.exit_code == 0, last.problems
     nights.assert_restores_the_newest()
 
 
@@ -299,4 +315,32 @@ def test_nothing_is_deleted_or_forgotten_by_a_wrong_clock(nights: Nights, off: t
     assert "that of the store; nothing is deleted" in report.refused[0]
     with pytest.raises(BackupError, match="nothing was forgotten"):
         forget(nights.store, ForgetRequest("one"), now=shifted(off)())
+    assert [one.key for one in nights.store.list("")] == before
+
+
+@pytest.mark.parametrize("off", [-3 * DAY, 30 * DAY])
+def test_nothing_is_verified_or_accepted_by_a_wrong_clock_for_others_to_go_by(
+    nights: Nights, off: timedelta
+) -> None:
+    assert nights.night().exit_code == 0
+    nights.damage_bundle()
+    before = [one.key for one in nights.store.list("")]
+    heard = Heard()
+    request = VerifyRequest("objects")
+    assert verify(nights.store, request, events=heard, stop=Stop(), clock=shifted(off)).damaged
+    (note,) = [one for one in heard.notes if "not noted in the vault" in one]
+    assert "that of the store" in note
+    assert [one.key for one in nights.store.list("")] == before
+    assert verify(nights.store, request, events=Silence(), stop=Stop()).damaged
+    nights.path.rename(nights.path.with_name("gone"))
+    before = [one.key for one in nights.store.list("")]
+    with pytest.raises(BackupError, match="nothing was accepted"):
+        accept_damage(nights.store, AcceptRequest("one"), now=shifted(off)())
+    assert [one.key for one in nights.store.list("")] == before
+    if isinstance(nights.store, FolderDestination):
+        assert accept_damage(nights.store, AcceptRequest("one"), now=datetime.now(UTC)).accepted
+        return
+    with pytest.raises(BackupError, match="not lost: nothing was accepted") as caught:
+        accept_damage(nights.store, AcceptRequest("one"), now=datetime.now(UTC))
+    assert "show it again: aws s3api delete-object" in caught.value.hint
     assert [one.key for one in nights.store.list("")] == before

@@ -103,6 +103,7 @@ class Soak:
         judging = random.Random(f"{plan.seed} judge")
         self.judge = Judge(store, time, self.figures, judging, folder, plan.samples)
         self._spoiled: list[str] = []
+        self._is_index_gone = False
 
     def live(self) -> Figures:
         """Live through all nights, or to the first lie."""
@@ -241,7 +242,10 @@ class Soak:
 
     def _prune(self, tonight: Tonight) -> None:
         kept = self.judge.to_be_kept(RULES)
-        request = PruneRequest(RULES, keep_deleted_days=60)
+        # Said once a manifest is gone for good, as run, verify and prune say until then.
+        request = PruneRequest(
+            RULES, keep_deleted_days=60, accept_missing_index=self._is_index_gone
+        )
         at = tonight.prune_ends_at if tonight.prune == "cut off" else -1
         destination = EndingDestination(self._store.destination, at=at)
         report = self._try(
@@ -255,6 +259,7 @@ class Soak:
         counts["prunes cut off"] += destination.is_dead
         if report is not None:
             counts["prunes refused"] += bool(report.refused)
+            self._is_index_gone = self._is_index_gone and bool(report.refused)
             counts["snapshots removed"] += len(report.remove)
             refused = f" ({report.refused[0]})" if report.refused else ""
             tonight.log.append(f"prune: {report.exit_code}, {len(report.remove)} removed{refused}")
@@ -323,6 +328,8 @@ class Soak:
             if store.is_versioned:
                 self.judge.damage(past.key, "hidden", harmful=False)
                 self._ask_for_state_of_hidden(past.key)
+            else:
+                self._is_index_gone = True
             return
         data = store.read(past.key)
         store.remove(past.key)
@@ -345,12 +352,19 @@ class Soak:
         """Do what docs/how-to/repair-a-vault.md tells people to do, where no run can help."""
         while self._spoiled:
             self._store.remove(self._spoiled.pop())
+            self._is_index_gone = True
         for key, damage in [*self.judge.damages.items()]:
             # By the command that run, status and verify print.
             nights = 0 if "/snapshots/" in key else _NIGHTS_HIDDEN
             if damage.how == "hidden" and self.judge.night - damage.night > nights:
                 self._store.show(key)
                 del self.judge.damages[key]
+        beyond_repair = self.judge.beyond_repair(present)
+        for one in (one for damages in beyond_repair.values() for one in damages):
+            if one.how == "hidden" and one.key in self.judge.damages:
+                # Nothing that one command brings back can be accepted.
+                self._store.show(one.key)
+                del self.judge.damages[one.key]
         beyond_repair = self.judge.beyond_repair(present)
         self._take_damaged_files_away(beyond_repair)
         for name, damages in beyond_repair.items():
