@@ -55,11 +55,11 @@ from backup.results import (
     PruneRow,
     Severity,
 )
-from backup.retention import Decision, Rules, decide
+from backup.retention import Decision, Rules, Snapshot, decide
 from backup.stopping import Stop
 from backup.vault.clocks import FUTURE_TOLERANCE, is_dated_after_object
 from backup.vault.documents import Entry, ForgottenLine, SourceLine
-from backup.vault.inventory import Coverage, stamp, stamp_of
+from backup.vault.inventory import Coverage, Row, stamp, stamp_of
 from backup.vault.layout import (
     DocumentName,
     Layout,
@@ -351,7 +351,7 @@ class _Owner:
 
     def _note_damaged_documents(self, documents: Survey) -> None:
         for name in documents.misdated:
-            self._note(f"{name.stem} was dated by a wrong clock and decides nothing; it stays")
+            self._note(f"{name.stem} was dated by a wrong clock and decides nothing")
         for name in documents.damaged_ones(checkpoints=False):
             self._note(
                 f"{documents.damaged[name].message}: what it may name stays",
@@ -397,7 +397,25 @@ class _Owner:
                     reason=f"its time is not true: it was stored on {stored_at:%Y-%m-%d}",
                 )
             )
+        kept = [runs[one.snapshot.id] for one in decisions if one.keep]
+        decisions += self._outlived(documents, kept, until=until)
         return sorted(decisions, key=lambda one: (one.snapshot.finished_at, one.snapshot.id))
+
+    def _outlived(
+        self, documents: Survey, kept: Iterable[Row], *, until: datetime
+    ) -> Iterator[Decision]:
+        """Choose what a wrong clock has dated and no window would reach by the store's time.
+
+        Only what a snapshot that stays covers: a repository may be known by nothing else.
+        """
+        for name in documents.misdated:
+            stored_at, row = name.stored_at, documents.rows[name]
+            if name.checkpoint is not None or stored_at is None or stored_at >= until:
+                continue
+            if any(documents.inventory.covers(one, row) for one in kept):
+                snapshot = Snapshot(run_of(name), stored_at, complete=row.header.complete)
+                reason = f"a wrong clock has dated it: it was stored on {stored_at:%Y-%m-%d}"
+                yield Decision(snapshot, keep=False, reason=reason)
 
     def _doomed(self, documents: Survey, since: datetime) -> set[DocumentName]:
         """Choose the manifests that go, and the checkpoints that no run will look at any more."""

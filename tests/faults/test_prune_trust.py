@@ -262,6 +262,23 @@ def test_a_clock_that_is_days_behind_takes_nothing_and_loses_nothing(dated: Esta
     dated.assert_whole()
 
 
+def test_what_a_clock_that_was_ahead_has_dated_goes_when_no_window_reaches_back_to_it(
+    dated: Estate,
+) -> None:
+    made = grown(dated, nights=3)
+    entries = manifest_of(dated, made[-1]).entries
+    known = forge(dated, dated.now + timedelta(days=3), entries)
+    assert dated.prune(daily=3, grace_days=1).exit_code == 0
+    assert known in dated.snapshots()
+    grown(dated, nights=4)
+    # The same with a repository that no other manifest knows.
+    lone = entries[0].model_copy(update={"host_id": "lone", "path": "lone"})
+    stored_at = dated.now - timedelta(days=15)
+    alone = forge(dated, stored_at + timedelta(days=3), [*entries, lone], stored_at=stored_at)
+    dated.prune(daily=3, grace_days=1)
+    assert dated.snapshots() & {known, alone} == {alone}
+
+
 def test_a_record_that_leaves_its_base_out_has_no_base_deleted(estate: Estate) -> None:
     """Of records of one chain as a rule the newest is read: it could say that this is all."""
     one = large(estate)
