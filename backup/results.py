@@ -314,6 +314,7 @@ class Damage:
         repositories: by host, owner and path.
         snapshots: ids of those that cannot give their repository back whole.
         private: whether it names a repository whose name is nobody's business.
+        fix: what to do.
     """
 
     uri: str
@@ -322,6 +323,7 @@ class Damage:
     snapshots: tuple[str, ...]
     private: bool = False
     holders: tuple[tuple[Kind, str], ...] = ()
+    fix: str = DAMAGE_HINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,14 +332,19 @@ class VerifyReport:
 
     Attributes:
         checked: so many repositories.
+        repositories: so many there are.
+        standing: objects that earlier verifications found damaged, which this one did not look at,
+            or not so deep.
         exit_code: 0 when nothing is damaged, 4 when something is.
         not_readable: URIs of objects that lie in an archive: neither damaged nor proved.
     """
 
     depth: str
     checked: int
+    repositories: int
     damaged: tuple[Damage, ...]
     exit_code: int
+    standing: int = 0
     not_readable: tuple[str, ...] = ()
 
 

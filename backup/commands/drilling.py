@@ -197,11 +197,14 @@ def together(damaged: Iterable[Damage]) -> list[Damage]:
     """Tell of each object once, whoever needs it: a file may be of several repositories."""
     found: dict[tuple[str, str], Damage] = {}
     for one in damaged:
-        known = found.get((one.uri, one.problem))
+        # An error names the object, which is named anyway.
+        is_named = one.problem.startswith(f"{one.uri} is ")
+        problem = f"it{one.problem.removeprefix(one.uri)}" if is_named else one.problem
+        known = found.get((one.uri, problem))
         if known is None:
-            found[one.uri, one.problem] = one
+            found[one.uri, problem] = replace(one, problem=problem)
             continue
-        found[one.uri, one.problem] = replace(
+        found[one.uri, problem] = replace(
             known,
             repositories=tuple(sorted({*known.repositories, *one.repositories})),
             snapshots=tuple(sorted({*known.snapshots, *one.snapshots})),

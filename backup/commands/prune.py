@@ -130,7 +130,8 @@ def prune(
             owner.plan(clock())
         except BackupError as error:
             stop.check()
-            refused.append(f"{layout.prefix.rstrip('/')}: {error.message}")
+            hint = f"; {error.hint}" if error.hint else ""
+            refused.append(f"{layout.prefix.rstrip('/')}: {error.message}{hint}")
             damaged = damaged or isinstance(error, IntegrityError)
             continue
         owners.append(owner)

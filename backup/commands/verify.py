@@ -135,7 +135,7 @@ def verify(
     require_git()
     damaged: list[Damage] = []
     not_readable: list[str] = []
-    checked = 0
+    checked = repositories = standing = 0
     originals = OriginalsDestination(destination)
     for layout in require_roots(originals):
         began = clock()
@@ -143,6 +143,7 @@ def verify(
         one = _Root(originals, layout, request, drills, events=events, stop=stop)
         results = one.run()
         checked += len(results)
+        repositories += len(one.there)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
         found = together(found)
         damaged += found
@@ -159,15 +160,19 @@ def verify(
             began=began,
             ended=clock(),
         )
-        if drill.standing:
-            events.note(
-                f"{len(drill.standing)} objects that earlier verifications found damaged still "
-                "count as damaged: this one did not look at them, or not so deep"
-            )
+        standing += len(drill.standing)
         if problem := _note(destination, layout, drill):
             events.note(f"the result is not noted in the vault: {problem}")
     code = ExitCode.DAMAGED if damaged else ExitCode.DONE
-    return VerifyReport(request.depth, checked, tuple(damaged), code, tuple(not_readable))
+    return VerifyReport(
+        request.depth,
+        checked,
+        repositories,
+        tuple(damaged),
+        code,
+        standing=standing,
+        not_readable=tuple(not_readable),
+    )
 
 
 class _Root:
@@ -296,7 +301,8 @@ class _Root:
             problem = f"a delete marker hides it; {one.fix}"
             self.damaged.append(Damage(one.uri, problem, (), (one.name.snapshot_id,)))
         if (lost := self._lost_index()) is not None:
-            self.damaged.append(Damage(uri(self._layout.key("snapshots")), lost.message, (), ()))
+            snapshots = uri(self._layout.key("snapshots"))
+            self.damaged.append(Damage(snapshots, lost.message, (), (), fix=lost.error.hint))
         for stem in sorted(missing_manifests(self._destination, self._layout)):
             problem = f"it is missing, and no prune deleted it: {BRING_BACK}"
             self.damaged.append(Damage(uri(self._layout.document_of(stem)), problem, (), ()))

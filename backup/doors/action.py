@@ -224,10 +224,15 @@ def _verify(config: Config, runner: Runner) -> int:
     from backup.report.terminal import (
         TerminalEvents,
         log_console,
-        not_readable_words,
         print_verify,
     )
-    from backup.results import DAMAGE_HINT, Finding
+    from backup.report.words import (
+        not_readable_words,
+        soundness_words,
+        standing_words,
+        verified_words,
+    )
+    from backup.results import Finding
 
     stop = make_stop(config)
     hides = _hides_names(config)
@@ -247,20 +252,21 @@ def _verify(config: Config, runner: Runner) -> int:
         print_verify(shown, console)
         tell(alert_of_verify(shown))
     is_well = report.exit_code == ExitCode.DONE
-    words = f"{report.checked} repositories verified ({report.depth})"
     findings = [
         *(
             Finding(
                 "error",
                 f"{one.uri}: {one.problem}; {len(one.snapshots)} snapshots depend on it",
-                DAMAGE_HINT,
+                one.fix,
             )
             for one in shown.damaged
         ),
         *((Finding("info", not_readable_words(report)),) if report.not_readable else ()),
-        Finding("info", words),
+        *((Finding("warning", standing_words(report)),) if report.standing else ()),
+        Finding("info", verified_words(report)),
     ]
-    heading = "✅ Nothing is damaged" if is_well else "❌ Stored data is damaged"
+    sound = soundness_words(report).capitalize()
+    heading = f"✅ {sound}" if is_well else "❌ Stored data is damaged"
     _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
     return report.exit_code
 

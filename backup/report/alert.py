@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from backup.errors import ExitCode
 from backup.model import RunReport, RunResult
-from backup.results import DAMAGE_HINT, Finding, PruneReport, VerifyReport
+from backup.report.words import verified_words
+from backup.results import Finding, PruneReport, VerifyReport
 
 _MOST_LINES = 20
 # Amazon SNS API Reference, "Publish": printable ASCII, shorter than 100, beginning with no blank.
@@ -69,7 +70,7 @@ def alert_of_run(report: RunReport) -> Alert:
 def alert_of_verify(report: VerifyReport) -> Alert:
     """Tell of a verification."""
     if not report.damaged:
-        return _alert("success", f"{report.checked} repositories verified ({report.depth})", ())
+        return _alert("success", verified_words(report), ())
     lines = [f"{len(report.damaged)} stored objects are damaged:"]
     lines += _some(
         [
@@ -77,7 +78,10 @@ def alert_of_verify(report: VerifyReport) -> Alert:
             for one in report.damaged
         ]
     )
-    lines += ["", f"What follows: {DAMAGE_HINT}."]
+    lines += [
+        "",
+        *(f"What follows: {fix}." for fix in dict.fromkeys(o.fix for o in report.damaged)),
+    ]
     return _alert("failed", "Backup verification: stored data is damaged", lines)
 
 

@@ -213,6 +213,8 @@ def verify_document(report: VerifyReport) -> JsonObject:
     return {
         "depth": report.depth,
         "checked": report.checked,
+        "repositories": report.repositories,
+        "standing": report.standing,
         "damaged": [
             {
                 "uri": one.uri,

@@ -26,8 +26,13 @@ from rich.text import Text
 
 from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
 from backup.refs import tell_not_selected
+from backup.report.words import (
+    not_readable_words,
+    soundness_words,
+    standing_words,
+    verified_words,
+)
 from backup.results import (
-    DAMAGE_HINT,
     AcceptReport,
     DrillNote,
     Finding,
@@ -393,24 +398,18 @@ def print_verify(report: VerifyReport, console: Console) -> None:
         more = len(one.snapshots) - _MAX_NAMES
         if some:
             _line(console, f"  in {some}{f' and {more} more' if more > 0 else ''}")
-    words = f"{report.checked} repositories verified ({report.depth})"
+    words, number = verified_words(report), len(report.damaged)
     if report.damaged:
-        _line(console, f"{words}: {len(report.damaged)} objects are damaged", style="bold red")
-        _line(console, f"hint: {DAMAGE_HINT}")
+        objects = "1 object is" if number == 1 else f"{number} objects are"
+        _line(console, f"{words}: {objects} damaged", style="bold red")
+        for fix in dict.fromkeys(one.fix for one in report.damaged):
+            _line(console, f"hint: {fix}")
     else:
-        _line(console, f"{words}: nothing is damaged", style="green")
+        _line(console, f"{words}: {soundness_words(report)}", style="green")
+    if report.standing:
+        _line(console, f"note: {standing_words(report)}", style="yellow")
     if report.not_readable:
         _line(console, f"note: {not_readable_words(report)}", style="yellow")
-
-
-def not_readable_words(report: VerifyReport) -> str:
-    """Say how much a verification could not read, and what that means."""
-    number = len(report.not_readable)
-    objects = "1 object is" if number == 1 else f"{number} objects are"
-    return (
-        f"{objects} archived and not readable now: nothing was proved of what needs them, "
-        "and nothing is known to be wrong with it"
-    )
 
 
 def print_prune(report: PruneReport, console: Console) -> None:

@@ -79,6 +79,8 @@ def test_status_and_verify_name_the_root(vault: Vault) -> None:
     assert (report.exit_code, report.checked) == (4, 1)
     (damage,) = report.damaged
     assert damage.uri.endswith("folder/one/snapshots")
+    # No run takes a full of what it refuses.
+    assert "how manifests come back" in damage.fix
 
 
 def test_list_refuses(vault: Vault) -> None:

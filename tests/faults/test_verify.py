@@ -58,12 +58,13 @@ class Vault:
         return self.folder / ROOT / "snapshots" / f"{self.snapshots[number]}.json.gz"
 
     def verify(self, depth: Any, **more: Any) -> VerifyReport:
+        clock = partial(_as_it_is, BEGAN + timedelta(days=30))
         return verify(
-            FolderDestination(self.folder),
+            Timed(FolderDestination(self.folder), clock),
             VerifyRequest(depth, **more),
             events=Silence(),
             stop=Stop(),
-            clock=partial(_as_it_is, BEGAN + timedelta(days=30)),
+            clock=clock,
         )
 
 
@@ -342,17 +343,16 @@ def test_a_bundle_whose_pack_is_not_what_git_takes_is_found(vault: Vault) -> Non
 
 
 def test_a_sample_checks_less_and_says_how_much(vault: Vault) -> None:
-    checked = [
-        verify(
-            FolderDestination(vault.folder),
-            VerifyRequest("objects", sample_percent=50),
-            events=Silence(),
-            stop=Stop(),
-            clock=partial(_as_it_is, BEGAN + timedelta(days=day)),
-        ).checked
-        for day in range(2)
-    ]
-    assert sum(checked) == 2
+    drilled = []
+    for day in range(2):
+        clock = partial(_as_it_is, BEGAN + timedelta(days=day))
+        request = VerifyRequest("objects", sample_percent=50)
+        vault_then = Timed(FolderDestination(vault.folder), clock)
+        report = verify(vault_then, request, events=Silence(), stop=Stop(), clock=clock)
+        assert (report.checked, report.repositories) == (1, 2)
+        (*_, newest) = sorted((vault.folder / ROOT / "drills").glob("*.json.gz"))
+        drilled += decode(newest.read_bytes(), Drill, where="the drill").checked
+    assert len({one.host_id for one in drilled}) == 2
 
 
 # --- The command line, and a bucket ---------------------------------------------------------------
@@ -365,10 +365,22 @@ def test_the_command_line_tells_damage_by_exit_code_words_and_json(vault: Vault)
     repo_backup("verify", "--from", vault.folder)
     found = repo_backup("verify", "--from", vault.folder, "--depth", "restore", check=4)
     assert found.stdout.startswith(f"damaged: {bundle}: ")
+    assert "2 repositories verified (restore): 1 object is damaged" in found.stdout
+    half = repo_backup("verify", "--from", vault.folder, "--sample-percent", "50")
+    assert "1 of 2 repositories verified (objects): nothing is damaged of what was" in half.stdout
+    assert "1 object that earlier verifications found damaged still counts" in half.stdout
     answer = repo_backup(
         "verify", "--from", vault.folder, "--depth", "packs", "--json", check=4
     ).json
-    assert answer.keys() == {"depth", "checked", "damaged", "not_readable_now"}
+    assert (answer["checked"], answer["repositories"], answer["standing"]) == (2, 2, 0)
+    assert answer.keys() == {
+        "depth",
+        "checked",
+        "repositories",
+        "standing",
+        "damaged",
+        "not_readable_now",
+    }
     (damage,) = answer["damaged"]
     assert damage["uri"] == str(bundle)
     assert damage["repositories"] == [f"{ROOT}/quiet"]

@@ -206,7 +206,7 @@ def test_the_example_backs_up_what_the_action_gets_from_it(
     assert (done.code, done.outputs["captured"]) == (0, "1"), done.shown
     proved = runner.step(**{"token": "", **drill})
     assert (proved.code, proved.outputs) == (0, {"result": "success"}), proved.shown
-    assert "1 repositories verified (restore)" in proved.summary
+    assert "1 repository verified (restore)" in proved.summary
     vault = "s3://workflow-vault/git"
     repo_backup("restore", "acme/widgets", "--from", vault, tmp_path / "back.git", env=env)
     assert_same_mirror(tmp_path / "back.git", to_be_kept(widgets))

@@ -143,6 +143,8 @@ class Soak:
             f"failed {told['failed']:2} restored {told['restores compared']:2}  "
             + "; ".join(tonight.log)
         )
+        for problem in () if report is None else report.problems:
+            self._say(f"  {problem}")
         self._world.log.clear()
         for lie in self.figures.lies[lies:]:
             self._say(f"  LIE {lie}")
