@@ -237,7 +237,7 @@ def print_vault(listing: VaultListing, console: Console) -> None:
             Text(shown(_state(row)), style=_STYLES_OF_STATES.get(row.state, "")),
             Text(_time_or_never(row.checked_at)),
             Text(_time_or_never(row.captured_at)),
-            Text("never" if row.drill is None else _proved(row.drill)),
+            Text("never" if row.drill is None else _proved(row.drill, row)),
             str(row.bundles),
             decimal(row.size_bytes),
         )
@@ -273,7 +273,7 @@ def _print_snapshots(rows: Sequence[SnapshotRow], console: Console) -> None:
 def print_history(history: History, console: Console) -> None:
     """Print one repository's captures, the newest last."""
     row = history.repository
-    proved = "" if row.drill is None else f", verified {_proved(row.drill)}"
+    proved = "" if row.drill is None else f", verified {_proved(row.drill, row)}"
     _line(
         console,
         f"{row.host}/{row.owner}/{row.path} (id {row.host_id}): {_state(row)}, "
@@ -574,8 +574,10 @@ def _state(row: RepositoryRow) -> str:
     return f"{state}, damage accepted" if row.damaged else state
 
 
-def _proved(drill: DrillNote) -> str:
-    return f"{_time(drill.at)} ({drill.depth}): {'sound' if drill.ok else 'damaged'}"
+def _proved(drill: DrillNote, row: RepositoryRow) -> str:
+    # What is damaged may be needed by older states alone.
+    found = "sound" if drill.ok else "damaged" if row.damaged else "older states damaged"
+    return f"{_time(drill.at)} ({drill.depth}): {found}"
 
 
 def _time_or_never(moment: datetime | None) -> str:

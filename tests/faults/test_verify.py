@@ -403,6 +403,7 @@ def test_the_next_run_mends_the_newest_state_and_verify_tells_what_stays_lost(
     assert [one["plan"] for one in again["repositories"]] == ["full"]
     (damage,) = repo_backup("verify", "--from", vault, "--json", check=4).json["damaged"]
     assert (damage["uri"], damage["snapshots"]) == (str(bundle), [first])
+    assert "older states damaged" in repo_backup("list", "--from", vault).stdout
     repo_backup("restore", "widgets", "--from", vault, tmp_path / "back.git")
     assert_same_mirror(tmp_path / "back.git", to_be_kept(path))
 
