@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
 from backup.doors import aws_lambda
 from backup.doors.lambda_entry import PATH
@@ -27,6 +28,7 @@ from tests.support.runtime_api import Function, home_variables, started
 from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
 
+LAMBDA_TEMPLATE = Path(__file__).parents[2] / "aws" / "lambda.yaml"
 TOKEN = "glpat-sentinel-of-the-function"
 PASSWORD = "sentinel-of-the-git-server-0123"
 
@@ -195,6 +197,15 @@ def test_a_repository_that_no_invocation_is_long_enough_for_starves_no_other(
     assert "--deadline-minutes" in cut.body["errorMessage"]
 
 
+def weekly_event(bucket: str) -> dict[str, Any]:
+    """Make the event of the template's weekly drill."""
+    template = cfn_yaml.loads(LAMBDA_TEMPLATE.read_text("utf-8"))
+    (target,) = template["Resources"]["Weekly"]["Properties"]["Targets"]
+    text = target["Input"]["Fn::Sub"].replace("${BucketName}/${Prefix}", bucket)
+    event: dict[str, Any] = json.loads(text)
+    return event
+
+
 def test_a_schedule_s_event_and_the_older_tool_s_variables_are_enough(
     tmp_path: Path, rclone_http: S3Server
 ) -> None:
@@ -216,8 +227,9 @@ def test_a_schedule_s_event_and_the_older_tool_s_variables_are_enough(
             assert done.body["manifests"][0].startswith("s3://lambda-vault/")
             checked = function.invoke({"command": "status", "from": "s3://lambda-vault"})
             assert not checked.is_error, checked.body
-            proved = function.invoke({"command": "verify", "from": "s3://lambda-vault"})
-            assert (proved.is_error, proved.body["checked"]) == (False, 1)
+            proved = function.invoke(weekly_event("lambda-vault"))
+            assert not proved.is_error, proved.body
+            assert (proved.body["depth"], proved.body["checked"]) == ("restore", 1)
             assert TOKEN not in function.text
     with rclone_http.client() as client:
         found = client.list_objects_v2(Bucket="lambda-vault")["Contents"]

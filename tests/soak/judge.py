@@ -339,6 +339,13 @@ class Judge:
         """Note that what was left of a named file was removed."""
         damage.left, damage.taken_away = "", self.night
 
+    def show_again(self, key: str) -> None:
+        """Note that what was hidden is there again."""
+        del self.damages[key]
+        for past in self.past:
+            if past.key == key:
+                past.lost = False
+
     def lose_manifest(self, root: str) -> None:
         """Note that the newest manifest of a root is gone: until the next run nobody knows more."""
         for past in self.past:
@@ -365,8 +372,7 @@ class Judge:
     def needed(self, past: Past, host_id: str, state: Expected | None) -> frozenset[str]:
         """Return the same with the files of Git LFS."""
         files = () if state is None else state.files
-        lfs = frozenset(f"{past.root}lfs/{oid[:2]}/{oid[2:4]}/{oid}" for oid in files)
-        return self.chain_of(past, host_id) | lfs
+        return self.chain_of(past, host_id) | {_lfs_key(past.root, oid) for oid in files}
 
     def _harm(self, past: Past, host_id: str, state: Expected | None) -> list[Damage]:
         keys = self.needed(past, host_id, state)
@@ -393,6 +399,9 @@ class Judge:
                 del self.damages[key]
                 self.figures.counts["damage healed"] += 1
         needed = set(self._harm_in_current_chains())
+        for name, claim in self.claims.items():
+            # After a run without a word any of the states may be the newest.
+            needed |= {_lfs_key(name.root, oid) for state in claim.states for oid in state.files}
         for key, damage in self.damages.items():
             if damage.harmful and not damage.healed and key not in needed:
                 damage.healed = True
@@ -526,6 +535,10 @@ class Judge:
 
     def _document(self, key: str) -> Any:
         return json.loads(gzip.decompress(self.store.read(key)))
+
+
+def _lfs_key(root: str, oid: str) -> str:
+    return f"{root}lfs/{oid[:2]}/{oid[2:4]}/{oid}"
 
 
 _NEVER = datetime.min.replace(tzinfo=UTC)

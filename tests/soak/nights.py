@@ -360,13 +360,13 @@ class Soak:
             nights = 0 if "/snapshots/" in key else _NIGHTS_HIDDEN
             if damage.how == "hidden" and self.judge.night - damage.night > nights:
                 self._store.show(key)
-                del self.judge.damages[key]
+                self.judge.show_again(key)
         beyond_repair = self.judge.beyond_repair(present)
         for one in (one for damages in beyond_repair.values() for one in damages):
             if one.how == "hidden" and one.key in self.judge.damages:
                 # Nothing that one command brings back can be accepted.
                 self._store.show(one.key)
-                del self.judge.damages[one.key]
+                self.judge.show_again(one.key)
         beyond_repair = self.judge.beyond_repair(present)
         self._take_damaged_files_away(beyond_repair)
         for name, damages in beyond_repair.items():
