@@ -25,7 +25,7 @@ from backup.destinations.folder import FolderDestination
 from backup.results import VerifyReport
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
-from backup.vault.documents import Drill, decode
+from backup.vault.documents import Drill, DrillLine, decode
 from tests.support.git import commit_chain, init_bare, update_refs
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
@@ -343,7 +343,7 @@ def test_a_bundle_whose_pack_is_not_what_git_takes_is_found(vault: Vault) -> Non
 
 
 def test_a_sample_checks_less_and_says_how_much(vault: Vault) -> None:
-    drilled = []
+    drilled: list[DrillLine] = []
     for day in range(2):
         clock = partial(_as_it_is, BEGAN + timedelta(days=day))
         request = VerifyRequest("objects", sample_percent=50)
