@@ -1,7 +1,7 @@
 """The way to a repository's upload-pack, by what its source says of it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ from backup.git.transport import Transport, open_folder
 from backup.git.upload_pack import Remote
 from backup.model import Repository, Selection
 from backup.secret import Secret
-from backup.sources.plain import broken_alternates, incomplete_because, open_git_folder
+from backup.sources.plain import incomplete_because, missing_because, open_git_folder
 from backup.stopping import Stop
 
 Authorization = Callable[[], Secret | None]
@@ -93,7 +93,8 @@ class Remotes:
         """Open a repository, and say why where its own history is not whole.
 
         Raises:
-            IncompleteRepository: it is shallow, a partial clone, or borrows objects that are gone.
+            IncompleteRepository: it is shallow, or lacks objects: as a partial clone, or since it
+                borrows some that are gone.
             RepositoryUnavailable: it is no repository (any more).
         """
         if not is_local(repository):
@@ -110,8 +111,8 @@ class Remotes:
         except NotOurRef:
             # The refs may only have moved; who asks again asks `lacking` in the end.
             raise
-        except ProtocolError as error:
-            if reason := broken_alternates(folder.git_directory):
+        except (ProtocolError, IncompleteRepository) as error:
+            if reason := missing_because(folder.git_directory):
                 raise IncompleteRepository(
                     f"the repository's objects are not all there: {reason}"
                 ) from error
@@ -120,9 +121,17 @@ class Remotes:
     @contextmanager
     def open_mirror(self, repository: Repository, *, disk: Disk) -> Iterator[Remote]:
         """Open a temporary mirror of a repository whose server has no protocol version 2."""
+        url = repository.clone_url
+        if not is_local(repository) and not is_ssh(url):
+            # git does not follow redirects here: it would take the credentials along.
+            asked = HttpTransport(url, client=self.network.http, authorization=self.authorization)
+            with closing(asked):
+                self.count("git")
+                asked.advertisement()
+                url = asked.base
         self.count("git")
         reach = self._reach(repository)
-        with mirrored(repository.clone_url, reach=reach, disk=disk, stop=self.stop) as mirror:
+        with mirrored(url, reach=reach, disk=disk, stop=self.stop) as mirror:
             transport = open_folder(mirror, safe=[mirror], stop=self.stop)
             with Remote(transport, selection=self.selection, count=lambda _: None) as remote:
                 yield remote
@@ -213,4 +222,4 @@ def lacking(repository: Repository) -> str:
     """Say what a repository's store of objects lacks, where that can be seen; empty otherwise."""
     if not is_local(repository):
         return ""
-    return broken_alternates(open_git_folder(repository).git_directory)
+    return missing_because(open_git_folder(repository).git_directory)

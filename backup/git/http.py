@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import BinaryIO
@@ -41,6 +42,7 @@ from backup.errors import (
     SourceError,
     TruncatedResponse,
 )
+from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader, Special
 from backup.secret import Secret
 from backup.stopping import Stop
@@ -242,7 +244,9 @@ class HttpTransport:
         if answer.url.endswith(suffix):
             # What the server redirected to is where the next requests go as well.
             self._base = answer.url.removesuffix(suffix)
-        packets = self._receive(answer, f"application/x-{_SERVICE}-advertisement")
+        if _media_type(answer) != f"application/x-{_SERVICE}-advertisement":
+            return self._from_files(answer)
+        packets = self._packets = PacketReader(answer.read)
         first = packets.next()
         if first is Special.FLUSH or _service_line(first) is None:
             packets.put_back(first)
@@ -254,7 +258,15 @@ class HttpTransport:
 
     def exchange(self, request: bytes) -> PacketReader:
         answer = self._ask("POST", f"{self._base}/{_SERVICE}", body=request)
-        return self._receive(answer, f"application/x-{_SERVICE}-result")
+        if _media_type(answer) != f"application/x-{_SERVICE}-result":
+            raise self._no_git(answer)
+        self._packets = PacketReader(answer.read)
+        return self._packets
+
+    @property
+    def base(self) -> str:
+        """The URL that answers: what the server redirected to, once it was asked."""
+        return self._base
 
     def ended(self) -> bool:
         if self._packets is None:
@@ -304,15 +316,32 @@ class HttpTransport:
             headers["Authorization"] = authorization.reveal()
         return self._client.ask(method, url, headers=headers, body=body, named=self._named)
 
-    def _receive(self, answer: "Answer", content_type: str) -> PacketReader:
-        found = answer.headers.get("content-type", "")
-        if found.partition(";")[0].strip().lower() != content_type:
-            raise RepositoryUnavailable(
-                f"{self._named}: the server answers with {found[:80]!r}, not with git's protocol",
-                hint="check the URL: it must be the one that git clone takes",
-            )
-        self._packets = PacketReader(answer.read)
+    def _from_files(self, answer: "Answer") -> PacketReader:
+        """Make the advertisement of a repository of which a web server has the files alone."""
+        no_git = self._no_git(answer)
+        listed = read_list(answer.read)
+        if listed is None:
+            answer.close()
+            raise no_git
+        head = b""
+        with suppress(RepositoryMissing):
+            answer = self._ask("GET", f"{self._base}/HEAD", body=None)
+            head = answer.read(_WORDS_BYTES)
+        if not listed and not head.startswith(b"ref: refs/"):
+            raise no_git
+        self._packets = PacketReader(BytesIO(b"".join(advertisement(listed, head))).read)
         return self._packets
+
+    def _no_git(self, answer: "Answer") -> RepositoryUnavailable:
+        found = answer.headers.get("content-type", "")
+        return RepositoryUnavailable(
+            f"{self._named}: the server answers with {found[:80]!r}, not with git's protocol",
+            hint="check the URL: it must be the one that git clone takes",
+        )
+
+
+def _media_type(answer: "Answer") -> str:
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _service_line(packet: bytes | Special) -> bytes | None:

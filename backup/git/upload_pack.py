@@ -61,6 +61,7 @@ class Advertised:
         version: 2, or 0 for a server without protocol version 2.
         refs: with version 0 the advertisement is the list of refs itself.
         nothing_said: it was a lone flush, as version 0 has it for an empty repository.
+        known: names of its capabilities; a server may end at one that it has not named.
     """
 
     version: int
@@ -68,6 +69,7 @@ class Advertised:
     unborn: bool = False
     refs: Refs | None = None
     nothing_said: bool = False
+    known: frozenset[bytes] = frozenset()
 
 
 class Remote:
@@ -181,9 +183,10 @@ class Remote:
 
 def _read_advertisement(packets: PacketReader, selection: Selection) -> Advertised:
     first = packets.next()
-    if first == b"version 2\n":
+    # Some servers write no newline behind it.
+    if first in {b"version 2\n", b"version 2"}:
         return _capabilities(packets.lines())
-    if first == b"version 1\n":
+    if first in {b"version 1\n", b"version 1"}:
         first = packets.next()
     if first is Special.FLUSH:
         return Advertised(0, "sha1", refs=Refs(tips={}, protocol_v2=False), nothing_said=True)
@@ -201,6 +204,7 @@ def _capabilities(lines: Iterator[bytes]) -> Advertised:
         2,
         _object_format(values.get(b"object-format", b"sha1")),
         unborn=b"unborn" in values[b"ls-refs"].split(),
+        known=frozenset(values),
     )
 
 
@@ -340,10 +344,11 @@ class _RefCollector:
 
 
 def _command(name: bytes, advertised: Advertised) -> list[bytes]:
+    # git 2.18 to 2.27 know no object-format, and end at what they do not know.
+    told = {b"agent": _AGENT, b"object-format": advertised.object_format.encode()}
     return [
         encode_line(b"command=" + name),
-        encode_line(b"agent=" + _AGENT),
-        encode_line(b"object-format=" + advertised.object_format.encode()),
+        *(encode_line(b"%b=%b" % one) for one in told.items() if one[0] in advertised.known),
         DELIMITER,
     ]
 

@@ -71,17 +71,20 @@ def incomplete_because(git_directory: Path) -> str:
     shallow = git_directory / "shallow"
     if shallow.is_file() and shallow.stat().st_size > 0:
         return "shallow: its history is cut off (git fetch --unshallow completes it)"
-    if any((git_directory / "objects" / "pack").glob("*.promisor")):
-        return "a partial clone (promisor): objects are left at its remote"
     return ""
 
 
-def broken_alternates(git_directory: Path) -> str:
-    """Name the first store of borrowed objects that is not there, or an empty string."""
+def missing_because(git_directory: Path) -> str:
+    """Tell why objects may be missing, of a repository that lacks some, or an empty string.
+
+    A partial clone may have fetched all of them since, and keeps its marks.
+    """
     for line in alternates_of(git_directory / "objects"):
         store = Path(line) if line.startswith("/") else git_directory / "objects" / line
         if not store.is_dir():
             return f"it borrows objects (alternates) from {line}, which is not there"
+    if any((git_directory / "objects" / "pack").glob("*.promisor")):
+        return "it is a partial clone (promisor), which leaves objects at its remote"
     return ""
 
 

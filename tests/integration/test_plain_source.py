@@ -11,8 +11,8 @@ from backup.errors import IncompleteRepository
 from backup.model import Refs, Repository, Selection
 from backup.sources.plain import FolderSource, GitUrlSource, open_git_folder
 from backup.stopping import Stop
-from tests.support.git import git, init_bare
-from tests.support.mirrors import mirror_state
+from tests.support.git import commit_chain, git, init_bare, update_refs
+from tests.support.mirrors import assert_same_mirror, mirror_state
 from tests.support.program import repo_backup
 
 Shaped = Callable[[str], Path]
@@ -59,16 +59,32 @@ def test_a_folder_moved_with_its_repositories_keeps_their_identities(tmp_path: P
     assert [one.host_id for one in before.values()] == [one.host_id for one in after.values()]
 
 
-@pytest.mark.parametrize(
-    ("shape", "reason"), [("shallow", "shallow"), ("partial", "partial clone")]
-)
 def test_a_repository_whose_history_is_cut_is_refused_by_its_reason(
-    shape: str, reason: str, shaped: Shaped, tmp_path: Path
+    shaped: Shaped, tmp_path: Path
 ) -> None:
-    shutil.copytree(shaped(shape), tmp_path / "x.git", symlinks=True)
+    shutil.copytree(shaped("shallow"), tmp_path / "x.git", symlinks=True)
     (repository,) = listed(tmp_path).values()
-    with pytest.raises(IncompleteRepository, match=reason):
+    with pytest.raises(IncompleteRepository, match="shallow"):
         refs_of(repository)
+
+
+def test_a_partial_clone_that_has_fetched_all_of_its_objects_is_captured(tmp_path: Path) -> None:
+    upstream = init_bare(tmp_path / "upstream.git")
+    update_refs(upstream, {b"refs/heads/main": commit_chain(upstream, 3)[-1]})
+    git("config", "uploadpack.allowFilter", "true", cwd=upstream)
+    path = tmp_path / "root" / "x.git"
+    path.parent.mkdir()
+    git("clone", "-q", "--mirror", "--filter=blob:none", upstream.as_uri(), str(path), cwd=tmp_path)
+    words = ("run", "--from", path.parent, "--to", tmp_path / "vault", "--json")
+    (outcome,) = repo_backup(*words, check=1).json["repositories"]
+    assert "partial clone" in outcome["reason"]
+    git("fetch", "-q", "--refetch", "--no-filter", "origin", cwd=path)
+    shutil.rmtree(upstream)
+    assert [*path.rglob("*.promisor")]
+    (outcome,) = repo_backup(*words).json["repositories"]
+    assert (outcome["status"], outcome["plan"]) == ("captured", "full")
+    repo_backup("restore", "x", "--from", tmp_path / "vault", tmp_path / "back.git")
+    assert_same_mirror(tmp_path / "back.git", path)
 
 
 def test_borrowed_objects_that_are_gone_are_the_reason_that_is_told(

@@ -5,17 +5,18 @@ credentials, passes bodies on as they come and keeps connections alive. What git
 """
 
 import base64
+import gzip
 import os
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 from tests.support.git import environment
@@ -56,6 +57,16 @@ class Answer:
     body: bytes = b""
 
 
+class Imitation(Protocol):
+    """What another git server does with what today's git would do."""
+
+    def dies(self, body: bytes) -> bool:
+        """Tell whether it ends at a request without a word."""
+
+    def says(self, request: Request, body: bytes) -> bytes:
+        """Make its answer of today's."""
+
+
 class GitHttpServer:
     """Serves every bare repository below a folder, for reading; for writing where it allows that.
 
@@ -68,6 +79,7 @@ class GitHttpServer:
         protocol: 0 for a server that knows no protocol version 2.
         asks_first: whether who comes must be known before such an answer is given.
         settings: git's configuration at the server.
+        imitates: another server than today's git.
     """
 
     def __init__(
@@ -81,7 +93,9 @@ class GitHttpServer:
         protocol: int = 2,
         asks_first: bool = False,
         settings: Mapping[str, str] | None = None,
+        imitates: Imitation | None = None,
     ) -> None:
+        self.imitates = imitates
         self._tls = tls
         self._lock = Lock()
         self._accepted = set()
@@ -193,6 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def _run_git(self, request: Request) -> None:
+        if self.place.imitates is not None:
+            self._imitate(request, self.place.imitates)
+            return
         with subprocess.Popen(
             ["git", "http-backend"],
             env=self._cgi(request),
@@ -209,6 +226,33 @@ class _Handler(BaseHTTPRequestHandler):
                 process.kill()
                 self.close_connection = True
                 raise
+
+    def _imitate(self, request: Request, other: Imitation) -> None:
+        body = b"".join(self._body(request.headers))
+        is_packed = request.headers.get("content-encoding") == "gzip"
+        if other.dies(gzip.decompress(body) if is_packed else body):
+            self._send_whole(200, [("Content-Type", "application/x-git-upload-pack-result")], b"")
+            return
+        fields = request.headers | {"content-length": str(len(body))}
+        done = subprocess.run(
+            ["git", "http-backend"],
+            env=self._cgi(replace(request, headers=fields)),
+            input=body,
+            capture_output=True,
+            check=True,
+        )
+        head, _, said = done.stdout.partition(b"\r\n\r\n")
+        lines = (line.partition(": ")[::2] for line in head.decode("latin-1").split("\r\n"))
+        told = dict(lines)
+        status = int(told.pop("Status", "200").split()[0])
+        self._send_whole(status, [*told.items()], other.says(request, said))
+
+    def _send_whole(self, status: int, fields: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in [*fields, ("Content-Length", str(len(body)))]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
 
     def _cgi(self, request: Request) -> dict[str, str]:
         place = urlsplit(request.target)
