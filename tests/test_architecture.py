@@ -23,7 +23,7 @@ MODULES = {
 }
 
 # Each may import itself, what stands here, and `backup` for the version.
-GROUND = ("model", "errors", "secret", "stopping", "counting", "results", "times")
+GROUND = ("model", "errors", "secret", "stopping", "counting", "results", "times", "urls")
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": ("secret",),
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "secret": (),
     "stopping": ("errors",),
     "times": (),
+    "urls": (),
     "counting": (),
     "results": ("model", "errors"),
     "refs": ("model",),
@@ -62,7 +63,10 @@ HOME_OF: dict[str, tuple[str, ...]] = {
     "botocore": ("backup.destinations.s3",),
     "github": ("backup.sources.github", "backup.metadata.github"),
     "gitlab": ("backup.sources.gitlab", "backup.metadata.gitlab"),
-    "urllib3": ("backup.git.http",),
+    "urllib3": (
+        "backup.urls",
+        "backup.git.http",
+    ),
     "tenacity": ("backup.commands.retrying",),
     "git": ("backup.git.command",),
     "dulwich": (),
@@ -121,7 +125,12 @@ def test_imports_point_one_way(module: str) -> None:
 
 
 # Helpers that adapters of one kind share.
-SHARED = {"backup.destinations.keys", "backup.sources.confined", "backup.sources.one_server"}
+SHARED = {
+    "backup.destinations.keys",
+    "backup.report.words",
+    "backup.sources.confined",
+    "backup.sources.one_server",
+}
 
 
 @pytest.mark.parametrize("folder", ["sources", "destinations", "report", "metadata"])

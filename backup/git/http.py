@@ -19,7 +19,7 @@ from io import BytesIO
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import BinaryIO
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
 
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager
@@ -47,6 +47,7 @@ from backup.git.pktline import PacketReader, Special
 from backup.secret import Secret
 from backup.stopping import Stop
 from backup.times import http_time
+from backup.urls import joined, place_of, shown
 
 # What a request sends: bytes, or a file whose length a header tells.
 Body = bytes | BinaryIO | None
@@ -63,7 +64,6 @@ _PIECE_BYTES = 1 << 18
 _PIECES_AHEAD = 8
 _LOOK_SECONDS = 0.25
 _CLOSING_SECONDS = 0.2
-_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +289,11 @@ class HttpTransport:
                 require_success(answer, self._named, signed_in=self._authorization() is not None)
                 return answer
             answer.close()
-            target = urljoin(url, answer.headers.get("location", ""))
-            if origin(target) != origin(self._named):
+            target = joined(url, answer.headers.get("location", ""))
+            place = place_of(target)
+            if place is None or place != place_of(self._named):
                 raise SourceError(
-                    f"{self._named}: the server redirects to another place, {_shown_url(target)}",
+                    f"{self._named}: the server redirects to another place, {shown(target)}",
                     hint="give that URL, if you trust it: credentials never follow a redirect",
                 )
             url = target
@@ -621,26 +622,3 @@ def _notice(headers: Mapping[str, str]) -> str:
     # Source: RFC 7725, section 4: who blocks is named by a link of type blocked-by.
     link = headers.get("link", "")
     return f": {link[:500]}" if link else ""
-
-
-def is_usable(url: str) -> bool:
-    """Tell whether a URL that somebody else made can be asked at all."""
-    try:
-        place, read = parse_url(url), urlsplit(url)
-    except (HTTPError, ValueError):
-        return False
-    # What is compared with other places must be the place that is asked.
-    is_one = (place.host or "").strip("[]").lower() == (read.hostname or "")
-    return place.scheme in _PORTS and bool(place.host) and place.auth is None and is_one
-
-
-def origin(url: str) -> tuple[str, str, int | None]:
-    """Tell the scheme, host and port of a URL: what credentials are for."""
-    place = urlsplit(url)
-    scheme = place.scheme.lower()
-    return scheme, (place.hostname or "").lower(), place.port or _PORTS.get(scheme)
-
-
-def _shown_url(url: str) -> str:
-    place = urlsplit(url)
-    return urlunsplit((place.scheme, place.netloc.rpartition("@")[2], place.path, "", ""))[:300]

@@ -19,7 +19,6 @@ from pathlib import Path
 from stat import S_ISLNK, S_ISREG
 from threading import Lock
 from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
 
 from backup.errors import FileMissing, LinkExpired, SourceError, TruncatedResponse
 from backup.git.http import (
@@ -28,12 +27,11 @@ from backup.git.http import (
     Answer,
     Body,
     HttpClient,
-    is_usable,
-    origin,
     require_success,
 )
 from backup.git.pointers import Pointer
 from backup.secret import Secret
+from backup.urls import Place, joined, place_of
 
 MOST_AT_ONCE = 100
 
@@ -255,9 +253,10 @@ class OverSsh:
         except (ValueError, RecursionError) as error:
             raise SourceError("what git-lfs-authenticate says is no JSON") from error
         url = found.get("href") if isinstance(found, dict) else None
-        if not isinstance(url, str) or not is_usable(url):
+        place = place_of(url) if isinstance(url, str) else None
+        if not isinstance(url, str) or place is None:
             raise SourceError("git-lfs-authenticate names no server")
-        if url.startswith("http:") and urlsplit(url).hostname not in _THIS_MACHINE:
+        if place.scheme == "http" and place.host not in _THIS_MACHINE:
             raise SourceError("git-lfs-authenticate names a server without encryption (http)")
         over_at = _over_at(found)
         good_until = time.monotonic() + _LIFE_SECONDS if over_at is None else over_at
@@ -340,12 +339,10 @@ class LfsServer:
                 yield from _content(answer, named)
                 return
             answer.close()
-            try:
-                target = urljoin(url, answer.headers.get("location", ""))
-            except ValueError as error:
-                raise SourceError(f"{named}: the store redirects to no URL") from error
-            self._require_as_safe(target, self._access())
-            if origin(target) != origin(url):
+            target = joined(url, answer.headers.get("location", ""))
+            if place_of(target) is None:
+                raise SourceError(f"{named}: the store redirects to no URL")
+            if self._require_as_safe(target, self._access()) != place_of(url):
                 headers = {}
             url = target
         raise SourceError(f"{named}: the store redirects in circles")
@@ -412,21 +409,23 @@ class LfsServer:
         if not isinstance(action, dict) or not isinstance(action.get("href"), str):
             raise SourceError("the server's link to it is none")
         access = self._access()
-        self._require_as_safe(action["href"], access)
+        place = self._require_as_safe(action["href"], access)
         headers = _headers(action.get("header") or {})
         is_named = any(name.lower() == "authorization" for name in headers)
-        is_ours = origin(action["href"]) == origin(access.url)
+        is_ours = place == place_of(access.url)
         # Source: batch.md, "Response": a link to the server itself may need what we came with.
         if is_ours and not is_named and line.get("authenticated") is not True:
             headers = dict(access.headers) | headers
         return Offer(action["href"], headers, _over_at(action))
 
-    def _require_as_safe(self, url: str, access: Access) -> None:
+    def _require_as_safe(self, url: str, access: Access) -> Place:
         """Refuse a link that is none, or that would be less private than the server's own URL."""
-        if not is_usable(url):
+        place, own = place_of(url), place_of(access.url)
+        if place is None or own is None:
             raise SourceError("the server's link to it is none")
-        if url.startswith("http:") and not access.url.startswith("http:"):
+        if place.scheme == "http" and own.scheme != "http":
             raise SourceError("the server's link to it is without encryption (http)")
+        return place
 
 
 def _actions(line: Mapping[str, Any] | None) -> Mapping[str, Any]:

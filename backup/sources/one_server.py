@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import requests
 
 from backup.errors import SourceError
 from backup.secret import Secret
+from backup.urls import place_of, shown
 
 _CREDENTIALS = ("Authorization", "Private-Token", "Job-Token")
 
@@ -53,14 +53,16 @@ class OneServerSession(requests.Session):
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
-        before, after = response.request.url or "", prepared_request.url or ""
-        if not self.should_strip_auth(before, after):
+        after = prepared_request.url or ""
+        before, place = place_of(response.request.url or ""), place_of(after)
+        if place is not None and place == before:
             super().rebuild_auth(prepared_request, response)
             return
-        in_the_clear = urlsplit(before).scheme == "https" and urlsplit(after).scheme != "https"
-        if not self._goes_elsewhere or in_the_clear:
+        was_clear = before is not None and before.scheme == "http"
+        is_safe = place is not None and (place.scheme == "https" or was_clear)
+        if not self._goes_elsewhere or not is_safe:
             raise SourceError(
-                f"{self._forge}'s answer leads to another server: {urlsplit(after).netloc}",
+                f"{self._forge}'s answer leads to another server: {shown(after)}",
                 hint="check --server-url and --api-url",
             )
         for name in _CREDENTIALS:

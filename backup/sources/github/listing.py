@@ -26,6 +26,7 @@ from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of
 from backup.sources.github.credentials import AccessToken, Credentials, Live
 from backup.sources.one_server import basic
 from backup.times import http_time
+from backup.urls import place_of, shown
 
 # Source: "Authenticating as a GitHub App installation"; GitHub takes it with any token.
 ANY_USERNAME = "x-access-token"
@@ -331,12 +332,10 @@ class GitHubSource:
     def _gist(self, item: Mapping[str, Any]) -> Repository:
         gist_id, url = str(item["id"]), str(item["git_pull_url"])
         host = urlsplit(self._server_url).netloc.lower()
-        place = urlsplit(url)
         # Gists have a host of their own, or a folder; credentials go nowhere else.
-        hosts = {host, f"gist.{host}"}
-        is_ours = (
-            place.netloc.lower() in hosts and place.scheme == urlsplit(self._server_url).scheme
-        )
+        server, place = place_of(self._server_url), place_of(url)
+        ours = () if server is None else (server, server._replace(host=f"gist.{server.host}"))
+        is_ours = place in ours
         is_public = bool(item["public"])
         return Repository(
             host=host,
@@ -348,7 +347,7 @@ class GitHubSource:
             private=not is_public,
             visibility="public" if is_public else "private",
             pushed_at=None,
-            problem="" if is_ours else f"GitHub names another server for it: {place.netloc}",
+            problem="" if is_ours else f"GitHub names another server for it: {shown(url)}",
         )
 
     def _wiki(self, repository: Repository) -> Repository:
