@@ -279,7 +279,7 @@ def test_a_gist_on_another_server_gets_no_credentials(forge: GitHub) -> None:
     forge.gists.append(Gist(forge.owners[0], "cc", url="https://evil.example/cc.git"))
     (one,) = with_gists(forge, "jane").repositories()
     assert one.clone_url == ""
-    assert one.problem == "GitHub names another server for it: evil.example"
+    assert one.problem == "GitHub names another server for it: https://evil.example/cc.git"
 
 
 # --- What refusals mean ---------------------------------------------------------------------------
