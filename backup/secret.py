@@ -14,6 +14,8 @@ from urllib.parse import quote, quote_plus
 MASK = "***"
 # Shorter ones would take harmless words out of messages, and are no secrets.
 _LEAST_CHARACTERS = 6
+# No token is longer, in any of its forms.
+ALLOWANCE = 8192
 
 _lock = Lock()
 _forms: set[str] = set()
@@ -47,6 +49,18 @@ def mask(text: str) -> str:
     """Put ``***`` in place of every secret that was made in this process, in any of its forms."""
     pattern = _pattern
     return text if pattern is None else pattern.sub(MASK, text)
+
+
+def foreign(text: str | bytes, most: int) -> str:
+    """Give what somebody else says as a message may have it: on one line, and no longer than that.
+
+    Secrets are masked before it is cut: nobody would know one of which the end is missing. Who
+    keeps the end of something that is long keeps `ALLOWANCE` more than is shown.
+    """
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "backslashreplace")
+    line = " ".join(mask(data.decode("utf-8", "backslashreplace")).split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
 def forms(text: str) -> frozenset[str]:

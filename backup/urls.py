@@ -11,6 +11,8 @@ from urllib.parse import urljoin, urlsplit
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
+from backup.secret import foreign
+
 PORTS = {"http": 80, "https": 443}
 # What may stand in a URL, by RFC 3986, section 2, and "%" in front of what else is meant.
 _SOUND = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]{1,8192}")
@@ -65,4 +67,4 @@ def shown(url: str) -> str:
         place = urlsplit(url)
     except ValueError:
         return "what is no URL"
-    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"[:300]
+    return foreign(f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}", 300)

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "secret": (),
     "stopping": ("errors",),
     "times": (),
-    "urls": (),
+    "urls": ("secret",),
     "counting": (),
     "results": ("model", "errors"),
     "refs": ("model",),

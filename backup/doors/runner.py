@@ -36,7 +36,7 @@ class Runner:
 
     def error(self, message: str, *, title: str = "") -> None:
         """Show an error at the top of the run."""
-        self._command("error", message[:_MOST_CHARACTERS], title=title)
+        self._command("error", mask(message)[:_MOST_CHARACTERS], title=title)
 
     @contextmanager
     def foreign_text(self) -> Iterator[None]:

@@ -18,10 +18,12 @@ from types import TracebackType
 from typing import Self
 
 from backup.errors import HostUnreachable
+from backup.secret import ALLOWANCE, mask
 from backup.stopping import Stop
 
 _SLICE_MILLISECONDS = 500
-_WORDS_KEPT_BYTES = 8192
+_WORDS_SHOWN = 8192
+_WORDS_KEPT_BYTES = _WORDS_SHOWN + ALLOWANCE
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 
@@ -147,7 +149,7 @@ class Child:
     def words(self) -> str:
         """Return the end of what the child said on stderr, as one line."""
         self._drain_words()
-        text = self._words.decode("utf-8", "backslashreplace")
+        text = mask(self._words.decode("utf-8", "backslashreplace"))[-_WORDS_SHOWN:]
         return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
     def kill(self) -> None:

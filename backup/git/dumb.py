@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from backup.errors import MalformedPacket
 from backup.git.pktline import FLUSH, MAX_PACKET_BYTES, encode_line
+from backup.secret import foreign
 
 # A million refs with long names; no server's list was seen to have a tenth of it.
 MAX_LIST_BYTES = 128 << 20
@@ -78,7 +79,7 @@ def _lines(listed: bytes) -> Iterator[tuple[bytes, bytes]]:
         found = _LINE.match(listed, position)
         if found is None:
             raise MalformedPacket(
-                f"the list of refs has a line {listed[position : position + 80]!r}"
+                f"the list of refs has a line {foreign(listed[position : position + 9000], 80)!r}"
             )
         yield found[1], found[2]
         position = found.end()

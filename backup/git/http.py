@@ -44,7 +44,7 @@ from backup.errors import (
 )
 from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader, Special
-from backup.secret import Secret
+from backup.secret import Secret, foreign
 from backup.stopping import Stop
 from backup.times import http_time
 from backup.urls import joined, place_of, shown
@@ -336,7 +336,8 @@ class HttpTransport:
     def _no_git(self, answer: "Answer") -> RepositoryUnavailable:
         found = answer.headers.get("content-type", "")
         return RepositoryUnavailable(
-            f"{self._named}: the server answers with {found[:80]!r}, not with git's protocol",
+            f"{self._named}: the server answers with {foreign(found, 80)!r}, "
+            "not with git's protocol",
             hint="check the URL: it must be the one that git clone takes",
         )
 
@@ -588,9 +589,8 @@ def _words(answer: Answer) -> str:
             data += piece
     if is_json:
         data = _message(data)
-    line = data.decode("utf-8", "backslashreplace").strip().partition("\n")[0][:200]
-    shown = "".join(c if c.isprintable() else " " for c in line).strip()
-    return f": {shown}" if shown else ""
+    line = foreign(data.strip().partition(b"\n")[0], 200)
+    return f": {line}" if line else ""
 
 
 def _message(data: bytes) -> bytes:
@@ -621,4 +621,4 @@ def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
 def _notice(headers: Mapping[str, str]) -> str:
     # Source: RFC 7725, section 4: who blocks is named by a link of type blocked-by.
     link = headers.get("link", "")
-    return f": {link[:500]}" if link else ""
+    return f": {foreign(link, 500)}" if link else ""

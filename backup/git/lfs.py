@@ -30,7 +30,7 @@ from backup.git.http import (
     require_success,
 )
 from backup.git.pointers import Pointer
-from backup.secret import Secret
+from backup.secret import Secret, foreign
 from backup.urls import Place, joined, place_of
 
 MOST_AT_ONCE = 100
@@ -435,9 +435,11 @@ def _actions(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
     error = line.get("error")
     if isinstance(error, dict):
         code = error.get("code")
-        message = str(error.get("message") or "the server refuses it")[:200]
+        message = foreign(str(error.get("message") or "the server refuses it"), 200)
         kind = FileMissing if code in _GONE else SourceError
-        raise kind(f"{message} ({code})")
+        # A code is a number of HTTP (batch.md, "Response Errors"); anything else is not repeated.
+        is_code = isinstance(code, int) and 0 < code < 1000
+        raise kind(f"{message} ({code if is_code else 'no code'})")
     actions = line.get("actions") or {}
     if not isinstance(actions, dict):
         raise SourceError("the server's link to it is none")

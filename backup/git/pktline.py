@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 
 from backup.errors import MalformedPacket, RemoteRefused, TruncatedResponse
+from backup.secret import foreign
 
 MAX_PACKET_BYTES = 65520
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -65,7 +66,7 @@ class PacketReader:
         """
         prefix = self._take(4)
         if not _HEX.issuperset(prefix):
-            raise MalformedPacket(f"the server sent {_shown(prefix)} where a packet begins")
+            raise MalformedPacket(f"the server sent {foreign(prefix, 20)!r} where a packet begins")
         length = int(prefix, 16)
         if length >= 4:
             if length > MAX_PACKET_BYTES:
@@ -138,9 +139,4 @@ def text_line(packet: Packet) -> bytes:
 
 def refusal(words: bytes) -> RemoteRefused:
     """Make the error for what a server said when it said no."""
-    return RemoteRefused(f"the server refused: {_shown(words)}")
-
-
-def _shown(data: bytes) -> str:
-    text = data[:500].decode("utf-8", "backslashreplace").strip()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return RemoteRefused(f"the server refused: {foreign(words, 500)}")

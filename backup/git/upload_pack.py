@@ -45,6 +45,7 @@ from backup.refs import (
     to_bytes,
     to_name,
 )
+from backup.secret import ALLOWANCE, foreign
 
 # git http-backend buffers a request and refuses one over 10 MiB (GIT_HTTP_MAX_REQUEST_BUFFER).
 MAX_REQUEST_BYTES = 8 << 20
@@ -234,7 +235,7 @@ def _object_format(name: bytes) -> ObjectFormat:
         case b"sha256":
             return "sha256"
         case _:
-            raise MalformedPacket(f"the server has an unknown object format {name[:32]!r}")
+            raise MalformedPacket(f"the server has an unknown object format {foreign(name, 32)!r}")
 
 
 class _RefCollector:
@@ -262,7 +263,7 @@ class _RefCollector:
         """Take one line of ls-refs: ``<id or unborn> SP <name> *(SP <attribute>)``."""
         oid, *rest = line.split(b" ")
         if not rest:
-            raise MalformedPacket(f"the list of refs has a line {line[:80]!r}")
+            raise MalformedPacket(f"the list of refs has a line {foreign(line, 80)!r}")
         name, *attributes = rest
         values = dict(attribute.partition(b":")[::2] for attribute in attributes)
         if name == b"HEAD":
@@ -307,7 +308,7 @@ class _RefCollector:
     def _add(self, oid: bytes, name: bytes, peeled: bytes | None) -> None:
         self._checked(oid)
         if name in self._seen:
-            raise MalformedPacket(f"the list of refs names {name[:200]!r} twice")
+            raise MalformedPacket(f"the list of refs names {foreign(name, 200)!r} twice")
         self._seen.add(name)
         if name == b"HEAD":
             self._head_id = None if oid == self._null else oid
@@ -339,7 +340,7 @@ class _RefCollector:
 
     def _checked(self, oid: bytes) -> bytes:
         if self._id.fullmatch(oid) is None:
-            raise MalformedPacket(f"the list of refs has {oid[:80]!r} where an id is due")
+            raise MalformedPacket(f"the list of refs has {foreign(oid, 80)!r} where an id is due")
         return oid
 
 
@@ -399,7 +400,9 @@ def _expect_packfile(packets: PacketReader) -> None:
     if section == b"shallow-info":
         raise IncompleteRepository("the repository is shallow: its history is cut off")
     if section != b"packfile":
-        raise MalformedPacket(f"the server sent a section {section[:80]!r} that was not asked for")
+        raise MalformedPacket(
+            f"the server sent a section {foreign(section, 80)!r} that was not asked for"
+        )
 
 
 def _fatal(said: bytes, words: bytes) -> BackupError:
@@ -425,7 +428,7 @@ def _side_band(packets: PacketReader) -> Iterator[bytes]:
                 if len(packet) > 1:
                     yield packet[1:]
             case 2:
-                words = (words + packet[1:])[-1000:]
+                words = (words + packet[1:])[-ALLOWANCE:]
             case 3:
                 raise _fatal(packet[1:], words)
             case band:

@@ -31,7 +31,7 @@ from backup.errors import (
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
-from backup.secret import Secret
+from backup.secret import Secret, foreign
 from backup.sources.one_server import OneServerSession, basic, bearer
 from backup.times import ServerClock, http_time
 
@@ -391,7 +391,7 @@ def _our_errors(path: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError) as error:
         # requests' own errors are OSErrors; the others are an answer that says something else.
         words = str(error).strip() or type(error).__name__
-        raise HostUnreachable(f"Bitbucket does not answer {path}: {words[:300]}") from error
+        raise HostUnreachable(f"Bitbucket does not answer {path}: {foreign(words, 300)}") from error
 
 
 def _require_good(answer: requests.Response, path: str) -> None:
@@ -438,7 +438,7 @@ def _said(answer: requests.Response) -> str:
         words = found.get("message") if isinstance(found, dict) else found
     except (ValueError, AttributeError):
         return ""
-    line = " ".join(str(words or "").split())[:300]
+    line = foreign(str(words or ""), 300)
     return f": {line}" if line else ""
 
 

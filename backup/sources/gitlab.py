@@ -28,7 +28,7 @@ from backup.errors import (
 )
 from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity, Visibility
 from backup.results import Diagnosis, Finding
-from backup.secret import Secret
+from backup.secret import Secret, foreign
 from backup.sources.one_server import OneServerSession
 from backup.times import ServerClock, http_time
 
@@ -427,7 +427,7 @@ class GitLabSource:
                     "GitLab's certificate is not trusted",
                     hint="name your authority's certificates in REQUESTS_CA_BUNDLE",
                 ) from error
-            raise HostUnreachable(f"GitLab cannot be reached: {words[:300]}") from error
+            raise HostUnreachable(f"GitLab cannot be reached: {foreign(words, 300)}") from error
 
     def _refusal(self, error: GitlabError, path: str, needs: str) -> BackupError:
         status, said = error.response_code, _said(error)
@@ -467,5 +467,5 @@ def _visibility(item: Mapping[str, Any]) -> Visibility:
 
 
 def _said(error: GitlabError) -> str:
-    line = " ".join(str(error.error_message or "").split())[:300]
+    line = foreign(str(error.error_message or ""), 300)
     return f": {line}" if line else ""

@@ -133,7 +133,7 @@ def test_a_server_that_gives_no_links(
         ({"error": {"code": 404, "message": "gone"}}, FileMissing, "gone (404)"),
         ({"error": {"code": 410}}, FileMissing, "the server refuses it (410)"),
         ({"error": {"code": 422, "message": "bad size"}}, SourceError, "bad size (422)"),
-        ({"error": {"code": [404], "message": {}}}, SourceError, "the server refuses it ([404])"),
+        ({"error": {"code": [404], "message": {}}}, SourceError, "the server refuses it (no code)"),
         ({}, SourceError, "gives no link"),
         ({"actions": []}, SourceError, "gives no link"),
         ({"actions": "x"}, SourceError, "is none"),

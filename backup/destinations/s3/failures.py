@@ -36,6 +36,7 @@ from backup.errors import (
     SessionExpired,
     WriteConflict,
 )
+from backup.secret import foreign
 
 _NETWORK = (
     BotoConnectionError,
@@ -197,7 +198,7 @@ def _refusal(error: ClientError, uri: str) -> BackupError:
     """Name what the store's answer says: by its code, or else by the status."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = str(error.response.get("Error", {}).get("Message", ""))[:300]
+    said = foreign(str(error.response.get("Error", {}).get("Message", "")), 300)
     meaning = _OF_CODE.get(code) or _OF_STATUS.get(status)
     if meaning is None:
         meaning = _IN_TROUBLE if status >= 500 else _REFUSED

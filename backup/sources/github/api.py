@@ -26,6 +26,7 @@ from backup.errors import (
     RepositoryMissing,
     SourceError,
 )
+from backup.secret import foreign
 from backup.times import ServerClock
 
 PUBLIC_SERVER = "https://github.com"
@@ -133,7 +134,7 @@ def our_errors(url: str, *, signed_in: bool) -> Iterator[None]:
                 "GitHub's certificate is not trusted",
                 hint="name your authority's certificates in REQUESTS_CA_BUNDLE",
             ) from error
-        raise HostUnreachable(f"GitHub cannot be reached: {words[:300]}") from error
+        raise HostUnreachable(f"GitHub cannot be reached: {foreign(words, 300)}") from error
     except AssertionError as error:
         raise ConfigError(
             f"GitHub's answer leads to another server than its API: {error}",
@@ -191,7 +192,7 @@ def _forbidden(headers: Mapping[str, str], place: str, said: str) -> BackupError
 def _said(error: GithubException) -> str:
     data = error.data
     words = data.get("message") if isinstance(data, dict) else None
-    line = " ".join(str(words or "").split())[:300]
+    line = foreign(str(words or ""), 300)
     return f": {line}" if line else ""
 
 
