@@ -5,7 +5,7 @@ nothing of this capture is visible in the vault, or a bundle that no record name
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, Protocol
@@ -31,27 +31,20 @@ from backup.model import (
     RefChange,
     RefName,
     Refs,
-    Repository,
     split_ids,
 )
-from backup.plan import Plan, refs_before_and_now, selection_line
+from backup.plan import Plan, refs_before_and_now
+from backup.recording import encode_to_fit, make_record
 from backup.stopping import Stop
 from backup.vault.documents import (
     MAX_DOCUMENT_BYTES,
     BundleLine,
-    HeadLine,
     Ids,
-    LeftOutLine,
     LfsIndex,
     LfsLine,
     LfsObject,
     Record,
-    RefChangeLine,
-    RefLine,
-    RepositoryLine,
     encode,
-    refs_digest,
-    shown,
 )
 from backup.vault.holdings import not_held
 from backup.vault.layout import (
@@ -260,7 +253,18 @@ def _require_recordable(plan: Plan, means: Means) -> None:
     if least < MAX_DOCUMENT_BYTES // 4:
         return
     try:
-        encode(_record(plan, means, chain=(), kinds={}, changes=(), files=None, ids=None))
+        encode(
+            make_record(
+                plan,
+                snapshot_id=means.snapshot_id,
+                captured_at=means.clock(),
+                chain=(),
+                kinds={},
+                changes=(),
+                lfs=None,
+                ids=None,
+            )
+        )
     except DocumentTooLarge as error:
         raise DocumentTooLarge(
             f"{error.message}: it has {len(refs.tips)} refs, whose names are too many or too long",
@@ -338,7 +342,7 @@ def capture_files(record: Record, key: str, files: FilesKept, means: Means) -> C
     )
     line = record.repository
     folder = repository_folder(path=line.path, host_id=line.host_id)
-    return _put_record(made, means, folder=folder, files=files)
+    return _put_record(made, encode(made), means, folder=folder, files=files)
 
 
 def save_lfs_index(
@@ -414,6 +418,8 @@ def _pass_through(
     meter = PackMeter(plan.refs.object_format)
     if not plan.wants:
         # Nothing new to hold: refs were deleted, or moved to what the chain holds.
+        if plan.previous is not None and means.check == "pack":
+            _require_held_before(plan, plan.previous, means)
         pieces: Iterable[bytes] = [empty_pack(plan.refs.object_format)]
         _pour(pieces, meter.update, *sinks)
         changes = compare_refs(plan, {})
@@ -494,11 +500,29 @@ def _require_held(
         left.difference_update(split_ids(joined, plan.refs.object_format))
     lacking = not_held(means.destination, means.layout, plan.previous, left)
     if lacking:
-        count, first = len(lacking), min(lacking)
-        raise AnswerLacksObjects(
-            f"the server left out {count} {'object' if count == 1 else 'objects'} that the vault "
-            f"is not known to hold, first {first} ({_what_it_is(first, plan, check, survey)})"
-        )
+        raise _lacks(lacking, _what_it_is(min(lacking), plan, check, survey))
+
+
+def _require_held_before(plan: Plan, previous: Record, means: Means) -> None:
+    """Require that a chain holds all that refs name now, where nothing was asked for.
+
+    A server can say that a tag leads to something else than it does, and be believed the next time.
+
+    Raises:
+        AnswerLacksObjects: it is not known to.
+    """
+    named = {*plan.refs.wanted(), *plan.refs.peeled.values()}
+    lacking = not_held(means.destination, means.layout, previous, named)
+    if lacking:
+        raise _lacks(lacking, "the target of a ref")
+
+
+def _lacks(lacking: Collection[ObjectId], what: str) -> AnswerLacksObjects:
+    count = "1 object" if len(lacking) == 1 else f"{len(lacking)} objects"
+    return AnswerLacksObjects(
+        f"the server left out {count} that the vault is not known to hold, first {min(lacking)} "
+        f"({what})"
+    )
 
 
 def _what_it_is(oid: ObjectId, plan: Plan, check: PackCheck, survey: Survey) -> str:
@@ -597,14 +621,25 @@ def _save_record(
     files: FilesKept | None = None,
     ids: str | None = None,
 ) -> Captured:
-    record = _record(plan, means, chain=chain, kinds=kinds, changes=changes, files=files, ids=ids)
-    captured = _put_record(record, means, folder=folder, files=files)
+    record = make_record(
+        plan,
+        snapshot_id=means.snapshot_id,
+        captured_at=means.clock(),
+        chain=chain,
+        kinds=kinds,
+        changes=changes,
+        lfs=None if files is None else files.line,
+        ids=ids,
+    )
+    record, data = encode_to_fit(record)
+    captured = _put_record(record, data, means, folder=folder, files=files)
     return replace(captured, changes=changes)
 
 
-def _put_record(record: Record, means: Means, *, folder: str, files: FilesKept | None) -> Captured:
+def _put_record(
+    record: Record, data: bytes, means: Means, *, folder: str, files: FilesKept | None
+) -> Captured:
     """Store a record, and say what it and the files made together."""
-    data = encode(record)
     key = record_key(folder, means.snapshot_id)
     stored = means.destination.put_if_absent(means.layout.key(key), data)
     return Captured(
@@ -622,79 +657,3 @@ def _put_record(record: Record, means: Means, *, folder: str, files: FilesKept |
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     return min((time for time in (one, other) if time is not None), default=None)
-
-
-def _record(
-    plan: Plan,
-    means: Means,
-    *,
-    chain: tuple[BundleLine, ...],
-    kinds: dict[ObjectId, str],
-    changes: tuple[RefChange, ...],
-    files: FilesKept | None,
-    ids: str | None,
-) -> Record:
-    refs = plan.refs
-    return Record(
-        format=1,
-        document="record",
-        snapshot_id=means.snapshot_id,
-        version=backup.__version__,
-        repository=_repository_line(plan.repository),
-        captured_at=means.clock(),
-        object_format=refs.object_format,
-        selection=selection_line(plan.selection),
-        digest=refs_digest(refs),
-        head=_head_line(refs),
-        refs=_ref_lines(plan, kinds),
-        left_out=tuple(
-            LeftOutLine(**shown(item.name), id=item.id, reason=item.reason)
-            for item in refs.left_out
-        ),
-        refs_not_selected=refs.not_selected,
-        chain=chain,
-        changes=tuple(
-            RefChangeLine(**shown(one.name), change=one.kind, old=one.old, new=one.new)
-            for one in changes
-        ),
-        previous=plan.previous_key,
-        fallback=None if refs.protocol_v2 else "mirror: the server has no protocol version 2",
-        lfs=None if files is None else files.line,
-        ids=ids,
-        unproven=any(line.check.startswith("trailer") for line in chain),
-    )
-
-
-def _repository_line(repository: Repository) -> RepositoryLine:
-    return RepositoryLine(
-        host=repository.host,
-        owner=repository.owner,
-        path=repository.path,
-        host_id=repository.host_id,
-        kind=repository.kind,
-    )
-
-
-def _head_line(refs: Refs) -> HeadLine:
-    if refs.head_symref is None:
-        return HeadLine(id=refs.head_id)
-    names = {f"symref{key.removeprefix('name')}": v for key, v in shown(refs.head_symref).items()}
-    return HeadLine(**names, id=refs.head_id)
-
-
-def _ref_lines(plan: Plan, kinds: dict[ObjectId, str]) -> tuple[RefLine, ...]:
-    odd = {oid: kind for oid, kind in kinds.items() if kind != "commit"}
-    if plan.previous is not None:
-        known = (line for line in plan.previous.refs if line.object_type is not None)
-        odd = {ObjectId(line.id): str(line.object_type) for line in known} | odd
-    return tuple(
-        RefLine.model_validate(
-            {
-                **shown(name),
-                "id": oid,
-                "peeled": plan.refs.peeled.get(name),
-                "object_type": odd.get(oid) if _is_branch(name) else None,
-            }
-        )
-        for name, oid in plan.refs.tips.items()
-    )

@@ -36,7 +36,8 @@ _LEAST_FREE_BYTES = 1 << 20
 _WALK_LIMIT = 200_000
 _AT_ONCE = 256
 # The first line of a tag; its message may be of any size.
-_TARGET = re.compile(rb"object ([0-9a-f]{64}|[0-9a-f]{40})\n")
+# git takes ids in capitals, too.
+_TARGET = re.compile(rb"object ([0-9a-fA-F]{64}|[0-9a-fA-F]{40})\n")
 _TARGET_BYTES = len(b"object \n") + 64
 
 # index-pack.c and fsck.c: an object that others name is not in the pack.
@@ -208,14 +209,18 @@ class PackCheck:
 
         Args:
             survey: has listed the tags.
+
+        Raises:
+            MalformedPack: one of them names nothing.
         """
         ids = iter(split_ids(survey.ids["tag"], self._object_format))
         with ObjectReader(self.repository, self._stop) as objects:
             while some := [*islice(ids, _AT_ONCE)]:
                 for oid, found in zip(some, objects.read(some, most=_TARGET_BYTES), strict=True):
                     target = _TARGET.match(b"" if found is None else found[1])
-                    if target is not None:
-                        yield oid, ObjectId(target[1].decode())
+                    if target is None:
+                        raise MalformedPack(f"the pack's tag {oid} does not say what it is of")
+                    yield oid, ObjectId(target[1].decode().lower())
 
     def ancestry(self, pairs: Iterable[tuple[ObjectId, ObjectId]]) -> Iterator[Ancestry]:
         """Tell for each pair of old and new tip what the pack alone proves.

@@ -131,6 +131,15 @@ def a_tag_that_a_tag_names(scene: Scene) -> list[bytes]:
     return [inner]
 
 
+def a_tag_that_a_tag_names_in_capitals(scene: Scene) -> list[bytes]:
+    (commit,) = scene.push(label=b"tagged twice")
+    inner = write_tag(scene.path, commit, "commit", b"inner")
+    # git takes it so.
+    outer = write_tag(scene.path, inner.upper(), "tag", b"outer")
+    update_refs(scene.path, {b"refs/tags/outer": outer})
+    return [inner]
+
+
 def a_blob_that_a_tag_names(scene: Scene) -> list[bytes]:
     return [tag_a_blob(scene)]
 
@@ -149,6 +158,7 @@ LEFT_OUT = [
     a_commit_in_the_middle,
     the_target_of_a_tag,
     a_tag_that_a_tag_names,
+    a_tag_that_a_tag_names_in_capitals,
     a_blob_that_a_tag_names,
 ]
 
@@ -220,6 +230,32 @@ def test_a_server_is_not_believed_what_a_tag_leads_to(
     peel_as(monkeypatch, refs_of(scene.path)[MAIN])
     scene.server.leave_out([commit], of="increment full")
     assert scene.night().status == "failed"
+
+
+def test_a_server_is_not_believed_either_where_nothing_was_asked_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tagged,) = scene.push()
+    tag = write_tag(scene.path, tagged, "commit", b"v2")
+    update_refs(scene.path, {b"refs/tags/v2": tag, b"refs/heads/gone": tagged})
+    assert scene.night().status == "captured"
+    (never_sent,) = commit_chain(scene.path, 1, start=tagged, label=b"never sent")
+    update_refs(scene.path, {b"refs/heads/gone": None})
+    with monkeypatch.context() as lying:
+        peel_as(lying, never_sent)
+        assert scene.night().status == "failed"
+    update_refs(scene.path, {MAIN: never_sent})
+    lacking = git(
+        "rev-list",
+        "--objects",
+        "--no-object-names",
+        f"{never_sent.decode()}",
+        "^v2",
+        cwd=scene.path,
+    )
+    scene.server.leave_out(lacking.split())
+    assert scene.night().plan == "full"
+    assert scene.restored(tmp_path) == refs_of(scene.path)
 
 
 def test_a_full_has_what_its_server_says_that_tags_lead_to(
