@@ -103,9 +103,10 @@ class Push:
                 refused[name] = (
                     f"the remote says that it has {after.refs.get(name) or 'no such ref'}"
                 )
+        refused |= _changed_besides(before, after, tips)
         if head in wanted and after.head not in (None, head):
             notes.append(f"the remote's HEAD is {after.head}: make {head} its default branch")
-        notes += self._besides(after.refs.keys() - tips.keys())
+        notes += self._besides(after.refs.keys() - tips.keys() - refused.keys())
         sent = set(pushed.sent) - refused.keys()
         return PushReport(
             state=state,
@@ -190,3 +191,16 @@ class Push:
             told=self._events.note,
             stop=self._stop,
         )
+
+
+def _changed_besides(
+    before: RemoteRefs, after: RemoteRefs, tips: Mapping[RefName, ObjectId]
+) -> dict[RefName, str]:
+    """Name refs of the remote that changed though nothing was pushed to them."""
+    parts = {*left_parts(after.refs)}
+    return {
+        name: "nothing was pushed to it, and it changed: by another process, or as what another "
+        "name at the remote stands for"
+        for name, oid in after.refs.items()
+        if name not in tips and name not in parts and before.refs.get(name) != oid
+    }

@@ -54,10 +54,12 @@ class RemoteRefs:
     Attributes:
         refs: full name to id, peeled ones excluded.
         head: the ref that HEAD names; None in an empty repository.
+        symrefs: other names of its refs, each with the ref that it stands for, as far as it says.
     """
 
     refs: Mapping[RefName, ObjectId]
     head: RefName | None
+    symrefs: Mapping[RefName, RefName] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class PushRemote:
         self._over_http = reach.protocol in ("http", "https")
         self._environment = _environment(reach, safe=[stage.folder]) | stage.variables
         self._known: Mapping[RefName, ObjectId] = {}
+        self._symrefs: Mapping[RefName, RefName] = {}
         self._has: set[ObjectId] = set()
         self._token = secrets.token_hex(8)
         self._prefixes = [*_PARTS]
@@ -136,7 +139,7 @@ class PushRemote:
         Raises:
             BackupError: the remote cannot be reached or takes nothing; what went before stays.
         """
-        self._known = known.refs
+        self._known, self._symrefs = known.refs, known.symrefs
         self._has = self._present(known.refs.values())
         wanted = self._permitted(tips)
         try:
@@ -160,6 +163,10 @@ class PushRemote:
                 continue
             if to_bytes(name).count(b"/") == 1:
                 reason = "git push takes no ref that lies directly in refs/"
+                self._result.refused[name] = reason
+            elif name in self._symrefs:
+                # A push to it would move the ref that it stands for, past every lease.
+                reason = f"the remote has it as another name for {self._symrefs[name]}"
                 self._result.refused[name] = reason
             elif there is not None and not self._force:
                 reason = f"the remote has {there}: only --force overwrites it"
@@ -434,14 +441,15 @@ def _remote_refs(url: str, *, environment: Mapping[str, str], stop: Stop) -> Rem
     except GitFailed as error:
         raise _push_error(url, error.message) from error
     refs: dict[RefName, ObjectId] = {}
-    head = None
+    symrefs: dict[RefName, RefName] = {}
     for line in output.splitlines():
         value, _, name = line.partition(b"\t")
         if value.startswith(b"ref: "):
-            head = to_name(value[5:]) if name == b"HEAD" else head
+            symrefs[to_name(name)] = to_name(value[5:])
         elif name != b"HEAD" and not name.endswith(b"^{}"):
             refs[to_name(name)] = ObjectId(value.decode())
-    return RemoteRefs(refs, head)
+    head = symrefs.pop(to_name(b"HEAD"), None)
+    return RemoteRefs(refs, head, symrefs)
 
 
 def _push_error(url: str, words: str) -> BackupError:

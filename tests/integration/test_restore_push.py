@@ -149,6 +149,42 @@ def test_what_differs_is_overwritten_only_by_force(vault: Path, server: GitHttpS
     assert mirror_state(path).refs == {**expected, **theirs}
 
 
+@pytest.mark.parametrize("words", [(), ("--force",)], ids=["", "by force"])
+@pytest.mark.parametrize("protocol", [2, 0])
+def test_nothing_is_pushed_through_another_name_for_a_ref_of_the_remote(
+    vault: Path, server: GitHttpServer, protocol: int, words: tuple[str, ...]
+) -> None:
+    path = remote(server)
+    theirs = commit_chain(path, 3, label=b"theirs")[-1]
+    update_refs(path, {MAIN: theirs})
+    git("symbolic-ref", TOPIC.decode(), MAIN.decode(), cwd=path)
+    server.protocol = protocol
+    told = push(vault, server, *words, check=3).json["push"]
+    refused = {one["ref"]: one["reason"] for one in told["refused"]}
+    if protocol == 2:
+        reason = "the remote has it as another name for refs/heads/main"
+        assert refused == {"refs/heads/topic": reason}
+        assert mirror_state(path).refs[MAIN] == theirs
+    elif not words:
+        assert "only --force overwrites it" in refused["refs/heads/topic"]
+        assert mirror_state(path).refs[MAIN] == theirs
+    else:
+        # A server of version 0 does not say that it is one; what came of it is told.
+        assert "it changed" in refused["refs/heads/main"]
+        assert not any("left alone" in note for note in told["notes"])
+
+
+def test_what_appears_at_the_remote_behind_another_name_is_told(
+    vault: Path, server: GitHttpServer
+) -> None:
+    path = remote(server)
+    git("symbolic-ref", TOPIC.decode(), "refs/heads/gone", cwd=path)
+    told = push(vault, server, check=3).json["push"]
+    (refused,) = told["refused"]
+    assert refused["ref"] == "refs/heads/gone"
+    assert "as what another name at the remote stands for" in refused["reason"]
+
+
 def test_a_ref_that_the_remote_refuses_costs_no_other(vault: Path, server: GitHttpServer) -> None:
     path = remote(server)
     # A server that takes all or nothing, and says why beside it.
