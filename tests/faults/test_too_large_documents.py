@@ -10,10 +10,10 @@ from backup import capture
 from backup.commands.run import RunOptions
 from backup.destinations.memory import MemoryDestination
 from backup.errors import BackupError, DamagedDocument, DocumentTooLarge, SourceError
-from backup.model import Outcome, RunReport
+from backup.model import Key, Outcome, RunReport
 from backup.sources.plain import FolderSource
 from backup.vault import documents
-from backup.vault.documents import Ids, decode, encode
+from backup.vault.documents import Ids, Record, decode, encode
 from tests.support.git import commit_chain, init_bare, update_refs
 from tests.support.vaults import run_at
 
@@ -77,6 +77,36 @@ def test_a_repository_with_too_many_names_fails_alone_and_nothing_of_it_is_store
     assert told(night(2, source, vault))["large"].known
     update_refs(tmp_path / "src" / "large", dict.fromkeys([*names][:-1]))
     assert told(night(3, source, vault))["large"].status == "captured"
+
+
+def test_a_record_that_is_too_large_leaves_out_what_happened_to_each_ref(
+    source: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, vault = tmp_path / "src" / "large", MemoryDestination()
+    names = make_many_refs(path)
+    night(0, source, vault)
+    (first,) = [one for one in stored_of(vault, "large") if one.endswith(".record.json.gz")]
+    with vault.open(Key(first)) as reader:
+        size_bytes = len(gzip.decompress(reader.read()))
+    # The same names, and on each of them something that is new.
+    (tip,) = commit_chain(path, 1, start=next(iter(names.values())), label=b"moved")
+    update_refs(path, dict.fromkeys(names, tip))
+    limit(monkeypatch, size_bytes + 2000)
+    report = night(1, source, vault)
+    assert told(report)["large"].status == "captured"
+    assert len(told(report)["large"].changes) == len(names)
+    record = newest_record(vault, "large")
+    assert record.changes == ()
+    assert {line.id for line in record.refs if line.name in map(bytes.decode, names)} == {
+        tip.decode()
+    }
+    assert told(night(2, source, vault))["large"].status == "unchanged"
+
+
+def newest_record(vault: MemoryDestination, name: str) -> Record:
+    *_, key = [one for one in stored_of(vault, name) if one.endswith(".record.json.gz")]
+    with vault.open(Key(key)) as reader:
+        return decode(reader.read(), Record, where=key)
 
 
 def test_a_manifest_that_is_too_large_fails_its_owner_and_leaves_the_last_one(
