@@ -19,7 +19,11 @@ from backup.stopping import Stop
 # Counting and compressing a large repository may take minutes before the first byte of a pack.
 PATIENCE_SECONDS = 900.0
 # A repository may hide refs from those who fetch; a backup of the folder leaves nothing out.
-_SHOW_EVERYTHING = (("transfer.hideRefs", "!refs/"), ("uploadpack.hideRefs", "!refs/"))
+_SHOW_EVERYTHING = tuple(
+    (f"{section}.hideRefs", shown)
+    for section in ("transfer", "uploadpack")
+    for shown in ("!refs/", "!HEAD")
+)
 
 
 class Transport(Protocol):

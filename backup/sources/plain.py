@@ -18,6 +18,8 @@ from backup.sources.confined import alternates_of, way_out
 
 _ID_DIGITS = 16
 _NAME_BOTH = "name the folder that holds both with --from"
+# Longer than any path that a file system takes.
+_MOST_DOT_GIT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,22 @@ class FolderSource:
     def _below(
         self, folder: Path, relative: str, walk: "_Walk", *, within_work_tree: bool
     ) -> Iterator[Repository]:
+        # Not by recursion: whoever makes folders decides how deep they lie.
+        waiting = [(folder, relative, within_work_tree)]
+        while waiting:
+            inner: list[tuple[Path, str, bool]] = []
+            yield from self._look_into(*waiting.pop(), walk, inner)
+            waiting += reversed(inner)
+
+    def _look_into(
+        self,
+        folder: Path,
+        relative: str,
+        within_work_tree: bool,  # noqa: FBT001 - it travels with the other two
+        walk: "_Walk",
+        inner: list[tuple[Path, str, bool]],
+    ) -> Iterator[Repository]:
+        """Yield the repository of one folder, if it is one, and add what is to be looked into."""
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in walk.seen:
@@ -184,7 +202,7 @@ class FolderSource:
             if child.name == ".git" or not _is_folder(child):
                 continue
             if not child.is_symlink():
-                yield from self._below(place, below, walk, within_work_tree=within_work_tree)
+                inner.append((place, below, within_work_tree))
             elif not within_work_tree:
                 walk.links.append((place, below))
 
@@ -290,8 +308,9 @@ def open_git_folder(repository: Repository) -> GitFolder:
 
 
 def _follow(dot_git: Path) -> Path | None:
-    text = dot_git.read_bytes()
-    if not text.startswith(b"gitdir: "):
+    with dot_git.open("rb") as file:
+        text = file.read(_MOST_DOT_GIT_BYTES + 1)
+    if not text.startswith(b"gitdir: ") or len(text) > _MOST_DOT_GIT_BYTES:
         return None
     target = Path(os.fsdecode(text.removeprefix(b"gitdir: ").rstrip(b"\r\n")))
     return target if target.is_absolute() else dot_git.parent / target

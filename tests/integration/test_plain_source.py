@@ -1,6 +1,8 @@
 """Real repositories in a folder: what git made is found as git has it."""
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,3 +110,47 @@ def test_git_is_told_of_every_path_by_which_it_may_know_the_repository(
     folder = open_git_folder(repository)
     real = (tmp_path / "real").resolve()
     assert set(folder.safe) == {tmp_path / "link/.git", real / ".git", tmp_path / "link", real}
+
+
+@pytest.mark.parametrize("hidden", ["HEAD", "refs/heads/main", "refs"])
+@pytest.mark.parametrize("section", ["transfer", "uploadpack"])
+def test_what_a_repository_hides_from_those_who_fetch_is_backed_up(
+    section: str, hidden: str, tmp_path: Path
+) -> None:
+    path = init_bare(tmp_path / "root" / "x.git")
+    chain = commit_chain(path, 3)
+    update_refs(path, {b"refs/heads/main": chain[1]})
+    (path / "HEAD").write_bytes(chain[2] + b"\n")
+    git("config", f"{section}.hideRefs", hidden, cwd=path)
+    repo_backup("run", "--from", path.parent, "--to", tmp_path / "vault")
+    repo_backup("restore", "x", "--from", tmp_path / "vault", tmp_path / "back.git")
+    assert_same_mirror(tmp_path / "back.git", path)
+
+
+def test_folders_may_lie_deeper_than_a_program_calls_itself(tmp_path: Path) -> None:
+    deep = tmp_path / "root"
+    inner = init_bare(tmp_path / "inner.git")
+    # By steps: no path is longer than a file system takes in one go.
+    deep.mkdir()
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    inner.rename(deep / "x.git")
+    try:
+        assert "x" in listed(deep)
+    finally:
+        # Python's own way calls itself, too.
+        subprocess.run(["rm", "-rf", deep], check=True)
+
+
+def test_a_large_file_in_the_place_of_a_git_directory_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "root" / "x").mkdir(parents=True)
+    with (tmp_path / "root" / "x" / ".git").open("wb") as file:
+        file.write(b"gitdir: ")
+        file.truncate(1 << 40)
+    init_bare(tmp_path / "root" / "y.git")
+    assert listed(tmp_path / "root").keys() == {"y"}
