@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from backup.errors import ConfigError, DamagedDocument, DestinationError, ObjectNotFound
-from backup.model import Destination, Key, Kind, SourceIdentity
+from backup.model import Destination, Key, Kind, LeftOut, ObjectId, Refs, SourceIdentity
 from backup.vault.clocks import MOST_SKEW, is_dated_after_object, is_misdated, is_suspect
 from backup.vault.documents import (
     Entry,
@@ -22,9 +22,17 @@ from backup.vault.documents import (
     Record,
     SourceLine,
     decode,
+    refs_digest,
 )
 from backup.vault.fields import Part, RelativeKey, Stem
-from backup.vault.layout import DOCUMENT_FOLDERS, DocumentName, Layout, folder, snapshot_time
+from backup.vault.layout import (
+    DOCUMENT_FOLDERS,
+    DocumentName,
+    Layout,
+    folder,
+    snapshot_of,
+    snapshot_time,
+)
 
 T = TypeVar("T", bound=Part)
 R = TypeVar("R")
@@ -143,20 +151,62 @@ def load(destination: Destination, key: Key, kind: type[T], *, version: str | No
 
 
 def load_manifest(destination: Destination, layout: Layout, name: DocumentName) -> Manifest:
-    """Read one manifest or checkpoint."""
-    return load(destination, layout.document(name), Manifest)
+    """Read one manifest or checkpoint; raises as `load` does, also where it is another one."""
+    return _load_own(destination, layout, name, Manifest)
+
+
+H = TypeVar("H", bound=Header)
+
+
+def _load_own(destination: Destination, layout: Layout, name: DocumentName, kind: type[H]) -> H:
+    """Read a document as far as is asked for, if it is the one that its name says."""
+    found = load(destination, layout.document(name), kind)
+    meant = "manifest" if name.checkpoint is None else "checkpoint"
+    if (found.snapshot_id, found.document) != (name.snapshot_id, meant):
+        where = destination.uri(layout.document(name))
+        raise DamagedDocument(
+            f"{where} is damaged: it is the {found.document} of {found.snapshot_id}"
+        )
+    return found
 
 
 def load_header(destination: Destination, layout: Layout, name: DocumentName) -> Header:
     """Read what stands at the head of a manifest, not its entries; small whatever the owner."""
-    return load(destination, layout.document(name), _HeaderAlone)
+    return _load_own(destination, layout, name, _HeaderAlone)
 
 
 def load_record(
     destination: Destination, layout: Layout, key: str, *, version: str | None = None
 ) -> Record:
-    """Read one record, as the version that was written where that is known."""
-    return load(destination, layout.key(key), Record, version=version)
+    """Read one record, as the version that was written where that is known.
+
+    Raises:
+        ObjectNotFound: it is not there.
+        DamagedDocument: it is not what was written: it is of another run, or its refs are not those
+            that its digest is of.
+    """
+    record = load(destination, layout.key(key), Record, version=version)
+    where = destination.uri(layout.key(key))
+    if record.snapshot_id != snapshot_of(key):
+        raise DamagedDocument(f"{where} is damaged: it is the record of {record.snapshot_id}")
+    if _digest_of(record) != record.digest:
+        raise DamagedDocument(f"{where} is damaged: its refs are not those of its digest")
+    return record
+
+
+def _digest_of(record: Record) -> str:
+    """Hash the refs that a record has, as `refs_digest` hashed the listing that it was made of."""
+    return refs_digest(
+        Refs(
+            tips=record.tips(),
+            head_symref=record.head.symref_name,
+            head_id=None if record.head.id is None else ObjectId(record.head.id),
+            object_format=record.object_format,
+            left_out=tuple(
+                LeftOut(line.ref_name, line.id, line.reason) for line in record.left_out
+            ),
+        )
+    )
 
 
 class _HeaderAlone(Header, extra="ignore"):
@@ -192,7 +242,7 @@ class Contents(Header, extra="ignore"):
 
 def load_contents(destination: Destination, layout: Layout, name: DocumentName) -> Contents:
     """Read what a manifest or checkpoint says is stored."""
-    return load(destination, layout.document(name), Contents)
+    return _load_own(destination, layout, name, Contents)
 
 
 def load_forgotten(

@@ -1,6 +1,7 @@
 """What the vault knows: found by listing, ordered by times, merged by repository, cheaply."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -16,20 +17,24 @@ from backup.errors import (
     ObjectNotFound,
     UnsupportedFormat,
 )
-from backup.model import Destination, Key, Reader, SourceIdentity
+from backup.model import Destination, Key, Reader, Refs, SourceIdentity
 from backup.vault.documents import (
     Entry,
+    HeadLine,
     Manifest,
     Record,
+    RefLine,
     RepositoryLine,
     ShardLine,
     SourceLine,
     encode,
+    refs_digest,
 )
-from backup.vault.layout import DocumentName, Layout
+from backup.vault.layout import DocumentName, Layout, record_key
 from backup.vault.manifest import (
     State,
     list_documents,
+    load_contents,
     load_header,
     load_manifest,
     load_record,
@@ -475,14 +480,39 @@ def test_a_record_is_read_below_its_root(vault: MemoryDestination) -> None:
         repository=RepositoryLine(host="github.com", owner="acme", path="a", host_id="1"),
         captured_at=NOW,
         object_format="sha1",
-        digest="0" * 64,
+        digest=refs_digest(Refs(tips={})),
         refs=(),
         chain=(),
     )
-    vault.put_if_absent(LAYOUT.key("repositories/a/1/x.record.json.gz"), encode(record))
-    assert load_record(vault, LAYOUT, "repositories/a/1/x.record.json.gz") == record
+    key = record_key("repositories/a/1/", run_id(NOW))
+    vault.put_if_absent(LAYOUT.key(key), encode(record))
+    assert load_record(vault, LAYOUT, key) == record
     with pytest.raises(ObjectNotFound):
         load_record(vault, LAYOUT, "repositories/a/1/y.record.json.gz")
+    # Of another run, and with other refs than it was written with.
+    for where, update in (
+        (record_key("repositories/a/1/", run_id(NOW - DAY)), {}),
+        (key, {"refs": (RefLine(name="refs/heads/main", id="1" * 40),)}),
+        (key, {"head": HeadLine(symref="refs/heads/other")}),
+    ):
+        vault.delete([LAYOUT.key(where)])
+        vault.put_if_absent(LAYOUT.key(where), encode(record.model_copy(update=update)))
+        with pytest.raises(DamagedDocument, match="is damaged: it"):
+            load_record(vault, LAYOUT, where)
+
+
+def test_a_document_under_the_name_of_another_one_is_damaged() -> None:
+    vault = MemoryDestination()
+    name = DocumentName(run_id(NOW))
+    put(vault, NOW)
+    with vault.open(LAYOUT.document(name)) as reader:
+        data = reader.read()
+    for other in (DocumentName(run_id(NOW - DAY)), replace(name, checkpoint=1)):
+        vault.put_if_absent(LAYOUT.document(other), data)
+        for load in (load_manifest, load_header, load_contents):
+            assert load(vault, LAYOUT, name).snapshot_id == name.snapshot_id
+            with pytest.raises(DamagedDocument, match="it is the manifest of"):
+                load(vault, LAYOUT, other)
 
 
 # --- One source for one root -------------------------------------------------------------------
