@@ -59,17 +59,23 @@ class LostIndex:
 
 
 def lost_index(destination: Destination, layout: Layout, state: State) -> LostIndex | None:
-    """Look for objects in a root of which nothing is known; None where there is no trouble.
+    """Look for objects in a root without a manifest; None where there is no trouble.
 
-    Requests: none where the state names anything; else a listing of all that lies in the root.
+    A first run that died after a checkpoint leaves one, and nothing that is older: the next run
+    goes on from there. What is older was named by manifests that are gone.
+
+    Requests: none where there is a manifest; else a listing of all that lies in the root.
 
     Args:
         destination: where the vault lies.
         layout: the owner's root.
         state: what `load_state` made of its documents.
     """
-    if state.newest is not None or state.entries:
+    if state.newest is not None:
         return None
+    # A checkpoint names the manifests that its run went on from.
+    is_first = state.entries and not any(stem.startswith("snapshots/") for stem in state.merged)
+    first_run = min((_id_of(stem) for stem in state.merged), default="")
     folders: set[str] = set()
     oldest = newest = ""
     found = False
@@ -77,8 +83,11 @@ def lost_index(destination: Destination, layout: Layout, state: State) -> LostIn
         for key in stored_keys(destination, prefix):
             if not layout.is_object(key):
                 continue
+            snapshot_id = snapshot_of(key)
+            if is_first and not (snapshot_id and snapshot_id < first_run):
+                continue
             found = True
-            if snapshot_id := snapshot_of(key):
+            if snapshot_id:
                 folders.add(folder_of(key).removeprefix(prefix).rstrip("/"))
                 oldest = min(oldest or snapshot_id, snapshot_id)
                 newest = max(newest, snapshot_id)
@@ -92,3 +101,7 @@ def lost_index(destination: Destination, layout: Layout, state: State) -> LostIn
         oldest=snapshot_time(oldest) if is_snapshot_id(oldest) else None,
         newest=snapshot_time(newest) if is_snapshot_id(newest) else None,
     )
+
+
+def _id_of(stem: str) -> str:
+    return stem.partition("/")[2].partition(".")[0]

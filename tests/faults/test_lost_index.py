@@ -120,6 +120,38 @@ def test_restore_gives_back_the_other_owner_and_fails_for_this_one_by_name(
         vault.restore("one*", "several", at)
 
 
+def test_a_checkpoint_does_not_stand_for_the_manifests_that_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = Vault(tmp_path)
+    monkeypatch.setattr("backup.commands.owner.CHECKPOINT_SECONDS", 0.0)
+    other = init_bare(vault.folder / "one" / "two-code.git")
+    update_refs(other, {b"refs/heads/main": commit_chain(other, 2, label=b"two")[-1]})
+    assert vault.run("one") == 0
+    assert (vault.place / "folder" / "one" / "checkpoints").exists()
+    vault.lose("one")
+    report = status(vault.destination, owners=(), max_age_hours=26, now=datetime.now(UTC))
+    assert report.exit_code == 3
+    assert any("has no manifest" in one.message for one in report.findings)
+    with pytest.raises(IndexMissing):
+        list_vault(vault.destination)
+    assert vault.restore(None, "all").exit_code == 4
+    assert vault.run("one") == 1
+    assert vault.run("one") == 0
+
+
+def test_a_first_run_that_died_after_a_checkpoint_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup.commands.owner.CHECKPOINT_SECONDS", 0.0)
+    vault = Vault(tmp_path)
+    root = vault.place / "folder" / "one"
+    # As it lies there when the end of the run is missing.
+    assert [*(root / "checkpoints").iterdir()]
+    vault.lose("one")
+    assert vault.run("one") == 0
+
+
 def test_a_damaged_manifest_of_one_owner_keeps_no_other_from_coming_back(tmp_path: Path) -> None:
     vault = Vault(tmp_path)
     (manifest,) = (vault.place / "folder" / "one" / "snapshots").iterdir()
