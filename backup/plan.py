@@ -1,7 +1,7 @@
 """What to do with a repository, and why. Pure: data in, data out, a reason with every decision."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -59,6 +59,8 @@ def selection_line(selection: Selection) -> SelectionLine:
 
 
 ABOUT_FILES = "Git LFS: "
+# So few refs go in an ordinary week.
+_FEW = 10
 """What an entry's sentences about files of Git LFS begin with."""
 
 
@@ -220,12 +222,31 @@ def refs_before_and_now(
     return both(plan.previous.tips()), both(plan.refs.tips)
 
 
-def lost_refs(old: Mapping[RefName, ObjectId], new: Mapping[RefName, ObjectId]) -> tuple[int, bool]:
-    """Count the refs that are gone, and tell whether every branch is."""
+def why_alarming(plan: Plan, *, max_drop_percent: int) -> str:
+    """Say what speaks for a mishap in the refs that are gone; empty where nothing does.
+
+    Forges delete merged branches by themselves: few refs that go are an ordinary night, unless HEAD
+    goes with them, or all branches.
+
+    Args:
+        plan: holds both sides.
+        max_drop_percent: of the refs; fewer than ten are never too many.
+    """
+    if plan.previous is None:
+        return ""
+    old, new = refs_before_and_now(plan)
     gone = sum(name not in new for name in old)
-    had_branches = any(name.startswith("refs/heads/") for name in old)
-    has_branches = any(name.startswith("refs/heads/") for name in new)
-    return gone, had_branches and not has_branches
+    if _has_branches(old) and not _has_branches(new):
+        return "all its branches are gone"
+    if plan.previous.head.id is not None and plan.refs.head_id is None:
+        return f"HEAD names {plan.refs.head_symref or 'a branch'}, which is not there any more"
+    if gone >= _FEW and gone * 100 > len(old) * max_drop_percent:
+        return f"{gone} of its {len(old)} refs are gone"
+    return ""
+
+
+def _has_branches(names: Iterable[RefName]) -> bool:
+    return any(name.startswith("refs/heads/") for name in names)
 
 
 def _why_full(

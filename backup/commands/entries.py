@@ -11,9 +11,8 @@ from backup.plan import (
     ABOUT_FILES,
     Plan,
     is_about_files,
-    lost_refs,
-    refs_before_and_now,
     selection_line,
+    why_alarming,
 )
 from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, LfsLine, PinLine, Record
 
@@ -195,12 +194,12 @@ def captured_now(
         captured: what came of it.
         entry: the repository's before; None for a new one.
         checked_at: when its refs were told.
-        max_drop_percent: losing more of its refs than this is said first.
+        max_drop_percent: losing more of its refs than this is said first; see `why_alarming`.
         accept_drop: whether that is no problem.
     """
     repository, refs = plan.repository, plan.refs
     status: Status = "empty" if refs.empty else "captured"
-    urgent = _urgent(plan, max_drop_percent)
+    urgent = why_alarming(plan, max_drop_percent=max_drop_percent)
     pins = () if entry is None else entry.pins
     if urgent and entry is not None and entry.record is not None and plan.previous is not None:
         pin = PinLine(
@@ -277,18 +276,6 @@ def _no_longer_than(before: datetime | None, captured: Captured) -> datetime | N
     if before is None or captured.retain_until is None:
         return None
     return min(before, captured.retain_until)
-
-
-def _urgent(plan: Plan, max_drop_percent: int) -> str:
-    if plan.previous is None:
-        return ""
-    old, new = refs_before_and_now(plan)
-    gone, all_branches = lost_refs(old, new)
-    if all_branches:
-        return "all its branches are gone"
-    if gone * 100 > len(old) * max_drop_percent:
-        return f"{gone} of its {len(old)} refs are gone"
-    return ""
 
 
 def _degraded(record: Record) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ class Config(SourceInputs):
     )
     max_drop_percent: int = declare(
         whole(0, 100, metavar="PERCENT"),
-        "Fail when the listing, or a repository's refs, fell by more than this since the last run.",
+        "Fail when the listing, or a repository's refs (ten at least), fell by more than this.",
         group="Behaviour",
         commands=("run",),
         default="20",

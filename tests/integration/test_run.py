@@ -286,14 +286,19 @@ def test_a_repository_that_loses_many_refs_is_said_first_and_its_last_state_is_p
 ) -> None:
     path = lab.repository("widgets")
     tip = git("rev-parse", MAIN, cwd=path).strip()
-    update_refs(path, {b"refs/tags/v%d" % n: tip for n in range(9)})
+    update_refs(path, {b"refs/tags/v%d" % n: tip for n in range(39)})
     lab.run()
+    # What forges do by themselves.
+    update_refs(path, {b"refs/tags/v%d" % n: None for n in range(9)})
+    ordinary = lab.run()
+    assert (ordinary.result, told(ordinary)["widgets"].urgent) == ("success", "")
+    assert lab.entry("widgets").pins == ()
     before = lab.entry("widgets").record
-    update_refs(path, {b"refs/tags/v%d" % n: None for n in range(3)})
+    update_refs(path, {b"refs/tags/v%d" % n: None for n in range(9, 19)})
     report = lab.run()
     assert (report.result, report.exit_code) == ("partial", 3)
-    assert told(report)["widgets"].urgent == "3 of its 10 refs are gone"
-    assert report.problems == ("src/widgets: 3 of its 10 refs are gone",)
+    assert told(report)["widgets"].urgent == "10 of its 31 refs are gone"
+    assert report.problems == ("src/widgets: 10 of its 31 refs are gone",)
     assert statuses(report) == {"widgets": "captured"}
     (pin,) = lab.entry("widgets").pins
     assert pin.record == before

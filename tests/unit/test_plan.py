@@ -23,15 +23,16 @@ from backup.plan import (
     Plan,
     Policy,
     haves_of,
-    lost_refs,
     make_plan,
     order_of_work,
     refs_before_and_now,
+    why_alarming,
     why_not_unchanged,
 )
 from backup.vault.documents import (
     BundleLine,
     Entry,
+    HeadLine,
     Record,
     RefLine,
     RepositoryLine,
@@ -361,22 +362,43 @@ def test_what_is_wanted_and_what_is_held_cover_every_tip(
 # --- Refs that are gone ------------------------------------------------------------------------
 
 
+TAGS = {RefName(f"refs/tags/v{number}"): ONE for number in range(60)}
+HEAD_ON_MAIN = HeadLine(symref=MAIN, id=ONE)
+
+
+def without(names: Mapping[RefName, ObjectId], count: int) -> dict[RefName, ObjectId]:
+    return dict([*names.items()][count:])
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "answer"),
+    ("old", "new", "head", "words"),
     [
-        ({}, {MAIN: ONE}, (0, False)),
-        ({MAIN: ONE}, {MAIN: TWO}, (0, False)),
-        ({MAIN: ONE, TAG: ONE}, {MAIN: ONE}, (1, False)),
-        ({MAIN: ONE, TAG: ONE}, {TAG: ONE}, (1, True)),
-        ({MAIN: ONE}, {DEVELOP: ONE}, (1, False)),
-        ({MAIN: ONE, DEVELOP: TWO}, {}, (2, True)),
-        ({TAG: ONE}, {}, (1, False)),
+        ({}, {MAIN: ONE}, MAIN, ""),
+        ({MAIN: ONE}, {MAIN: TWO}, MAIN, ""),
+        # A merged branch of two, and nine of ten tags.
+        ({MAIN: ONE, DEVELOP: TWO}, {MAIN: TWO}, MAIN, ""),
+        ({MAIN: ONE} | without(TAGS, 50), {MAIN: ONE, **without(TAGS, 59)}, MAIN, ""),
+        # The default branch has another name now.
+        ({MAIN: ONE}, {DEVELOP: ONE}, DEVELOP, ""),
+        ({MAIN: ONE, DEVELOP: TWO}, {DEVELOP: TWO}, MAIN, "HEAD names refs/heads/main, which is"),
+        ({MAIN: ONE, TAG: ONE}, {TAG: ONE}, MAIN, "all its branches are gone"),
+        ({MAIN: ONE, DEVELOP: TWO}, {}, MAIN, "all its branches are gone"),
+        ({MAIN: ONE} | TAGS, {MAIN: ONE, **without(TAGS, 12)}, MAIN, ""),
+        ({MAIN: ONE} | TAGS, {MAIN: ONE, **without(TAGS, 13)}, MAIN, "13 of its 61 refs are gone"),
+        ({MAIN: ONE} | without(TAGS, 50), {MAIN: ONE}, MAIN, "10 of its 11 refs are gone"),
     ],
 )
-def test_lost_refs_are_counted_and_losing_every_branch_is_told(
-    old: dict[RefName, ObjectId], new: dict[RefName, ObjectId], answer: tuple[int, bool]
+def test_what_speaks_for_a_mishap_in_refs_that_are_gone(
+    old: dict[RefName, ObjectId], new: dict[RefName, ObjectId], head: RefName, words: str
 ) -> None:
-    assert lost_refs(old, new) == answer
+    refs = Refs(tips=new, head_symref=head, head_id=new.get(head))
+    plan = planned(refs, recorded(old, head=HEAD_ON_MAIN))
+    assert why_alarming(plan, max_drop_percent=20).startswith(words)
+    assert bool(words) == bool(why_alarming(plan, max_drop_percent=20))
+
+
+def test_a_first_capture_has_lost_nothing() -> None:
+    assert why_alarming(planned(REFS), max_drop_percent=0) == ""
 
 
 PULL = RefName("refs/pull/1/head")
