@@ -47,6 +47,7 @@ _NOT_THERE = "the repository does not have it"
 _REFUSED = {400, 401, 403, 404, 410}
 # Compared, and not looked up: what a server says may be anything.
 _GONE = (404, 410)
+_TOO_LARGE = 413
 _MOST_LIFE = 1e9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What the connection itself says.
@@ -351,7 +352,6 @@ class LfsServer:
         self, operation: str, pointers: Sequence[Pointer]
     ) -> Mapping[str, Mapping[str, Any]]:
         """Ask for links; give what the server says of each file, by id."""
-        self._count("lfs")
         asked = {
             "operation": operation,
             "transfers": ["basic"],
@@ -359,13 +359,12 @@ class LfsServer:
             "hash_algo": "sha256",
         }
         access, named = self._access(), self._named
-        headers = {"Accept": _TYPE, "Content-Type": _TYPE} | dict(access.headers)
-        body = json.dumps(asked).encode()
-        url = f"{access.url}/objects/batch"
-        answer = self._client.ask("POST", url, headers=headers, body=body, named=named)
-        if answer.status in REDIRECTS:
+        answer = self._post(access, json.dumps(asked).encode())
+        if answer.status == _TOO_LARGE and len(pointers) > 1:
             answer.close()
-            raise SourceError(f"{named}: the server redirects, and credentials do not follow")
+            half = len(pointers) // 2
+            first = self._ask_batch(operation, pointers[:half])
+            return {**first, **self._ask_batch(operation, pointers[half:])}
         require_success(answer, named, signed_in="Authorization" in access.headers)
         try:
             found = json.loads(_whole(answer, named))
@@ -373,7 +372,8 @@ class LfsServer:
             raise SourceError(f"{named}: the answer is no JSON") from error
         if not isinstance(found, dict) or not isinstance(found.get("objects"), list):
             raise SourceError(f"{named}: the answer is not one of Git LFS")
-        ways = found.get("transfer", "basic"), found.get("hash_algo", "sha256")
+        # Some say nothing by a null, or by an empty text.
+        ways = found.get("transfer") or "basic", found.get("hash_algo") or "sha256"
         if ways != ("basic", "sha256"):
             raise SourceError(f"{named}: the server has another way of transfer than was asked")
         lines = {}
@@ -381,6 +381,23 @@ class LfsServer:
             if isinstance(line, dict) and isinstance(line.get("oid"), str):
                 lines[line["oid"]] = line
         return lines
+
+    def _post(self, access: Access, body: bytes) -> Answer:
+        """Ask the server itself, and follow redirects within the place that it is at."""
+        headers = {"Accept": _TYPE, "Content-Type": _TYPE} | dict(access.headers)
+        url, place = f"{access.url}/objects/batch", place_of(access.url)
+        for _ in range(MOST_REDIRECTS):
+            self._count("lfs")
+            answer = self._client.ask("POST", url, headers=headers, body=body, named=self._named)
+            if answer.status not in REDIRECTS:
+                return answer
+            answer.close()
+            url = joined(url, answer.headers.get("location", ""))
+            if place is None or place_of(url) != place:
+                raise SourceError(
+                    f"{self._named}: the server redirects elsewhere, and credentials do not follow"
+                )
+        raise SourceError(f"{self._named}: the server redirects in circles")
 
     def _download(self, line: Mapping[str, Any] | None) -> Offer | SourceError:
         """Read what the server says of one file that is asked for."""
@@ -440,7 +457,8 @@ def _actions(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
         # A code is a number of HTTP (batch.md, "Response Errors"); anything else is not repeated.
         is_code = isinstance(code, int) and 0 < code < 1000
         raise kind(f"{message} ({code if is_code else 'no code'})")
-    actions = line.get("actions") or {}
+    # Source: docs/api/v1/legacy.md: servers of the first version say "_links".
+    actions = line.get("actions") or line.get("_links") or {}
     if not isinstance(actions, dict):
         raise SourceError("the server's link to it is none")
     return actions

@@ -108,7 +108,9 @@ def test_the_server_is_beside_the_repository(clone: str, server: Server) -> None
         (Answer(429, {"Retry-After": "7"}), RateLimited, "slow down"),
         (Answer(507, TYPE, b'{"message": "x"}'), RepositoryUnavailable, "quota is used up (507)"),
         (Answer(509), RepositoryUnavailable, "quota is used up (509)"),
-        (Answer(302, {"Location": "/elsewhere"}), SourceError, "redirects"),
+        (Answer(302, {"Location": "http://other.example/"}), SourceError, "redirects elsewhere"),
+        (Answer(302, {"Location": "/x/objects/batch"}), SourceError, "redirects in circles"),
+        (Answer(413), RepositoryUnavailable, "413"),
         (Answer(200, {}, b"<html>"), SourceError, "no JSON"),
         (Answer(200, TYPE, b"[" * 200_000), SourceError, "no JSON"),
         (Answer(200, TYPE, b"[]"), SourceError, "not one of Git LFS"),
@@ -125,6 +127,60 @@ def test_a_server_that_gives_no_links(
         server.client().offers([ONE])
     assert words in caught.value.message
     assert AUTHORIZATION.reveal() not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "more", [{"transfer": None}, {"transfer": ""}, {"hash_algo": ""}, {"hash_algo": None}, {}]
+)
+@pytest.mark.parametrize("name", ["actions", "_links"])
+def test_a_server_may_say_nothing_of_the_way_and_name_links_as_the_first_version_did(
+    name: str, more: dict[str, Any], server: Server
+) -> None:
+    action = {"download": {"href": f"{server.http.url}/file"}}
+    server.batch = {"objects": [{"oid": ONE.oid, "size": 8, name: action}], **more}
+    server.files["/file"] = Answer(200, {}, CONTENT)
+    client = server.client()
+    assert b"".join(client.read(ONE, offer(client))) == CONTENT
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_of_the_server_at_its_own_place_is_followed_with_all_that_was_asked(
+    status: int, server: Server
+) -> None:
+    server.links(f"{server.http.url}/file")
+    links, led = server.batch, []
+
+    def lead(request: Request) -> Answer | None:
+        if request.target.startswith("/acme/"):
+            led.append(request.target)
+            return Answer(status, {"Location": "/moved/objects/batch"})
+        return server._answer(request)
+
+    server.http.answer = lead
+    assert offer(server.client()).place == f"{server.http.url}/file"
+    assert (server.batch, len(led)) == (links, 1)
+    asked = server.asked("/moved/objects/batch")
+    assert asked.method == "POST"
+    assert json.loads(asked.form)["objects"] == [{"oid": ONE.oid, "size": 8}]
+    assert asked.headers["authorization"] == AUTHORIZATION.reveal()
+
+
+def test_what_is_too_much_for_a_server_is_asked_for_by_halves(server: Server) -> None:
+    pointers = [Pointer(oid_of(b"%d" % number), 1) for number in range(11)]
+
+    def answer(request: Request) -> Answer:
+        asked = json.loads(request.form)["objects"]
+        if len(asked) > 3:
+            return Answer(413)
+        href = {"download": {"href": f"{server.http.url}/file"}}
+        return Answer(
+            200, TYPE, json.dumps({"objects": [o | {"actions": href} for o in asked]}).encode()
+        )
+
+    server.http.answer = answer
+    found = server.client().offers(pointers)
+    assert all(isinstance(found[one.oid], Offer) for one in pointers)
+    assert len(server.http.requests) == 7
 
 
 @pytest.mark.parametrize(
