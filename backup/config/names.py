@@ -27,6 +27,7 @@ CheckLevel = Literal["pack", "trailer"]
 Depth = Literal["objects", "packs", "restore"]
 LockMode = Literal["governance", "compliance"]
 Encryption = Literal["bucket", "sse-s3", "sse-kms"]
+AddressingStyle = Literal["auto", "path", "virtual"]
 HideNames = Literal["auto", "true", "false"]
 StorageClass = Literal[
     "STANDARD",

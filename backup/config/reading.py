@@ -254,6 +254,7 @@ def _check_destination(config: Config, labels: Mapping[str, str]) -> None:
 _OF_BUCKETS = (
     "region",
     "endpoint-url",
+    "addressing-style",
     "storage-class",
     "encryption",
     "kms-key-id",

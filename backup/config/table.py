@@ -14,6 +14,7 @@ from backup.config.declaring import Input, declare, optional
 from backup.config.names import (
     VAULT_COMMANDS,
     WRITING_COMMANDS,
+    AddressingStyle,
     CheckLevel,
     Depth,
     Encryption,
@@ -97,6 +98,15 @@ class Config(SourceInputs):
         "The address of an S3-compatible store, such as https://minio.example.com.",
         group="Destination",
         commands=VAULT_COMMANDS,
+        available=True,
+    )
+    addressing_style: AddressingStyle = declare(
+        choice(get_args(AddressingStyle)),
+        "How the bucket is named to an S3-compatible store: in the path, or as a part of the "
+        "host's name (virtual), as some stores want it. auto: as AWS does, elsewhere path.",
+        group="Destination",
+        commands=VAULT_COMMANDS,
+        default="auto",
         available=True,
     )
     storage_class: StorageClass | None = optional(

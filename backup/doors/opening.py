@@ -370,6 +370,7 @@ def _s3_settings(config: Config) -> "S3Settings":
         or os.environ.get("AWS_DEFAULT_REGION")
         or None,
         endpoint_url=config.endpoint_url,
+        addressing_style=config.addressing_style,
         storage_class=config.storage_class,
         encryption="sse-kms" if config.kms_key_id else config.encryption,
         kms_key_id=config.kms_key_id,

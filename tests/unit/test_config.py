@@ -200,6 +200,9 @@ EXAMPLES: Mapping[str, Examples] = {
         ("EU", "eu_central_1", "eu-", "a.b"),
     ),
     "endpoint-url": _url("https", "http"),
+    "addressing-style": Examples(
+        {"auto": "auto", "path": "path", "virtual": "virtual"}, ("vhost", "Virtual", "host")
+    ),
     "storage-class": Examples(
         {"STANDARD": "STANDARD", "GLACIER_IR": "GLACIER_IR"}, ("standard", "COLD")
     ),
@@ -723,6 +726,7 @@ def test_a_bucket_is_named_in_either_way(texts: dict[str, str], prefix: str) -> 
     [
         ("region", "eu-west-1"),
         ("endpoint-url", "http://localhost:9000"),
+        ("addressing-style", "virtual"),
         ("storage-class", "STANDARD_IA"),
         ("encryption", "sse-s3"),
         ("kms-key-id", "alias/backup"),

@@ -127,6 +127,11 @@ _UNKNOWN_KEY = _Meaning(
 _WRONG_REGION = _Meaning(
     ConfigError, "the bucket lies in another region ({words})", "name it with --region"
 )
+_OTHER_STYLE = _Meaning(
+    ConfigError,
+    "the store does not take the bucket's name in the path ({words})",
+    "give --addressing-style virtual",
+)
 _IN_TROUBLE = _Meaning(DestinationUnreachable, "the store is in trouble ({words})")
 _MISSING = _Meaning(ObjectNotFound, "does not exist")
 _TAKEN = _Meaning(WriteConflict, "exists already")
@@ -145,6 +150,9 @@ _OF_CODE = {
         "the bucket does not exist ({words})",
         "make it first, or check --to, --region and --endpoint-url",
     ),
+    # Alibaba Cloud's OSS and Tencent Cloud's COS.
+    "SecondLevelDomainForbidden": _OTHER_STYLE,
+    "PathStyleDomainForbidden": _OTHER_STYLE,
     "AuthorizationHeaderMalformed": _WRONG_REGION,
     "IllegalLocationConstraintException": _WRONG_REGION,
     "PermanentRedirect": _WRONG_REGION,

@@ -110,8 +110,7 @@ class S3Reader:
         except WriteConflict as error:
             raise DestinationError(f"{uri} was changed while it was read") from error
         self._body = answer["Body"]
-        length = int(answer["ContentLength"])
-        begin, size_bytes = _range_of(answer, length)
+        begin, size_bytes = self._range_of(answer)
         if begin != self._position:
             self.close()
             raise DestinationError(
@@ -124,23 +123,32 @@ class S3Reader:
         self._etag = answer.get("ETag")
         self.version_id = version_of(answer)
 
-    def _begin_beyond_the_end(self) -> None:
+    def _size_by_head(self) -> int:
         more = {} if self._version is None else {"VersionId": self._version}
         name = self._bucket.name(self._key)
         answer = self._bucket.ask("head_object", self._key, Key=name, **more)
-        self.size_bytes = int(answer["ContentLength"])
+        length = answer.get("ContentLength")
+        if length is None:
+            uri = self._bucket.uri(self._key)
+            raise DestinationError(f"{uri}: the store does not say how long the object is")
+        return int(length)
+
+    def _range_of(self, answer: Answer) -> tuple[int, int]:
+        """Tell where the answer's bytes begin, and how long the whole object is."""
+        # Source: RFC 9110, section 14.4: bytes FIRST-LAST/SIZE.
+        text = str(answer.get("ContentRange") or "")
+        span, _, size = text.removeprefix("bytes ").partition("/")
+        begin = int(span.partition("-")[0]) if text else 0
+        if size.isdigit():
+            return begin, int(size)
+        # Behind some proxies a body has chunks in place of a length.
+        length = answer.get("ContentLength")
+        return begin, begin + int(length) if length is not None else self._size_by_head()
+
+    def _begin_beyond_the_end(self) -> None:
+        self.size_bytes = self._size_by_head()
         if self.size_bytes != self._position:
             raise DestinationError(
                 f"{self._bucket.uri(self._key)} ends at byte {self.size_bytes}, "
                 f"before {self._position}"
             )
-
-
-def _range_of(answer: Answer, length: int) -> tuple[int, int]:
-    """Read where the answer's bytes begin, and how long the whole object is."""
-    # Source: RFC 9110, section 14.4: bytes FIRST-LAST/SIZE.
-    text = str(answer.get("ContentRange") or "")
-    if not text:
-        return 0, length
-    span, _, size = text.removeprefix("bytes ").partition("/")
-    return int(span.partition("-")[0]), int(size)

@@ -30,6 +30,7 @@ class S3Settings:
         prefix: before every key, without slashes at its ends; may be empty.
         region: None asks the bucket.
         endpoint_url: None for AWS, or what AWS_ENDPOINT_URL_S3 says.
+        addressing_style: how the bucket is named: in the path, or as a part of the host's name.
         storage_class: of bundles. Manifests, records and other small documents stay instant.
         encryption: ``bucket`` leaves it to the bucket's own setting.
         kms_key_id: for ``sse-kms``; None for the account's own key.
@@ -44,6 +45,7 @@ class S3Settings:
     prefix: str = ""
     region: str | None = None
     endpoint_url: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
     storage_class: str | None = None
     encryption: Literal["bucket", "sse-s3", "sse-kms"] = "bucket"
     kms_key_id: str | None = None
@@ -86,14 +88,14 @@ def connect(settings: S3Settings) -> Connection:
     region = settings.region or configured
     if settings.endpoint_url is not None and not is_aws(settings.endpoint_url):
         return _connect_elsewhere(session, settings, region)
-    client = _client(session, settings, region, {})
+    client = _client(session, settings, region, _style(settings))
     if not is_aws(client.meta.endpoint_url):
         # An endpoint of the environment or of the user's configuration.
         client.close()
         return _connect_elsewhere(session, settings, region)
     if region is None and (found := _region_of(client, settings)) != DEFAULT_REGION:
         client.close()
-        client = _client(session, settings, found, {})
+        client = _client(session, settings, found, _style(settings))
     return _connection(session, client, is_aws=True)
 
 
@@ -107,8 +109,15 @@ def _connect_elsewhere(
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "s3": {"addressing_style": style or "path"},
+        **_style(settings),
     }
     return _connection(session, _client(session, settings, region, more), is_aws=False)
+
+
+def _style(settings: S3Settings) -> dict[str, Any]:
+    """Give what was asked for; nothing leaves it to boto3 and to the user's configuration."""
+    style = settings.addressing_style
+    return {} if style == "auto" else {"s3": {"addressing_style": style}}
 
 
 def _connection(session: boto3.session.Session, client: BaseClient, *, is_aws: bool) -> Connection:
