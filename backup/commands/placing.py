@@ -1,11 +1,12 @@
 """Where restored repositories are put: nothing has the name asked for before it is whole."""
 
+import errno
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backup.commands.finding import Found
@@ -15,6 +16,9 @@ from backup.vault.layout import escape_segment
 # In the folder of a restore of several, for as long as it is not done.
 WORKPLACE = ".repo-backup-restore"
 _VAULT = "vault"
+_LOCK = "lock"
+# File systems of the network that know no locks at all.
+_NO_LOCKS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EBADF, errno.EINVAL}
 
 
 def require_free(target: Path) -> None:
@@ -87,12 +91,17 @@ class Workplace:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _claim(self) -> None:
-        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        # A file: over NFS 4 no folder can be locked.
+        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Ends with the process, whatever ends it.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"TARGET: another restore is at work in {self._target}") from error
+        except OSError as error:
+            # Two at once would each make the whole of it; what is done has its place once.
+            if error.errno not in _NO_LOCKS:
+                raise
         note = self._folder / _VAULT
         begun = note.read_text("utf-8", "surrogateescape") if note.exists() else self._vault
         if begun != self._vault:
@@ -114,7 +123,9 @@ def move_into_place(folder: Path, target: Path) -> None:
     # mkdtemp makes folders for their owner alone; a restored one is like any other.
     umask = os.umask(0)
     os.umask(umask)
-    folder.chmod(0o777 & ~umask)
+    with suppress(PermissionError, NotADirectoryError):
+        # Where files have no modes (SMB, exFAT), the folder has the one that all have there.
+        folder.chmod(0o777 & ~umask)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Succeeds over an empty folder, fails over any other.

@@ -49,7 +49,7 @@ _PUBLISH_ATTEMPTS = 20
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _IMPOSSIBLE_NAMES = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _FULL_HINTS = {
     errno.ENOSPC: "free some space there or choose another folder",
     errno.EDQUOT: "raise the quota, free some space or choose another folder",
@@ -123,7 +123,7 @@ class _FolderWriter:
         file = self._unfinished()
         try:
             with _writing(self._uri):
-                os.fsync(file.fileno())
+                _sync(file.fileno())
                 self._publish(self._temporary, self._key)
         finally:
             self.abort()
@@ -582,14 +582,19 @@ def _stored_at(status: os.stat_result) -> datetime:
     return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
         # Some network file systems have no such thing and are as durable as they are.
-        if error.errno not in _NO_FOLDER_SYNC:
+        if error.errno not in _NO_SYNC:
             raise
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 

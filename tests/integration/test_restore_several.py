@@ -144,7 +144,7 @@ def test_two_restores_never_work_in_one_folder(vault: Path, tmp_path: Path) -> N
     workplace = tmp_path / "back" / ".repo-backup-restore"
     workplace.mkdir(parents=True)
     words = ("restore", "--all", "--from", vault, tmp_path / "back")
-    lock = os.open(workplace, os.O_RDONLY)
+    lock = os.open(workplace / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     assert "another restore is at work in" in repo_backup(*words, check=2).stderr
     os.close(lock)
