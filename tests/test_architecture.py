@@ -130,6 +130,7 @@ SHARED = {
     "backup.destinations.keys",
     "backup.report.words",
     "backup.sources.confined",
+    "backup.sources.items",
     "backup.sources.one_server",
 }
 

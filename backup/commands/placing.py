@@ -92,7 +92,8 @@ class Workplace:
 
     def _claim(self) -> None:
         # A file: over NFS 4 no folder can be locked.
-        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        place = self._folder / _LOCK
+        self._lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # Ends with the process, whatever ends it.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,6 +32,7 @@ from backup.errors import (
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign
+from backup.sources.items import each, taken_for
 from backup.sources.one_server import OneServerSession, basic, bearer
 from backup.times import ServerClock, http_time
 
@@ -275,11 +276,16 @@ class BitbucketSource:
         workspace = self.identity.owner
         if self._credentials is None:
             self._notes[f"{workspace}: without credentials only what is public is seen"] = None
-        for item in self._pages(f"/repositories/{quote(workspace, safe='')}"):
+
+        def of_item(item: Mapping[str, Any]) -> Iterator[Repository]:
             repository = self._repository(item)
             yield repository
             if item.get("has_wiki"):
                 yield self._wiki(repository)
+
+        listing = self._pages(f"/repositories/{quote(workspace, safe='')}")
+        host = self.identity.host
+        yield from each(listing, of_item, forge="Bitbucket", host=host, owner=workspace)
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         workspace = self.identity.owner
@@ -288,6 +294,10 @@ class BitbucketSource:
             item = self._ask(f"/repositories/{quote(workspace, safe='')}/{named}")
         except RepositoryMissing:
             return Absence("not-visible", "Bitbucket knows no such repository there, or hides it")
+        with taken_for("repository", forge="Bitbucket"):
+            return self._meant(item, workspace, kind)
+
+    def _meant(self, item: Mapping[str, Any], workspace: str, kind: Kind) -> Repository | Absence:
         if str(item["full_name"]).partition("/")[0].casefold() != workspace.casefold():
             return Absence("transferred", f"it is now {item['full_name']}")
         repository = self._repository(item)
@@ -310,7 +320,8 @@ class BitbucketSource:
                 raise
             # Tokens that read repositories need not see the workspace; ids are in lower case.
             return self._name.lower(), ""
-        return str(item["slug"]), str(item["uuid"]).strip("{}")
+        with taken_for("workspace", forge="Bitbucket"):
+            return str(item["slug"]), str(item["uuid"]).strip("{}")
 
     def _repository(self, item: Mapping[str, Any]) -> Repository:
         whole = str(item["full_name"])

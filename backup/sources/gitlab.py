@@ -29,6 +29,7 @@ from backup.errors import (
 from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity, Visibility
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign
+from backup.sources.items import each, taken_for
 from backup.sources.one_server import OneServerSession
 from backup.times import ServerClock, http_time
 
@@ -185,14 +186,19 @@ class GitLabSource:
         owner = self._find_owner()
         if self._token is None:
             self._notes[f"{owner.path}: without a token only what is public is seen"] = None
-        for item in self._pages(owner.listing, **self._wanted(owner)):
-            if self._path_below(owner, item) is None and not self._shared:
-                continue
-            yield from self._of_project(owner, item)
+
+        def of_item(item: Mapping[str, Any]) -> Iterator[Repository]:
+            if self._path_below(owner, item) is not None or self._shared:
+                yield from self._of_project(owner, item)
+
+        def of_snippet(item: Mapping[str, Any]) -> Iterator[Repository]:
+            if item.get("project_id") is None:
+                yield self._snippet(owner, item, below=None)
+
+        known = {"forge": "GitLab", "host": self.identity.host, "owner": owner.path}
+        yield from each(self._pages(owner.listing, **self._wanted(owner)), of_item, **known)
         if self._snippets and owner.is_self:
-            for item in self._pages("/snippets"):
-                if item.get("project_id") is None:
-                    yield self._snippet(owner, item, below=None)
+            yield from each(self._pages("/snippets"), of_snippet, **known)
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         owner = self._find_owner()
@@ -202,6 +208,10 @@ class GitLabSource:
             item = self._ask(f"/projects/{quote(host_id, safe='')}")
         except RepositoryMissing:
             return Absence("not-visible", "GitLab knows no such project, or hides it from us")
+        with taken_for("project", forge="GitLab"):
+            return self._meant(owner, item, kind)
+
+    def _meant(self, owner: _Owner, item: Mapping[str, Any], kind: Kind) -> Repository | Absence:
         if self._path_below(owner, item) is None and not self._shared:
             return Absence("transferred", f"it is now {item['path_with_namespace']}")
         project = self._project(owner, item)

@@ -5,6 +5,7 @@ The API is a fake whose every answer is held against GitHub's own description; g
 
 import json
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -691,3 +692,45 @@ def test_a_token_that_is_named_for_github_goes_to_no_other_server(
     # Given under our own name, it is meant for what was named with it.
     repo_backup(*words, env={"REPO_BACKUP_TOKEN": PAT})
     assert "authorization" in forge.server.requests[-1].headers
+
+
+# --- Odd answers ----------------------------------------------------------------------------------
+
+
+def test_a_null_in_the_listing_is_said_and_costs_no_other_repository(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "one")
+    sound = json.loads(json.dumps(forge_item(forge)))
+
+    def answer(request: Request) -> Answer | None:
+        if "/orgs/Acme/repos" not in request.target:
+            return None
+        items = [None, sound, {"owner": {"login": "Acme"}}, {"name": 7}]
+        kind = {"Content-Type": "application/json"}
+        return Answer(200, kind, json.dumps(items).encode())
+
+    forge.answer = answer
+    found = [*source(forge, "acme").repositories()]
+    assert [one.path for one in found if not one.problem] == ["one"]
+    assert len([one for one in found if one.problem]) == 3
+
+
+def forge_item(forge: GitHub) -> Any:
+    """Ask the fake for the item of its first repository."""
+    with urllib.request.urlopen(f"{forge.url}/api/v3/orgs/Acme/repos") as answer:
+        return json.load(answer)[0]
+
+
+def test_a_listing_that_goes_on_at_itself_ends(forge: GitHub, acme: Owner) -> None:
+    def answer(request: Request) -> Answer | None:
+        if "/orgs/Acme/repos" not in request.target:
+            return None
+        place = f"{forge.url}{request.target}"
+        fields = {"Content-Type": "application/json", "Link": f'<{place}>; rel="next"'}
+        return Answer(200, fields, b"[]")
+
+    forge.answer = answer
+    with pytest.raises(SourceError, match="goes on at a page that it had already"):
+        [*source(forge, "acme").repositories()]
+    assert len(forge.requests) <= 4

@@ -95,7 +95,11 @@ class Api:
             SourceError: a page is missing, or no list; never a shorter list.
         """
         url: str | None = f"{path}{'&' if '?' in path else '?'}per_page={PAGE}"
+        seen: set[str] = set()
         while url is not None:
+            if url in seen:
+                raise SourceError(f"GitHub's listing {path} goes on at a page that it had already")
+            seen.add(url)
             headers, data = self.request("GET", url)
             items = data.get("repositories") if isinstance(data, dict) else data
             if not isinstance(items, list):

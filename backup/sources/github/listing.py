@@ -24,6 +24,7 @@ from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of
 from backup.sources.github.credentials import AccessToken, Credentials, Live
+from backup.sources.items import each, taken_for
 from backup.sources.one_server import basic
 from backup.times import http_time
 from backup.urls import place_of, shown
@@ -208,16 +209,19 @@ class GitHubSource:
 
     def repositories(self) -> Iterator[Repository]:
         owner = self._find_owner()
-        for item in self._pages(self._listing_of(owner)):
+
+        def of_item(item: Mapping[str, Any]) -> Iterator[Repository]:
             if str(item["owner"]["login"]).casefold() != owner.login.casefold():
-                continue
+                return
             repository = self._repository(item)
             yield repository
             if item.get("has_wiki"):
                 yield self._wiki(repository)
+
+        known = {"forge": "GitHub", "host": self.identity.host, "owner": owner.login}
+        yield from each(self._pages(self._listing_of(owner)), of_item, **known)
         if self._gists:
-            for item in self._pages_of_gists(owner):
-                yield self._gist(item)
+            yield from each(self._pages_of_gists(owner), lambda item: [self._gist(item)], **known)
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         place = "gists" if kind == "gist" else "repositories"
@@ -228,6 +232,10 @@ class GitHubSource:
             return Absence("not-visible", f"GitHub knows no such {name}, or hides it from us")
         except RepositoryBlocked as error:
             return Absence("blocked", error.message)
+        with taken_for("repository", forge="GitHub"):
+            return self._meant(item, kind)
+
+    def _meant(self, item: Mapping[str, Any], kind: Kind) -> Repository | Absence:
         if kind == "gist":
             return self._gist(item)
         owner = self._find_owner()
@@ -251,8 +259,9 @@ class GitHubSource:
                     f"{self._server_url} has no owner {self._name!r}",
                     hint="check the name; an organisation that was renamed has a new one",
                 ) from error
-            is_organization = item["type"] == "Organization"
-            self._owner = _Owner(str(item["login"]), str(item["id"]), is_organization)
+            with taken_for("owner", forge="GitHub"):
+                is_organization = item["type"] == "Organization"
+                self._owner = _Owner(str(item["login"]), str(item["id"]), is_organization)
         return self._owner
 
     def _listing_of(self, owner: _Owner) -> str:
