@@ -360,6 +360,23 @@ def test_a_store_that_cannot_delete_many_deletes_one_by_one(
     assert len(of(proxy.requests, "DELETE")) == 4
 
 
+@pytest.mark.parametrize("told", ["", "<Deleted><Key>p/k/1</Key></Deleted>"])
+def test_what_a_store_does_not_say_it_has_deleted_is_deleted_one_by_one(
+    moto_http: S3Server, bucket: str, told: str
+) -> None:
+    body = f"<DeleteResult>{told}</DeleteResult>"
+    fault = ProxyFault(
+        action="refuse", status=200, method="POST", target="delete", body=body.encode()
+    )
+    keys = [Key(f"k/{number}") for number in range(3)]
+    with watched(moto_http, bucket, fault) as (destination, proxy):
+        for key in keys:
+            destination.put_if_absent(key, b"x")
+        destination.delete(keys)
+        assert keys_of(destination) == ([keys[1]] if told else [])
+    assert len(of(proxy.requests, "DELETE")) == (2 if told else 3)
+
+
 def test_an_object_that_may_not_be_deleted_is_named(moto_http: S3Server, bucket: str) -> None:
     body = (
         "<DeleteResult><Error><Key>p/k/1</Key><Code>AccessDenied</Code>"

@@ -309,6 +309,7 @@ class S3Destination:
     def _delete_some(self, keys: _Keys) -> bool:
         """Delete objects at once, or one by one; tell whether versions of them stay."""
         bucket = self._bucket
+        are_marked = False
         if bucket.deletes_many:
             names = [{"Key": bucket.name(key)} for key in keys]
             try:
@@ -322,9 +323,20 @@ class S3Destination:
                 bucket.deletes_many = False
             else:
                 self._require_deleted(answer)
-                return any(one.get("DeleteMarker") for one in answer.get("Deleted", ()))
-        answers = [bucket.ask("delete_object", key, Key=bucket.name(key)) for key in keys]
-        return any(answer.get("DeleteMarker") for answer in answers)
+                deleted = answer.get("Deleted", ())
+                are_marked = any(one.get("DeleteMarker") for one in deleted)
+                # A store that does not name an object may have passed over it.
+                told = {one.get("Key") for one in deleted}
+                keys = [key for key in keys if bucket.name(key) not in told]
+        answers = [self._delete_one(key) for key in keys]
+        return are_marked or any(answer.get("DeleteMarker") for answer in answers)
+
+    def _delete_one(self, key: Key) -> Answer:
+        try:
+            return self._bucket.ask("delete_object", key, Key=self._bucket.name(key))
+        except ObjectNotFound:
+            # S3 itself does not say so, others do.
+            return {}
 
     def _require_deleted(self, answer: Answer) -> None:
         for failure in answer.get("Errors", ()):
