@@ -6,6 +6,10 @@ hours, weeks (ISO 8601), months and years alike. Deciding again about what was k
 A snapshot goes only for the sake of snapshots that cover it: those with which nothing of it is
 lost. Honest ones cover all before them. Others, which someone with the right to add put beside
 them, displace none and use no window up.
+
+Who may add can also copy what is there, for many hours or days at once. So a snapshot takes an
+hour, a day or a week only if the store dates it no further off than that is long: in one go nobody
+takes more than three of a kind.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,11 +55,13 @@ class Snapshot:
     Attributes:
         finished_at: when the last of them did.
         complete: whether every repository was reached, by every shard.
+        off_by: how far the store's time is from this one; nothing where no store keeps time.
     """
 
     id: str
     finished_at: datetime
     complete: bool
+    off_by: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,8 @@ def decide(snapshots: Sequence[Snapshot], rules: Rules, covers: Covers = _always
     Args:
         snapshots: in any order.
         rules: what is asked for.
-        covers: whether nothing of the second snapshot is lost as long as the first one is there.
+        covers: whether nothing of the second snapshot is lost as long as the first one is there,
+            and the first one may take its place.
     """
     ordered = sorted(snapshots, key=lambda one: (one.finished_at, one.id))
     history = _History(ordered, rules, cache(covers))
@@ -103,13 +110,13 @@ class _History:
         self._rules = rules
         self._covers = covers
         self._windows = [
-            _Window(name, count, _by_period(ordered, period))
-            for name, count, period in (
-                ("hourly", rules.hourly, _hour),
-                ("daily", rules.daily, _day),
-                ("weekly", rules.weekly, _week),
-                ("monthly", rules.monthly, _month),
-                ("yearly", rules.yearly, _year),
+            _Window(name, count, timedelta(hours=hours), _by_period(ordered, period))
+            for name, count, hours, period in (
+                ("hourly", rules.hourly, 1, _hour),
+                ("daily", rules.daily, 24, _day),
+                ("weekly", rules.weekly, 24 * 7, _week),
+                ("monthly", rules.monthly, 24 * 31, _month),
+                ("yearly", rules.yearly, 24 * 366, _year),
             )
             if count
         ]
@@ -118,29 +125,37 @@ class _History:
         """Yield why a snapshot is kept; nothing where it is not."""
         one = self._ordered[position]
         if self._is_last_of(self._ordered, position):
-            yield "the newest complete one" if one.complete else "no other one has all of it"
+            later = islice(self._ordered, position + 1, None)
+            is_newest = one.complete and not any(k.complete for k in later)
+            yield "the newest complete one" if is_newest else "no other one can take its place"
         if self._rules.since is not None and one.finished_at >= self._rules.since:
             yield f"within {self._rules.within}"
         for window in self._windows:
             number, place = window.places[one.id]
             label, period = window.periods[number]
-            if self._is_last_of(period, place) and self._is_within(window, number, one):
+            is_last = self._is_last_of(period, place, length=window.length)
+            if is_last and self._is_within(window, number, one):
                 yield f"{window.name} {label}"
 
-    def _is_last_of(self, some: Sequence[Snapshot], position: int) -> bool:
+    def _is_last_of(
+        self, some: Sequence[Snapshot], position: int, *, length: timedelta = timedelta.max
+    ) -> bool:
         """Return whether no other one of some snapshots displaces the one at a position."""
         one = some[position]
         later = islice(some, position + 1, None)
-        if any(self._covers(k, one) for k in later if k.complete or not one.complete):
+        if any(self._displaces(k, one, length) for k in later if k.complete or not one.complete):
             return False
         earlier = () if one.complete else islice(some, position)
-        return not any(self._covers(k, one) for k in earlier if k.complete)
+        return not any(self._displaces(k, one, length) for k in earlier if k.complete)
+
+    def _displaces(self, one: Snapshot, other: Snapshot, length: timedelta) -> bool:
+        return one.off_by <= length and self._covers(one, other)
 
     def _is_within(self, window: "_Window", number: int, one: Snapshot) -> bool:
         """Return whether there are fewer newer periods that have what a snapshot has."""
         newer = 0
         for _, period in islice(window.periods, number + 1, None):
-            newer += any(self._covers(k, one) for k in period)
+            newer += any(self._displaces(k, one, window.length) for k in period)
             if newer >= window.count:
                 return False
         return True
@@ -151,12 +166,14 @@ class _Window:
     """A rule that keeps the last snapshot of each of so many periods.
 
     Attributes:
+        length: of one period, at most.
         periods: labels and snapshots, the oldest first.
         places: for each snapshot the number of its period, and its place in there.
     """
 
     name: str
     count: int
+    length: timedelta
     periods: Sequence[tuple[str, Sequence[Snapshot]]]
 
     @cached_property

@@ -13,7 +13,7 @@ Only the role that prunes may write these notes.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from backup.errors import DamagedDocument, ObjectNotFound
 from backup.model import Destination, Key
@@ -93,9 +93,17 @@ def look_back(
         missing=missing,
         spared_before=None if is_accepted else spared_before,
         known=known,
-        # An id may begin with a time that lies up to the window before its run.
-        unknown_until=max((snapshot_time(one) + WINDOW + grace for one in unseen), default=None),
+        unknown_until=max((_end_of(one, grace) for one in unseen), default=None),
     )
+
+
+def _end_of(snapshot_id: str, grace: timedelta) -> datetime:
+    """Return when a run was over for sure."""
+    try:
+        # An id may begin with a time that lies up to the window before its run.
+        return snapshot_time(snapshot_id) + WINDOW + grace
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def missing_manifests(destination: Destination, layout: Layout) -> frozenset[str]:

@@ -27,6 +27,7 @@ from backup.commands.condemning import (
     write_list,
 )
 from backup.commands.continuity import BRING_BACK, Continuity, look_back, write_note
+from backup.commands.deciding import decide_by_times
 from backup.commands.deleting import Candidate, Deleted, Kind, delete_in_order, kind_of
 from backup.commands.finding import require_roots
 from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
@@ -55,11 +56,11 @@ from backup.results import (
     PruneRow,
     Severity,
 )
-from backup.retention import Decision, Rules, Snapshot, decide
+from backup.retention import Decision, Rules
 from backup.stopping import Stop
 from backup.vault.clocks import FUTURE_TOLERANCE, is_dated_after_object
 from backup.vault.documents import Entry, ForgottenLine, SourceLine
-from backup.vault.inventory import Coverage, Row, stamp, stamp_of
+from backup.vault.inventory import stamp, stamp_of
 from backup.vault.layout import (
     DocumentName,
     Layout,
@@ -263,13 +264,25 @@ class _Owner:
         # Before what packs point to is listed, which is written before the files.
         files = list_files(self._destination, self._layout)
         documents = survey(
-            self._destination, self._layout, names, forgotten=old, since=since, stop=self._stop
+            self._destination,
+            self._layout,
+            names,
+            forgotten=old,
+            since=since,
+            now=now,
+            stop=self._stop,
         )
         self._require_quiet(documents, now)
         self._note_damaged_documents(documents)
         continuity = self._look_back(documents)
-        documents.inventory.note_stored(self._listed("repositories"), most=self._grace)
-        self._decisions = self._decide(documents, now)
+        documents.inventory.note_stored(key for key, _ in self._listed("repositories"))
+        self._decisions = decide_by_times(
+            documents,
+            self._request.rules,
+            grace=self._grace,
+            now=now,
+            keeps_time=self._destination.keeps_time,
+        )
         state = load_state(self._destination, self._layout, names, now=now)
         self._source = state.source
         self._forgets = self._too_long_gone(state, now)
@@ -354,9 +367,10 @@ class _Owner:
         for name in documents.misdated:
             self._note(f"{name.stem} was dated by a wrong clock and decides nothing")
         for name in documents.damaged_ones(checkpoints=False):
+            error = documents.damaged[name]
             self._note(
-                f"{documents.damaged[name].message}: what it may name stays",
-                "docs/how-to/repair-a-vault.md tells how to go on",
+                f"{error.message}: what it may name stays",
+                error.hint or "docs/how-to/repair-a-vault.md tells how to go on",
                 severity="error",
             )
         for name in documents.damaged_ones(checkpoints=True):
@@ -374,49 +388,6 @@ class _Owner:
         self.notes.append(Finding(severity, f"{owner}: {message}", fix, private=private))
 
     # --- Deciding ---
-
-    def _decide(self, documents: Survey, now: datetime) -> list[Decision]:
-        """Decide about every run; those whose times are not true take part in no window."""
-        out_of_time = {
-            one for one, row in documents.runs.items() if row.stored_late_by > self._grace
-        }
-        until = self._request.rules.reaches_back_to(now)
-        runs = documents.runs
-        in_time = [one for one in runs if one not in out_of_time]
-        coverage = Coverage(documents.inventory, [runs[one] for one in in_time])
-        decisions = decide(
-            [documents.snapshot(one) for one in in_time],
-            self._request.rules,
-            lambda one, other: coverage.covers(runs[one.id], runs[other.id]),
-        )
-        for one in out_of_time:
-            stored_at = documents.runs[one].stored_at or now
-            decisions.append(
-                Decision(
-                    documents.snapshot(one),
-                    keep=stored_at >= until,
-                    reason=f"its time is not true: it was stored on {stored_at:%Y-%m-%d}",
-                )
-            )
-        kept = [runs[one.snapshot.id] for one in decisions if one.keep]
-        decisions += self._outlived(documents, kept, until=until)
-        return sorted(decisions, key=lambda one: (one.snapshot.finished_at, one.snapshot.id))
-
-    def _outlived(
-        self, documents: Survey, kept: Iterable[Row], *, until: datetime
-    ) -> Iterator[Decision]:
-        """Choose what a wrong clock has dated and no window would reach by the store's time.
-
-        Only what a snapshot that stays covers: a repository may be known by nothing else.
-        """
-        for name in documents.misdated:
-            stored_at, row = name.stored_at, documents.rows[name]
-            if name.checkpoint is not None or stored_at is None or stored_at >= until:
-                continue
-            if any(documents.inventory.covers(one, row) for one in kept):
-                snapshot = Snapshot(run_of(name), stored_at, complete=row.header.complete)
-                reason = f"a wrong clock has dated it: it was stored on {stored_at:%Y-%m-%d}"
-                yield Decision(snapshot, keep=False, reason=reason)
 
     def _doomed(self, documents: Survey, since: datetime) -> set[DocumentName]:
         """Choose the manifests that go, and the checkpoints that no run will look at any more."""

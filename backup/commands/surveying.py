@@ -27,6 +27,7 @@ class Survey:
         inventory: what they name.
         rows: those that can be read, by their names.
         damaged: those that cannot, and why.
+        misdated: those that a wrong clock has dated; they decide nothing.
         young: those that were written within the grace time.
         members: by `run_of` the names of the manifests of one run.
         runs: these together.
@@ -37,6 +38,7 @@ class Survey:
     inventory: Inventory
     rows: Mapping[DocumentName, Row]
     damaged: Mapping[DocumentName, DamagedDocument]
+    misdated: Sequence[DocumentName]
     young: frozenset[DocumentName]
     members: Mapping[str, Sequence[DocumentName]]
     runs: Mapping[str, Row]
@@ -44,7 +46,8 @@ class Survey:
     @property
     def manifests(self) -> dict[DocumentName, Row]:
         """Those that can be read, are manifests, and were dated by a clock that was not wrong."""
-        return {name: row for name, row in self.rows.items() if _is_believed(name, row)}
+        misdated = set(self.misdated)
+        return {name: row for name, row in self.all_manifests.items() if name not in misdated}
 
     @property
     def all_manifests(self) -> dict[DocumentName, Row]:
@@ -65,12 +68,8 @@ class Survey:
             id=run,
             finished_at=max(header.finished_at for header in headers),
             complete=whole and all(header.complete for header in headers),
+            off_by=self.runs[run].off_by,
         )
-
-    @property
-    def misdated(self) -> list[DocumentName]:
-        """Those that a wrong clock has dated; they decide nothing, and stay."""
-        return [name for name, row in self.rows.items() if is_misdated(name, row.header, now=None)]
 
     def uncovered(self, names: Iterable[DocumentName]) -> list[Row]:
         """Choose the documents that no other one covers; in an honest history that is the newest.
@@ -95,6 +94,7 @@ def survey(
     *,
     forgotten: Sequence[ForgottenLine],
     since: datetime,
+    now: datetime,
     stop: Stop,
 ) -> Survey:
     """Read every manifest and checkpoint; of some only that they are damaged is found.
@@ -105,6 +105,7 @@ def survey(
         names: what `list_documents` answered.
         forgotten: what documents say of these does not count, unless they knew that they were.
         since: the begin of the grace time.
+        now: the time here, which is the store's as well.
         stop: ends it.
 
     Raises:
@@ -132,12 +133,25 @@ def survey(
     young = {name for name, row in rows.items() if _written_at(row) >= since}
     # When a damaged one was written only its id tells: up to the window and a run after that.
     young |= {name for name in damaged if snapshot_time(name.snapshot_id) >= since - WINDOW}
+    misdated: list[DocumentName] = []
     members: dict[str, list[DocumentName]] = {}
     for name, row in rows.items():
-        if _is_believed(name, row):
+        if is_misdated(name, row.header, now=now):
+            misdated.append(name)
+        elif name.checkpoint is None:
             members.setdefault(run_of(name), []).append(name)
     runs = {one: inventory.together(rows[n] for n in some) for one, some in members.items()}
-    return Survey(names, stored, inventory, rows, damaged, frozenset(young), members, runs)
+    return Survey(
+        names=names,
+        stored=stored,
+        inventory=inventory,
+        rows=rows,
+        damaged=damaged,
+        misdated=misdated,
+        young=frozenset(young),
+        members=members,
+        runs=runs,
+    )
 
 
 def run_of(name: DocumentName) -> str:
@@ -147,10 +161,6 @@ def run_of(name: DocumentName) -> str:
     run's own manifest says, nor when that was.
     """
     return name.snapshot_id if name.shard is None else f"{name.snapshot_id} of {name.shard[1]}"
-
-
-def _is_believed(name: DocumentName, row: Row) -> bool:
-    return name.checkpoint is None and not is_misdated(name, row.header, now=None)
 
 
 def _written_at(row: Row) -> datetime:

@@ -11,7 +11,8 @@ manifest in sight is its work: such documents are listed and read as if they wer
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 from threading import Lock
 
@@ -35,6 +36,7 @@ _FORGOTTEN = ".forgotten."
 _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}(?=\.)", re.ASCII)
 _ID_TIME = "%Y%m%dT%H%M%SZ"
 _FUTURE_TOLERANCE = timedelta(hours=1)
+_LAST = datetime.max.replace(tzinfo=UTC) - _FUTURE_TOLERANCE
 
 
 class OriginalsDestination:
@@ -112,7 +114,10 @@ class OriginalsDestination:
         """List a folder of documents, and those that are hidden and newer than all of them."""
         # Before what is in sight: what is written or pruned meanwhile is not taken for hidden.
         known = self._versions(prefix)
-        listed = [*self._inner.list(prefix, versions=versions)]
+        listed = [
+            self._as_first_stored(one, known.get(one.key))
+            for one in self._inner.list(prefix, versions=versions)
+        ]
         in_sight = {one.key for one in listed}
         newest = max((_id_of(one.key) for one in listed if _is_timely(one)), default="")
         hidden = {
@@ -133,6 +138,11 @@ class OriginalsDestination:
             for key, one in hidden.items()
         ]
         return merge(listed, found, key=lambda one: one.key)
+
+    @staticmethod
+    def _as_first_stored(listed: StoredObject, known: ObjectVersions | None) -> StoredObject:
+        """Have an object the time of the version that is read of it, which is the first one."""
+        return listed if known is None else replace(listed, stored_at=known.stored_at)
 
     def versions(self, prefix: str) -> Iterator[ObjectVersions]:
         return self._inner.versions(prefix)
@@ -181,5 +191,6 @@ def _is_timely(one: StoredObject | ObjectVersions) -> bool:
     """Return whether a document's id is not from a clock that ran ahead of the store's."""
     if one.stored_at is None:
         return True
-    latest = (one.stored_at + _FUTURE_TOLERANCE).strftime(_ID_TIME)
+    # The time of a file can be any.
+    latest = (min(one.stored_at, _LAST) + _FUTURE_TOLERANCE).strftime(_ID_TIME)
     return _id_of(one.key)[: len(latest)] <= latest

@@ -20,7 +20,7 @@ FUTURE_TOLERANCE = timedelta(hours=1)
 
 def is_dated_after_object(name: DocumentName) -> bool:
     """Return whether a document's id begins with a later time than its object has."""
-    return name.stored_at is not None and name.time > name.stored_at + MOST_SKEW
+    return name.stored_at is not None and name.time - name.stored_at > MOST_SKEW
 
 
 def is_suspect(name: DocumentName, *, now: datetime | None) -> bool:

@@ -19,7 +19,7 @@ from typing import Literal
 from backup.model import Destination, StoredObject
 from backup.vault.documents import Entry, ForgottenLine, Header
 from backup.vault.layout import DocumentName, Layout, escape_segment, segment_of, snapshot_of
-from backup.vault.manifest import WINDOW, Identity, Stored, load_contents, unknown_to
+from backup.vault.manifest import Identity, Stored, load_contents, unknown_to
 
 _NUMBERS: Literal["I"] = "I"
 _BYTES = array(_NUMBERS).itemsize
@@ -32,7 +32,9 @@ _STAMP_LENGTH = len("20260101T000000Z")
 
 def stamp(moment: datetime) -> str:
     """Return a time as snapshot ids begin with it; these compare as text."""
-    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    moment = moment.astimezone(UTC)
+    # Not every system's strftime writes four digits of an early year.
+    return f"{moment.year:04}{moment:%m%dT%H%M%SZ}"
 
 
 def stamp_of(snapshot_id: str) -> str:
@@ -73,11 +75,11 @@ class Row:
         return (pair for pair in self.named() if pair[0] not in self.dropped)
 
     @property
-    def stored_late_by(self) -> timedelta:
-        """How much later the store wrote a document than it says itself; none where none says."""
+    def off_by(self) -> timedelta:
+        """How far the store's time is from a document's own; nothing where no store keeps time."""
         if self.stored_at is None:
             return timedelta(0)
-        return self.stored_at - self.header.finished_at
+        return abs(self.stored_at - self.header.finished_at)
 
 
 class Inventory:
@@ -215,23 +217,17 @@ class Inventory:
             row[number] = record
         return row.tobytes()
 
-    def note_stored(self, objects: Iterable[tuple[str, StoredObject]], *, most: timedelta) -> None:
-        """Note which records exist, and are as old as their names say.
+    def note_stored(self, keys: Iterable[str]) -> None:
+        """Note which records exist.
+
+        When a record was stored does not matter: what names it counts only at its own time.
 
         Args:
-            objects: of a listing, with keys relative to the root.
-            most: how long after the beginning of a run its objects can be written.
+            keys: of a listing, relative to the root.
         """
-        for relative, stored in objects:
+        for relative in keys:
             for number in self._numbers_of(relative):
-                if self._is_in_time(number, stored, most):
-                    self._stored[number] = True
-
-    def _is_in_time(self, record: int, stored: StoredObject, most: timedelta) -> bool:
-        if not self._destination.keeps_time or stored.stored_at is None:
-            return True
-        # An id may begin with a time that lies up to the window before its run.
-        return stamp(stored.stored_at - most - WINDOW) <= self._stamps[record]
+                self._stored[number] = True
 
     # --- Comparing ---
 

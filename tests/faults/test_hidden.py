@@ -26,6 +26,7 @@ from backup.results import RestoreReport, StatusReport, VerifyReport
 from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
+from tests.support.dated import DatedDestination
 from tests.support.faults import Heard
 from tests.support.git import init_bare
 from tests.support.lfsserver import commit, keep, pointer
@@ -232,7 +233,8 @@ def test_markers_that_prune_left_are_nobodys_trouble(vault: Vault) -> None:
     for number in range(3, 6):
         vault.night(number, b"more %d" % number)
     request = PruneRequest(Rules(hourly=1), grace_days=30)
-    report = prune(vault.destination, request, events=Silence(), stop=Stop())
+    dated = DatedDestination(vault.destination)
+    report = prune(dated, request, events=Silence(), stop=Stop())
     assert (report.exit_code, len(report.remove)) == (0, 5)
     assert len(vault.keys("/snapshots/")) == 1
     assert vault.errors() == []

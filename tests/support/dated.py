@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
-from backup.model import Destination, Key, StoredObject
+from backup.model import Destination, Key, ObjectVersions, StoredObject
 from backup.vault.layout import SNAPSHOT_ID, snapshot_time
 from tests.support.faults import DestinationFault, FaultyDestination
+
+T = TypeVar("T", StoredObject, ObjectVersions)
 
 
 class DatedDestination(FaultyDestination):
@@ -32,7 +35,10 @@ class DatedDestination(FaultyDestination):
     def list(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
         return map(self._dated, super().list(prefix, versions=versions))
 
-    def _dated(self, stored: StoredObject) -> StoredObject:
+    def versions(self, prefix: str) -> Iterator[ObjectVersions]:
+        return map(self._dated, super().versions(prefix))
+
+    def _dated(self, stored: T) -> T:
         found = SNAPSHOT_ID.search(stored.key)
         at = self.times.get(stored.key)
         if at is None and found is not None:

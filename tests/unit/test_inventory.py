@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from backup.destinations.memory import MemoryDestination
-from backup.model import StoredObject
 from backup.vault.documents import Entry, ForgottenLine, Manifest, PinLine, SourceLine, encode
 from backup.vault.inventory import Coverage, Inventory, Row
 from backup.vault.layout import DocumentName, Layout, record_key, repository_folder
@@ -72,8 +71,7 @@ class Vault:
         return row
 
     def store(self, *keys: str) -> None:
-        listed = [(key, StoredObject(LAYOUT.key(key), 1)) for key in keys]
-        self.inventory.note_stored(listed, most=timedelta(days=7))
+        self.inventory.note_stored(keys)
 
 
 def _pins(key: str | None) -> tuple[PinLine, ...]:

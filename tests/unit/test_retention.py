@@ -1,5 +1,6 @@
 """Retention's windows over calendars worked out by hand."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 from backup.retention import Rules, Snapshot, decide
@@ -75,6 +76,19 @@ def test_what_was_cut_short_is_kept_only_where_nothing_better_is() -> None:
         "2026-11-26T03:00": (False, "no window keeps it"),
         "2026-11-27T03:00": (True, "daily 2026-11-27"),
     }
+
+
+def test_what_the_store_dates_more_than_a_day_off_uses_up_no_day() -> None:
+    weeks = [snapshot(f"2026-11-{day:02}T03:00") for day in (1, 8, 15, 22)]
+    days = [snapshot(f"2026-11-{day:02}T23:00") for day in range(15, 22)]
+
+    def kept_weeks(off_by: timedelta) -> list[Snapshot]:
+        added = [replace(one, off_by=off_by) for one in days]
+        decisions = decide([*weeks, *added], Rules(daily=2))
+        return [one.snapshot for one in decisions if one.keep and one.snapshot in weeks]
+
+    assert kept_weeks(timedelta(hours=24)) == weeks[-1:]
+    assert kept_weeks(timedelta(hours=25)) == weeks[-2:]
 
 
 def test_young_ones_are_kept_whatever_else() -> None:
