@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backup.commands.stored_files import read_index
-from backup.errors import DamagedDocument, IntegrityError, ObjectNotFound
+from backup.errors import DamagedDocument, IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.stopping import Stop
 from backup.vault.documents import encode
@@ -115,7 +115,8 @@ def plan_sweep(
         grace: how long what is noted today is left alone, and no prune takes longer.
         stop: ends it.
 
-    Where an index is damaged it is not known what is named: then nothing goes, and the list stays.
+    Where an index cannot be read it is not known what is named: then nothing goes, and the list
+    stays.
     """
     documents = condemned_documents(destination, layout)
     known = _newest(destination, documents)
@@ -123,7 +124,7 @@ def plan_sweep(
         return FileSweep({}, (), {}, documents, is_new=bool(documents))
     try:
         named = _named(destination, layout, indexes, stop)
-    except DamagedDocument as error:
+    except (DamagedDocument, UnsupportedFormat) as error:
         there = {key: files[key] for key in known if key in files}
         is_new = not known and bool(documents)
         return FileSweep({}, (*known.values(),), there, documents, is_new, error.message)

@@ -16,6 +16,7 @@ from backup.errors import (
     DestinationError,
     IntegrityError,
     ObjectNotFound,
+    UnsupportedFormat,
 )
 from backup.model import Destination, Key, SourceIdentity
 from backup.vault.clocks import is_misdated
@@ -503,8 +504,8 @@ def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> lis
             continue
         try:
             header = load_header(destination, layout, name)
-        except DamagedDocument:
-            # Damaged, and chosen against: the caller asks for what was before it.
+        except (DamagedDocument, UnsupportedFormat):
+            # Not to be read, and chosen against: the caller asks for what was before it.
             if snapshot_time(name.snapshot_id) > moment:
                 continue
             raise

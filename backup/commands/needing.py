@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from backup.errors import DamagedDocument, ObjectNotFound
+from backup.errors import DamagedDocument, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
@@ -160,7 +160,7 @@ class Needed:
         for version in self._inventory.versions_of(number) or (self._first_version(key),):
             try:
                 record = load_record(self._destination, self._layout, key, version=version)
-            except (DamagedDocument, ObjectNotFound) as error:
+            except (DamagedDocument, UnsupportedFormat, ObjectNotFound) as error:
                 needs.problems[key] = error.message
                 continue
             needs.keys.update(_chain_of(record))
@@ -180,7 +180,7 @@ def captured_at(destination: Destination, layout: Layout, key: str) -> datetime 
         return None
     try:
         return load_record(destination, layout, key).captured_at
-    except (DamagedDocument, ObjectNotFound):
+    except (DamagedDocument, UnsupportedFormat, ObjectNotFound):
         return None
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from backup.commands.needing import captured_at
-from backup.errors import DamagedDocument
+from backup.errors import DamagedDocument, IntegrityError, UnsupportedFormat
 from backup.model import Destination, Key, StoredObject
 from backup.retention import Snapshot
 from backup.stopping import Stop
@@ -26,7 +26,7 @@ class Survey:
         stored: what the listing says of each, by its key.
         inventory: what they name.
         rows: those that can be read, by their names.
-        damaged: those that cannot, and why.
+        damaged: those that cannot, and why; those of a newer format among them.
         misdated: those that a wrong clock has dated; they decide nothing.
         young: those that were written within the grace time.
         members: by `run_of` the names of the manifests of one run.
@@ -37,7 +37,7 @@ class Survey:
     stored: Mapping[Key, StoredObject]
     inventory: Inventory
     rows: Mapping[DocumentName, Row]
-    damaged: Mapping[DocumentName, DamagedDocument]
+    damaged: Mapping[DocumentName, IntegrityError]
     misdated: Sequence[DocumentName]
     young: frozenset[DocumentName]
     members: Mapping[str, Sequence[DocumentName]]
@@ -123,12 +123,12 @@ def survey(
         for one in destination.list(folder)
     }
     rows: dict[DocumentName, Row] = {}
-    damaged: dict[DocumentName, DamagedDocument] = {}
+    damaged: dict[DocumentName, IntegrityError] = {}
     for name in names:
         stop.check()
         try:
             rows[name] = inventory.read(name, stored.get(layout.document(name)))
-        except DamagedDocument as error:
+        except (DamagedDocument, UnsupportedFormat) as error:
             damaged[name] = error
     young = {name for name, row in rows.items() if _written_at(row) >= since}
     # When a damaged one was written only its id tells: up to the window and a run after that.

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from backup.errors import ConfigError, DamagedDocument, DestinationError, ObjectNotFound
+from backup.errors import (
+    ConfigError,
+    DamagedDocument,
+    DestinationError,
+    ObjectNotFound,
+    UnsupportedFormat,
+)
 from backup.model import Destination, Key, Kind, LeftOut, ObjectId, Refs, SourceIdentity
 from backup.vault.clocks import MOST_SKEW, is_dated_after_object, is_misdated, is_suspect
 from backup.vault.documents import (
@@ -451,10 +457,10 @@ class _LeftAside:
         return True
 
     def load(self, name: DocumentName) -> Manifest | None:
-        """Read a document that may be damaged."""
+        """Read a document that may be damaged, or of a newer format."""
         try:
             return load_manifest(self.destination, self.layout, name)
-        except DamagedDocument:
+        except (DamagedDocument, UnsupportedFormat):
             self.damaged.append(name.stem)
             return None
 

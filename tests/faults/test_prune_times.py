@@ -3,6 +3,8 @@
 Nothing is deleted because of a time that somebody else may choose, and none of them stops prune.
 """
 
+import gzip
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,12 +15,15 @@ import pytest
 
 from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination
+from backup.errors import ExitCode
 from backup.model import Key, ObjectVersions
 from backup.vault.layout import DocumentName, snapshot_time
-from tests.faults.test_prune import LAYOUT, Estate, push
-from tests.faults.test_prune_trust import forge, grown, manifest_of
+from tests.faults.test_prune import LAYOUT, Estate, newest, push
+from tests.faults.test_prune_trust import forge, grown, manifest_of, record_of
 from tests.support.dated import DatedDestination
 from tests.support.times import Timed
+
+NEWER = gzip.compress(json.dumps({"format": 2, "document": "of tomorrow"}).encode())
 
 
 @pytest.fixture
@@ -240,3 +245,41 @@ def test_no_claim_about_the_stores_clock_stops_prune(dated: Estate) -> None:
     assert (report.exit_code, report.refused) == (0, ())
     assert [f"{forged} was dated by a wrong clock" in one.message for one in report.notes] == [True]
     assert dated.snapshots() == {*made[2:], forged}
+
+
+@pytest.mark.parametrize("kind", ["an old manifest", "a checkpoint", "a record"])
+def test_a_newer_format_stops_prune_no_more_than_damage_does(dated: Estate, kind: str) -> None:
+    made = grown(dated, nights=4)
+    earlier = dated.now - timedelta(days=30)
+    if kind == "a record":
+        key = LAYOUT.key(record_of(dated, made[-1]))
+        dated.vault.delete([key])
+    else:
+        number = 1 if kind == "a checkpoint" else None
+        at = dated.now if number else earlier
+        key = LAYOUT.document(DocumentName(f"{at:%Y%m%dT%H%M%SZ}-feedbeef", checkpoint=number))
+    dated.vault.put_if_absent(key, NEWER)
+    report = dated.prune(daily=3, grace_days=1, dry_run=True)
+    assert report.refused == ()
+    assert [one.snapshot_id for one in report.remove] == made[:1]
+    assert report.exit_code == (ExitCode.DAMAGED if kind == "an old manifest" else 0)
+    if kind == "an old manifest":
+        (note,) = report.notes
+        assert "has format 2" in note.message
+        assert note.fix == "use a newer version of repo-backup"
+    if kind == "a checkpoint":
+        # It is not the newest state: the next run goes on without it.
+        dated.night()
+
+
+def test_a_newest_manifest_of_a_newer_format_refuses(dated: Estate) -> None:
+    grown(dated, nights=4)
+    before = dated.stored()
+    name = newest(dated)
+    later = name.time + timedelta(hours=1)
+    key = LAYOUT.document(DocumentName(f"{later:%Y%m%dT%H%M%SZ}-feedbeef"))
+    dated.vault.put_if_absent(key, NEWER)
+    report = dated.prune(daily=1, grace_days=1, at=dated.now + timedelta(days=1))
+    assert report.exit_code == ExitCode.DAMAGED
+    assert "use a newer version of repo-backup" in report.refused[0]
+    assert dated.stored() == {*before, key}

@@ -1,5 +1,6 @@
 """What a person means: a moment, a snapshot, a repository by any of its names."""
 
+import gzip
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +16,7 @@ from backup.commands.finding import (
     snapshots,
 )
 from backup.destinations.memory import MemoryDestination
-from backup.errors import ConfigError, DamagedDocument
+from backup.errors import ConfigError, IntegrityError
 from backup.model import Destination, Kind
 from backup.vault.documents import AbsenceLine, Drill, Entry, Manifest, SourceLine, encode
 from backup.vault.layout import DocumentName, Layout
@@ -296,15 +297,20 @@ def test_of_shards_those_that_were_stored_first_make_the_snapshot() -> None:
     assert at(vault, name.snapshot_id) == {"a": "a", "b": "b", "c": "b"}
 
 
-def test_a_damaged_manifest_is_passed_over_only_where_an_earlier_state_is_asked_for(
-    vault: MemoryDestination,
+@pytest.mark.parametrize(
+    "data",
+    [b"damaged", gzip.compress(b'{"format": 2}')],
+    ids=["damaged", "of a newer format"],
+)
+def test_what_cannot_be_read_is_passed_over_only_where_an_earlier_state_is_asked_for(
+    data: bytes, vault: MemoryDestination
 ) -> None:
     key = LAYOUT.document(DocumentName("20261103T233000Z-0000"))
     vault.delete([key])
-    vault.put_if_absent(key, b"damaged")
+    vault.put_if_absent(key, data)
     assert at(vault, "2026-11-02") == {"a": "a2", "b": "b1"}
     for text in ("2026-11-03", None, "20261103T233000Z-0000"):
-        with pytest.raises(DamagedDocument):
+        with pytest.raises(IntegrityError):
             at(vault, text)
 
 
