@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -25,22 +25,21 @@ from backup.commands.continuity import BRING_BACK, missing_manifests
 from backup.commands.documents_check import damaged_documents
 from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
 from backup.commands.drills import DrillState, load_drill_state
-from backup.commands.finding import forgotten_in_vault, require_roots, state_of_vault
+from backup.commands.finding import require_roots
 from backup.commands.hidden import hidden_documents, hidden_words
 from backup.commands.lost_index import LostIndex, lost_index
+from backup.commands.promised import Promised, Promises, read_promises
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
 from backup.commands.sampling import Candidate, choose
 from backup.commands.stored_files import problem_of, read_index
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
-    DamagedDocument,
     DestinationError,
     DocumentTooLarge,
     ExitCode,
     IntegrityError,
     ObjectArchived,
-    ObjectNotFound,
 )
 from backup.git.command import require_git
 from backup.git.pointers import Pointer
@@ -51,14 +50,10 @@ from backup.stopping import Stop
 from backup.vault.documents import (
     Drill,
     DrillLine,
-    Entry,
-    EntryDamage,
-    ForgottenLine,
     Record,
     encode,
 )
 from backup.vault.layout import (
-    DocumentName,
     Layout,
     bundles_beside,
     folder_of,
@@ -67,8 +62,6 @@ from backup.vault.layout import (
 from backup.vault.manifest import (
     Identity,
     list_documents,
-    load_manifest,
-    unknown_to,
 )
 
 
@@ -87,29 +80,6 @@ class VerifyRequest:
     sample_percent: int = 100
     sample_bytes: int | None = None
     concurrency: int = 4
-
-
-@dataclass(slots=True)
-class _Repository:
-    """One repository as the manifests have it.
-
-    Attributes:
-        name: host, owner and path, as the newest manifest has it.
-        snapshots: for each record that a manifest names, the snapshots that do; the oldest first.
-        newest: the record of the newest manifest.
-        versions: for each of these records the version that was written, where it is known.
-        found_by_runs: damage that the newest manifest names, and that no drill has found.
-    """
-
-    name: str
-    identity: Identity
-    private: bool = False
-    unproven: bool = False
-    chain_bytes: int = 0
-    newest: str = ""
-    snapshots: dict[str, list[str]] = field(default_factory=dict)
-    versions: dict[str, str | None] = field(default_factory=dict)
-    found_by_runs: list[EntryDamage] = field(default_factory=list)
 
 
 def verify(
@@ -140,7 +110,7 @@ def verify(
     for layout in require_roots(originals):
         began = clock()
         drills = load_drill_state(originals, layout, now=began)
-        one = _Root(originals, layout, request, drills, events=events, stop=stop)
+        one = _Root(originals, layout, request, drills, now=began, events=events, stop=stop)
         results = one.run()
         checked += len(results)
         repositories += len(one.there)
@@ -185,6 +155,7 @@ class _Root:
         request: VerifyRequest,
         drills: DrillState,
         *,
+        now: datetime,
         events: Events,
         stop: Stop,
     ) -> None:
@@ -192,6 +163,7 @@ class _Root:
         self._layout = layout
         self._request = request
         self._drills = drills
+        self._now = now
         self._events = events
         self._stop = stop
         # Half a million of each in a large vault: no more than must be known.
@@ -201,17 +173,19 @@ class _Root:
         # one that lies in an archive.
         self._files: dict[str, str | None] = {}
         self._lock = Lock()
-        self._has_index = False
         self.there: frozenset[Identity] = frozenset()
         self.known_since: dict[str, datetime] = {}
         self.damaged: list[Damage] = []
 
     def run(self) -> list[Looked]:
-        everything = self._repositories()
+        promises = read_promises(self._destination, self._layout, now=self._now, stop=self._stop)
+        everything = promises.repositories
+        self.damaged += promises.damaged
         self.there = frozenset(one.identity for one in everything)
-        for line in (line for one in everything for line in one.found_by_runs):
-            known = self.known_since.setdefault(line.key, line.found_at)
-            self.known_since[line.key] = min(known, line.found_at)
+        for line in (line for one in everything for line in one.damaged):
+            if line.found_by == "run":
+                known = self.known_since.setdefault(line.key, line.found_at)
+                self.known_since[line.key] = min(known, line.found_at)
         turns = choose(
             [
                 Candidate(one.identity, one.name, one.newest, one.unproven, one.chain_bytes)
@@ -223,7 +197,7 @@ class _Root:
             most_bytes=self._request.sample_bytes,
         )
         chosen = [one for one in everything if one.identity in turns]
-        self._look_for_overwritten()
+        self._look_for_overwritten(promises)
         # Listed after the manifests were read: what they name was written before them.
         self._look(versions=any(any(one.versions.values()) for one in everything))
         self._check_documents(everything, chosen)
@@ -258,40 +232,7 @@ class _Root:
     def _keys(self, damaged: Iterable[Damage]) -> set[str]:
         return {self.key_of(one) for one in damaged}
 
-    def _repositories(self) -> list[_Repository]:
-        """Read every manifest and checkpoint; one that cannot be read is damage of its own."""
-        found: dict[Identity, _Repository] = {}
-        forgotten, damaged = forgotten_in_vault(self._destination, self._layout)
-        for name in damaged:
-            uri = self._destination.uri(self._layout.document(name))
-            problem = "it is damaged: what it says is forgotten is not"
-            self.damaged.append(Damage(uri, problem, (), ()))
-        for name in list_documents(self._destination, self._layout):
-            if name.is_forgotten:
-                continue
-            # Runs go on from a checkpoint, and prune keeps what it names, as they do by a manifest.
-            self._stop.check()
-            for stored in self._stored_by(name, forgotten):
-                if stored.record is None:
-                    continue
-                one = found.get(stored.identity)
-                if one is None:
-                    one = found[stored.identity] = _Repository("", stored.identity)
-                one.name = f"{self._layout.prefix}{stored.path}"
-                one.private = stored.private
-                one.unproven, one.chain_bytes = stored.unproven, stored.chain_bytes
-                one.newest = stored.record
-                one.found_by_runs = [line for line in stored.damaged if line.found_by == "run"]
-                one.snapshots.setdefault(stored.record, []).append(name.snapshot_id)
-                one.versions[stored.record] = stored.record_version_id
-                for pin in stored.pins:
-                    # prune needs it, also when the snapshot that it is of is gone.
-                    of = one.snapshots.setdefault(pin.record, [])
-                    of += [] if name.snapshot_id in of else [name.snapshot_id]
-                    one.versions.setdefault(pin.record, None)
-        return sorted(found.values(), key=lambda one: one.name)
-
-    def _look_for_overwritten(self) -> None:
+    def _look_for_overwritten(self, promises: Promises) -> None:
         """Name manifests that were replaced, hidden or lost; what is there is read all the same.
 
         And a root of which nothing is left to be read but the objects of its repositories.
@@ -300,7 +241,7 @@ class _Root:
         for one in hidden_documents(self._destination, self._layout):
             problem = f"a delete marker hides it; {one.fix}"
             self.damaged.append(Damage(one.uri, problem, (), (one.name.snapshot_id,)))
-        if (lost := self._lost_index()) is not None:
+        if (lost := self._lost_index(promises)) is not None:
             snapshots = uri(self._layout.key("snapshots"))
             self.damaged.append(Damage(snapshots, lost.message, (), (), fix=lost.error.hint))
         for stem in sorted(missing_manifests(self._destination, self._layout)):
@@ -318,19 +259,13 @@ class _Root:
                 problem = f"it was overwritten: its version {each.first} was written"
                 self.damaged.append(Damage(uri(each.key), problem, (), (name.snapshot_id,)))
 
-    def _lost_index(self) -> LostIndex | None:
-        if self._has_index:
+    def _lost_index(self, promises: Promises) -> LostIndex | None:
+        if promises.has_index or promises.state is None:
+            # Where no state is known a manifest is there, and is named as damaged.
             return None
-        try:
-            state = state_of_vault(self._destination, self._layout, now=datetime.now(UTC))
-        except DamagedDocument:
-            # A manifest is there, and is named as damaged.
-            return None
-        return lost_index(self._destination, self._layout, state)
+        return lost_index(self._destination, self._layout, promises.state)
 
-    def _check_documents(
-        self, everything: Sequence[_Repository], chosen: Iterable[_Repository]
-    ) -> None:
+    def _check_documents(self, everything: Sequence[Promised], chosen: Iterable[Promised]) -> None:
         """Read what no run's own document names; beside bundles at the deeper depths, by turns."""
         turn = {one.identity for one in chosen}
         others = [one for one in everything if one.identity not in turn]
@@ -368,23 +303,9 @@ class _Root:
         for stored in self._destination.list(self._layout.folder("lfs")):
             self._sizes[stored.key.removeprefix(prefix)] = stored.size_bytes
 
-    def _stored_by(
-        self, name: DocumentName, forgotten: tuple[ForgottenLine, ...]
-    ) -> tuple[Entry, ...]:
-        """Read all of a manifest, as the most demanding command does; one at a time is held."""
-        try:
-            manifest = load_manifest(self._destination, self._layout, name)
-        except (DamagedDocument, ObjectNotFound) as error:
-            uri = self._destination.uri(self._layout.document(name))
-            self.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))
-            return ()
-        self._has_index = self._has_index or name.checkpoint is None or bool(manifest.entries)
-        dropped = unknown_to(manifest.forgotten, forgotten)
-        return tuple(entry for entry in manifest.entries if entry.identity not in dropped)
-
     # --- One repository --------------------------------------------------------------------------
 
-    def _look_at(self, one: _Repository) -> Looked:
+    def _look_at(self, one: Promised) -> Looked:
         began = time.monotonic()
         self._events.capturing(one.name, "verify", self._request.depth)
         look = Look()
@@ -433,7 +354,7 @@ class _Root:
         )
 
     def _read_records(
-        self, one: _Repository, look: Look, *, all_of_them: bool
+        self, one: Promised, look: Look, *, all_of_them: bool
     ) -> tuple[dict[str, Record], list[Damage]]:
         """Read the records that manifests name, the newest first.
 
@@ -537,7 +458,7 @@ class _Root:
 
     def _check_files(
         self,
-        one: _Repository,
+        one: Promised,
         records: Mapping[str, Record],
         look: Look,
         *,
@@ -637,7 +558,7 @@ class _Root:
         """Hear of bytes that no progress is shown for."""
 
     def _dependants(
-        self, one: _Repository, records: Mapping[str, Record], problems: Mapping[str, str]
+        self, one: Promised, records: Mapping[str, Record], problems: Mapping[str, str]
     ) -> list[Damage]:
         damaged = []
         for bundle, problem in sorted(problems.items()):
@@ -651,7 +572,7 @@ class _Root:
             damaged.append(Damage(uri, problem, (one.name,), tuple(sorted(snapshots)), one.private))
         return damaged
 
-    def _rebuild(self, one: _Repository, records: Mapping[str, Record], look: Look) -> list[Damage]:
+    def _rebuild(self, one: Promised, records: Mapping[str, Record], look: Look) -> list[Damage]:
         """Rebuild the newest state; what fails is put down to the bundles that are damaged."""
         record = records[one.newest]
         with _scratch() as folder:
