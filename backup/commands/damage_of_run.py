@@ -130,7 +130,8 @@ class DamageOfRun:
         if not self._ledger.was_worked_on(entry.identity):
             return False
         if not oid:
-            return True
+            # Of what was emptied only `note_found` tells: it has another record's chain.
+            return not entry.empty
         try:
             self._destination.stat(self._layout.key(lfs_key(oid)))
         except DestinationError:

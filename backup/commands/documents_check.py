@@ -5,9 +5,11 @@ result of a drill, which damage is accepted, what a pack points to in Git LFS, t
 and a record that a run left behind.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from backup.commands.promised import Promised
 from backup.errors import IntegrityError, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.results import Damage
@@ -19,13 +21,37 @@ from backup.vault.layout import (
     Layout,
     accepted_of,
     condemned_of,
+    folder_of,
     is_ids,
     is_lfs_index,
     is_record,
     pruned_of,
     snapshot_of,
 )
-from backup.vault.manifest import load
+from backup.vault.manifest import Identity, load
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The repositories that have records in one folder: one, but where a name was given twice."""
+
+    names: tuple[str, ...] = ()
+    private: bool = False
+    identities: tuple[Identity, ...] = ()
+
+
+def holders_by_folder(repositories: Iterable[Promised]) -> dict[str, Holders]:
+    """Return the repositories by the folders that their records lie in, relative to the root."""
+    found: dict[str, Holders] = {}
+    for one in repositories:
+        for folder in {folder_of(key) for key in one.snapshots}:
+            known = found.get(folder, Holders())
+            found[folder] = Holders(
+                names=tuple(sorted({*known.names, one.name})),
+                private=known.private or one.private,
+                identities=tuple(sorted({*known.identities, one.identity})),
+            )
+    return found
 
 
 def damaged_documents(
@@ -34,6 +60,7 @@ def damaged_documents(
     listed: Iterable[str],
     *,
     named: Collection[str],
+    holders: Mapping[str, Holders],
     concurrency: int,
     stop: Stop,
 ) -> list[Damage]:
@@ -46,6 +73,8 @@ def damaged_documents(
         layout: the owner's root.
         listed: relative keys of all objects of repositories.
         named: the relative keys of records that manifests name.
+        holders: for each folder of a repository whose records lie in it; a run that knows what is
+            damaged takes a new full where a chain needs it.
         concurrency: the number of documents that are read at once; each is dropped when read.
         stop: ends it.
 
@@ -63,7 +92,10 @@ def damaged_documents(
         except UnsupportedFormat:
             raise
         except IntegrityError as error:
-            return Damage(destination.uri(key), error.message, (), ())
+            of = holders.get(folder_of(key.removeprefix(layout.prefix)), Holders())
+            return Damage(
+                destination.uri(key), error.message, of.names, (), of.private, of.identities
+            )
         return None
 
     documents = [*_documents(destination, layout, listed, named)]

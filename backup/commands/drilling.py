@@ -15,7 +15,7 @@ from backup.commands.drills import (
 from backup.results import Damage
 from backup.vault.documents import DamageLine, Drill, DrillLine, HolderLine, Record
 from backup.vault.fields import Depth
-from backup.vault.layout import is_bundle, new_snapshot_id, snapshot_time
+from backup.vault.layout import is_bundle, is_record, new_snapshot_id, snapshot_time
 from backup.vault.manifest import WINDOW, Identity
 
 
@@ -26,14 +26,14 @@ class Look:
     Attributes:
         needed: what its records name, of what is known to be damaged.
         archived: what lies in an archive.
-        rebuilt: whether the newest state was rebuilt.
+        rebuilt: key of the record of which a repository was rebuilt; empty where none was.
         indexed: bundles that were read and indexed.
         unreadable_record: whether nobody can tell all that its records name.
     """
 
     needed: set[str] = field(default_factory=set)
     archived: set[str] = field(default_factory=set)
-    rebuilt: bool = False
+    rebuilt: str = ""
     indexed: set[str] = field(default_factory=set)
     unreadable_record: bool = False
 
@@ -59,7 +59,7 @@ class Look:
         *,
         depth: Depth,
         damaged: Collection[str],
-        newest: Record | None,
+        records: Mapping[str, Record],
     ) -> frozenset[str]:
         """Return what has passed of the known damage, to the depth that it was found at.
 
@@ -67,17 +67,28 @@ class Look:
             standing: damage that was known before.
             depth: of this drill.
             damaged: keys of what it found.
-            newest: the record of the newest state, where it could be read.
+            records: those that could be read, by key.
         """
-        chain = set() if newest is None else {line.key for line in newest.chain}
-        passed = set()
-        for key in self.needed - self.archived - {*damaged}:
-            seen = depth
-            if depth == "restore" and is_bundle(key) and not (self.rebuilt and key in chain):
-                seen = "packs" if key in self.indexed else "objects"
-            if reaches(seen, standing[key].depth):
-                passed.add(key)
-        return frozenset(passed)
+        return frozenset(
+            key
+            for key in self.needed - self.archived - {*damaged}
+            if reaches(self._seen(key, depth, records), standing[key].depth)
+        )
+
+    def _seen(self, key: str, depth: Depth, records: Mapping[str, Record]) -> Depth:
+        """Return the depth to which an object was looked at, whatever the drill was asked for."""
+        if depth != "restore" or not (is_bundle(key) or is_record(key)):
+            return depth
+        rebuilt = records.get(self.rebuilt)
+        if rebuilt is not None and key in {self.rebuilt, *(line.key for line in rebuilt.chain)}:
+            return "restore"
+        bundles = {key}
+        if is_record(key):
+            # It was read. That its bundles together make the repository is not known.
+            if key not in records:
+                return "objects"
+            bundles = {line.key for line in records[key].chain}
+        return "packs" if bundles <= self.indexed else "objects"
 
 
 @dataclass(slots=True)

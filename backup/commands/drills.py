@@ -119,7 +119,7 @@ def _together(
     present = [drill for drill in drills if snapshot_time(drill.snapshot_id) <= latest]
     return DrillState(
         standing=standing,
-        last_looks=_last_looks(drills),
+        last_looks=_last_looks(drills, latest=latest),
         newest=max(present, key=lambda drill: drill.finished_at, default=None),
         merged=tuple(sorted(merged)),
         is_complete=is_complete,
@@ -149,11 +149,15 @@ def first_found(line: DamageLine) -> datetime | None:
     return line.since or line.found_at
 
 
-def _last_looks(drills: Iterable[Drill]) -> dict[tuple[Identity, Depth], datetime]:
+def _last_looks(
+    drills: Iterable[Drill], *, latest: datetime
+) -> dict[tuple[Identity, Depth], datetime]:
     found: dict[tuple[Identity, Depth], datetime] = {}
 
     def take(identity: Identity, depth: Depth, at: datetime) -> None:
-        found[identity, depth] = max(at, found.get((identity, depth), at))
+        # By a look that a wrong clock has dated it would not be its turn for as long.
+        if at <= latest:
+            found[identity, depth] = max(at, found.get((identity, depth), at))
 
     for drill in drills:
         for line in drill.checked:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backup.commands.drills import DrillState, first_found
+from backup.commands.last_state import records_to_chain
 from backup.commands.stored_files import promised_files
 from backup.errors import IntegrityError, ObjectNotFound, sound
 from backup.model import Destination
-from backup.vault.documents import Accepted, DamageLine, Entry, EntryDamage, Record
+from backup.vault.documents import Accepted, DamageLine, Entry, EntryDamage
 from backup.vault.layout import Layout, accepted_of, lfs_key, lfs_oid
-from backup.vault.manifest import Identity, load, load_record
+from backup.vault.manifest import Identity, load
 
 AcceptedKeys = Mapping[tuple[Identity, str], Accepted]
 
@@ -140,11 +141,12 @@ def _needed(
     if entry.record is None or not keys:
         return ()
     try:
-        record = _record_with_chain(destination, layout, entry)
+        records = records_to_chain(destination, layout, entry)
     except (IntegrityError, ObjectNotFound):
         # What it needs cannot be told; it cannot be given back either.
         return keys
-    needed = {entry.record}
+    needed = {entry.record, *(key for key, _ in records)}
+    _, record = records[-1]
     for bundle in record.chain:
         needed.update((bundle.key, *bundle.documents))
     files = {key for key in keys if lfs_oid(key)}
@@ -155,15 +157,6 @@ def _needed(
             return needed | files
         needed.update(lfs_key(oid) for oid in promised)
     return needed
-
-
-def _record_with_chain(destination: Destination, layout: Layout, entry: Entry) -> Record:
-    """Read the newest record; of a repository that was emptied the last one that holds anything."""
-    key = entry.record or ""
-    record = load_record(destination, layout, key, version=entry.record_version_id)
-    while not record.chain and record.previous is not None:
-        record = load_record(destination, layout, record.previous)
-    return record
 
 
 def load_accepted(destination: Destination, layout: Layout) -> dict[tuple[Identity, str], Accepted]:

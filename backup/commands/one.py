@@ -26,6 +26,7 @@ from backup.commands.entries import (
 from backup.commands.files import FileKeeper, Turns
 from backup.commands.hidden import hidden_words
 from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
+from backup.commands.last_state import records_to_chain
 from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
@@ -234,19 +235,25 @@ def chain_damage(entry: Entry, shop: Workshop) -> tuple[tuple[str, str], ...]:
     """
     if entry.record is None:
         return ()
+    means = shop.means
     record, problem = _load_record(entry, shop)
     if record is None:
         return ((entry.record, both(problem, _hidden(entry.record, shop))),)
-    stored = _stored(record, entry, shop)
-    found = dict(differing(record, stored))
-    if entry.record not in stored:
-        found = {entry.record: "it is missing"} | found
+    records = [(entry.record, record)]
+    if not record.chain:
+        try:
+            records = [*records_to_chain(means.destination, means.layout, entry)]
+        except (IntegrityError, ObjectNotFound) as error:
+            return ((entry.record, f"what was there before it: {error.message}"),)
+    record = records[-1][1]
+    stored = _stored(record, shop, *(key for key, _ in records))
+    found = {key: "it is missing" for key, _ in records if key not in stored}
+    found |= differing(record, stored)
     if found:
         return tuple(
             (key, problem if key in stored else both(problem, _hidden(key, shop)))
             for key, problem in found.items()
         )
-    means = shop.means
     try:
         lost = lost_files(means.destination, means.layout, record, shop.stored)
     except (IntegrityError, ObjectNotFound) as error:
@@ -398,7 +405,7 @@ def _look_after(
     record, problem = _load_record(entry, shop)
     lost: tuple[Pointer, ...] = ()
     if record is not None and prove:
-        problem, lost = _prove(record, entry, _stored(record, entry, shop), shop)
+        problem, lost = _prove(record, entry, _stored(record, shop, entry.record), shop)
     if record is None or problem:
         return problem
     if lost and shop.selection.lfs and not due:
@@ -433,7 +440,7 @@ def _plan(
         if record is None:
             lacks = entry.record
         elif not refs.empty:
-            stored = _stored(record, entry, shop)
+            stored = _stored(record, shop, entry.record)
             lacks = unlisted(record, entry.record, stored)
             broken = broken or (lacks and f"{lacks} is missing")
     plan = make_plan(
@@ -466,13 +473,14 @@ def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
         return None, error.message
 
 
-def _stored(record: Record, entry: Entry, shop: Workshop) -> Mapping[str, int]:
+def _stored(record: Record, shop: Workshop, *keys: str | None) -> Mapping[str, int]:
+    """List what is stored in the folders of a chain and of its records."""
     if shop.stored is not None:
         return shop.stored
     # A renamed repository's chain lies in more than one folder.
     means = shop.means
     stored: dict[str, int] = {}
-    needed = (*(bundle.key for bundle in record.chain), *filter(None, (entry.record,)))
+    needed = (*(bundle.key for bundle in record.chain), *filter(None, keys))
     for folder in dict.fromkeys(folder_of(key) for key in needed):
         listed = means.destination.list(means.layout.key(folder))
         stored |= sizes(listed, prefix=means.layout.prefix)

@@ -462,12 +462,14 @@ class OwnerRun:
         self.ledger.problems.append(problem)
 
     def _look_after_the_rest(self) -> None:
-        """Check the chains of what was not selected or is gone: nothing else would notice."""
+        """Check the chains of what was not worked on, or is empty: nothing else would notice."""
         if not self._vault_check_due or self._dropped or self._options.dry_run:
             return
         shop = self._workshop()
         for identity, entry in self._state.entries.items():
-            if self.ledger.was_worked_on(identity) or entry.record is None:
+            if entry.record is None or (
+                self.ledger.was_worked_on(identity) and not self.ledger.entry_now(entry).empty
+            ):
                 continue
             if not self._stop.may_begin:
                 return

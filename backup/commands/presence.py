@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from backup.commands.hidden import how_hidden
+from backup.commands.last_state import records_to_chain
 from backup.errors import DestinationError, IntegrityError, ObjectNotFound
 from backup.model import Destination, StoredObject
 from backup.results import Finding
 from backup.vault.chain import missing, unlisted
 from backup.vault.documents import Entry
 from backup.vault.layout import Layout, folder_of, is_bundle, is_ids, is_lfs_index, snapshot_of
-from backup.vault.manifest import State, load_record
+from backup.vault.manifest import State
 
 _NEXT_RUN = "the next run that looks over the vault takes a new full, where the source still has it"
 
@@ -65,7 +66,8 @@ def _is_whole(entry: Entry, there: Mapping[str, int], indexes: Iterable[str]) ->
     Its last bundles are as many and have as many bytes as the manifest says; those of an
     overlapping run among them, or under an earlier name, make it less than obvious.
     """
-    if entry.record is None or entry.record not in there:
+    if entry.record is None or entry.record not in there or not entry.chain_length:
+        # Of what was emptied an earlier record says what is to be there.
         return False
     last = snapshot_of(entry.record)
     bundles = sorted(key for key in there if is_bundle(key) and snapshot_of(key) <= last)
@@ -109,20 +111,23 @@ def _problem(destination: Destination, layout: Layout, entry: Entry) -> tuple[st
     if relative in accepted:
         return None
     try:
-        record = load_record(destination, layout, relative, version=entry.record_version_id)
+        records = records_to_chain(destination, layout, entry)
     except ObjectNotFound:
         return _absent(destination, layout, relative)
     except IntegrityError as error:
         return error.message, _NEXT_RUN
     start = len(layout.prefix)
+    _, record = records[-1]
     stored: dict[str, int] = {}
-    for folder in {folder_of(key) for key in (relative, *(line.key for line in record.chain))}:
+    keys = [key for key, _ in records]
+    for folder in {folder_of(key) for key in (*keys, *(line.key for line in record.chain))}:
         stored |= _sizes(destination.list(layout.key(folder)), start)
     for line in record.chain:
         expected = {line.key: line.size_bytes, **dict.fromkeys(line.documents, 0)}
         stored |= {key: size for key, size in expected.items() if key in accepted}
-    if key := unlisted(record, relative, stored):
-        return _absent(destination, layout, key)
+    for each in keys:
+        if key := unlisted(record, each, stored):
+            return _absent(destination, layout, key)
     problem = missing(record, stored)
     return (problem, _NEXT_RUN) if problem else None
 

@@ -86,6 +86,16 @@ def promised_files(destination: Destination, layout: Layout, record: Record) -> 
     return {oid: one for oid, one in wanted.items() if oid not in missing}
 
 
+def promises_all_files(record: Record) -> bool:
+    """Return whether a record says that all files are stored that its chain points to.
+
+    Where it does not, a record before it may have promised one that it does not.
+    """
+    if record.lfs is None:
+        return not any(line.lfs for line in record.chain)
+    return not record.lfs.not_stored
+
+
 def lost_files(
     destination: Destination, layout: Layout, record: Record, stored: Mapping[str, int] | None
 ) -> tuple[Pointer, ...]:

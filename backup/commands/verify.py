@@ -22,16 +22,17 @@ from threading import Lock
 
 from backup.commands.clocks import disagreement
 from backup.commands.continuity import BRING_BACK, missing_manifests
-from backup.commands.documents_check import damaged_documents
+from backup.commands.documents_check import damaged_documents, holders_by_folder
 from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
 from backup.commands.drills import DrillState, load_drill_state
 from backup.commands.finding import require_roots
 from backup.commands.hidden import hidden_documents, hidden_words
+from backup.commands.last_state import with_a_chain
 from backup.commands.lost_index import LostIndex, lost_index
 from backup.commands.promised import Promised, Promises, read_promises
 from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
 from backup.commands.sampling import Candidate, choose
-from backup.commands.stored_files import problem_of, read_index
+from backup.commands.stored_files import problem_of, promises_all_files, read_index
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
@@ -108,7 +109,7 @@ def verify(
     checked = repositories = standing = 0
     originals = OriginalsDestination(destination)
     for layout in require_roots(originals):
-        began = clock()
+        began = _time(originals, clock())
         drills = load_drill_state(originals, layout, now=began)
         one = _Root(originals, layout, request, drills, now=began, events=events, stop=stop)
         results = one.run()
@@ -128,10 +129,10 @@ def verify(
             knows_all=not one.damaged,
             depth=request.depth,
             began=began,
-            ended=clock(),
+            ended=_time(originals, clock()),
         )
         standing += len(drill.standing)
-        if problem := _note(destination, layout, drill):
+        if problem := _note(destination, layout, drill, words=disagreement(originals, clock())):
             events.note(f"the result is not noted in the vault: {problem}")
     code = ExitCode.DAMAGED if damaged else ExitCode.DONE
     return VerifyReport(
@@ -277,6 +278,7 @@ class _Root:
             self._layout,
             listed,
             named={key for one in everything for key in one.snapshots},
+            holders=holders_by_folder(everything),
             concurrency=self._request.concurrency,
             stop=self._stop,
         )
@@ -323,10 +325,8 @@ class _Root:
                 problems |= self._index(records, look, without=problems)
             damaged += self._dependants(one, records, problems)
             damaged += self._check_files(one, records, look, without=problems)
-            newest = records.get(one.newest)
-            is_there = newest and problems.keys().isdisjoint(line.key for line in newest.chain)
-            if self._request.depth == "restore" and is_there:
-                damaged += self._rebuild(one, records, look)
+            if self._request.depth == "restore":
+                damaged += self._rebuild(one, records, look, without=problems)
         finally:
             self._events.ended(one.name)
         look.note_needed(self._drills.standing, one.snapshots, records.values())
@@ -348,7 +348,7 @@ class _Root:
                 self._drills.standing,
                 depth=self._request.depth,
                 damaged=self._keys(damaged),
-                newest=records.get(one.newest),
+                records=records,
             ),
             archived=frozenset(look.archived),
         )
@@ -359,8 +359,8 @@ class _Root:
         """Read the records that manifests name, the newest first.
 
         One whose bundle lies in the chain of a newer record has a beginning of that chain for its
-        own, and needs no reading to be compared with a listing. What is in it is read at the deeper
-        depths.
+        own, and needs no reading to be compared with a listing, unless the older one may promise
+        files of Git LFS that the newer one does not. What is in it is read at the deeper depths.
         """
         records: dict[str, Record] = {}
         damaged: list[Damage] = []
@@ -394,7 +394,8 @@ class _Root:
                 look.unreadable_record = True
                 continue
             records[key] = record
-            covered.update(line.key for line in record.chain)
+            if promises_all_files(record):
+                covered.update(line.key for line in record.chain)
         return records, damaged
 
     def _compare(self, records: Mapping[str, Record]) -> dict[str, str]:
@@ -572,9 +573,24 @@ class _Root:
             damaged.append(Damage(uri, problem, (one.name,), tuple(sorted(snapshots)), one.private))
         return damaged
 
-    def _rebuild(self, one: Promised, records: Mapping[str, Record], look: Look) -> list[Damage]:
-        """Rebuild the newest state; what fails is put down to the bundles that are damaged."""
-        record = records[one.newest]
+    def _rebuild(
+        self,
+        one: Promised,
+        records: Mapping[str, Record],
+        look: Look,
+        *,
+        without: Mapping[str, str],
+    ) -> list[Damage]:
+        """Rebuild the newest state; what fails is put down to the bundles that are damaged.
+
+        Of a repository that was emptied it is the last one that holds anything.
+        """
+        key = with_a_chain(records, one.newest)
+        if key not in records or not without.keys().isdisjoint(
+            line.key for line in records[key].chain
+        ):
+            return []
+        record = records[key]
         with _scratch() as folder:
             try:
                 rebuild_repository(
@@ -590,21 +606,40 @@ class _Root:
             except IntegrityError as error:
                 problem = error.message
             else:
-                look.rebuilt = True
+                look.rebuilt = key
                 return []
-        if problems := self._index({one.newest: record}, look, without={}):
+        if problems := self._index({key: record}, look, without={}):
             return self._dependants(one, records, problems)
         if not problem:
             # Nothing more can be said before what is archived is thawed.
             return []
         # Every bundle is as it was stored, and still they do not make the repository.
-        uri = self._destination.uri(self._layout.key(one.newest))
-        return [Damage(uri, problem, (one.name,), tuple(one.snapshots[one.newest]), one.private)]
+        uri = self._destination.uri(self._layout.key(key))
+        return [Damage(uri, problem, (one.name,), tuple(one.snapshots[key]), one.private)]
 
 
-def _note(destination: Destination, layout: Layout, drill: Drill) -> str:
-    """Put the result into the vault, or say why not: by a wrong clock it would be an old one."""
-    if words := disagreement(destination, drill.finished_at):
+def _time(destination: Destination, ours: datetime) -> datetime:
+    """Return the time by which the result is dated.
+
+    Where the store has quite another clock nobody here can tell which of them is right. By the
+    earlier one what is found would lie behind what was noted before, and might never be read.
+    """
+    store = destination.now()
+    return ours if store is None or not disagreement(destination, ours) else max(ours, store)
+
+
+def _note(destination: Destination, layout: Layout, drill: Drill, *, words: str) -> str:
+    """Put the result into the vault, or say why not.
+
+    Damage is damage whatever the time. That nothing was found would be said of another day.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        drill: the result.
+        words: how this machine's clock and the store's differ, if they do.
+    """
+    if words and not drill.damaged:
         return words
     try:
         destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+from backup.commands.drills import load_drill_state
 from backup.commands.restore import RestoreRequest, restore
-from backup.errors import IntegrityError
+from backup.config.names import Depth
+from backup.errors import IntegrityError, ObjectArchived
+from backup.model import Key, RunReport, Selection
 from backup.stopping import Stop
-from tests.faults.test_known_damage import ROOT, Place, flip
+from backup.vault.layout import lfs_key
+from tests.faults.test_known_damage import MAIN, ROOT, Place, emptied, flip, gone
 from tests.faults.test_known_damage import place as place  # noqa: PLC0414  a fixture
-from tests.support.git import git
+from tests.support.git import commit_chain, git, init_bare, update_refs
+from tests.support.lfsserver import commit, keep, oid_of, pointer
 from tests.support.vaults import Silence
 
 
@@ -108,3 +113,186 @@ def test_a_manifest_that_somebody_dated_ahead_does_not_say_what_is_rebuilt(place
     place.drill("restore", code=4)
     assert place.look() == 3
     assert_cannot_be_restored(place, "one")
+
+
+# --- What has passed ------------------------------------------------------------------------------
+
+
+class Archive:
+    """A store of which the bundles lie in an archive, once somebody has put them there."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.has_bundles = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def open(self, key: Key, **more: Any) -> Any:
+        if self.has_bundles and key.endswith(".bundle"):
+            raise ObjectArchived(f"{key} lies in an archive")
+        return self._inner.open(key, **more)
+
+
+def test_what_cannot_be_rebuilt_has_not_passed_because_its_bundles_are_archived(
+    place: Place,
+) -> None:
+    archive = Archive(place.vault)
+    place.vault = archive  # type: ignore[assignment]
+    place.push("one")
+    place.night()
+    take_a_file_out(place, "one")
+    options = gone(place)
+    place.night(**options)
+    place.drill("restore", code=4)
+    archive.has_bundles = True
+    place.drill("restore")
+    place.night(code=3, **options)
+    assert place.look() == 3
+
+
+def test_what_cannot_be_rebuilt_has_not_passed_because_a_bundle_was_missing_for_a_while(
+    place: Place,
+) -> None:
+    take_a_file_out(place, "one")
+    options = gone(place)
+    place.night(**options)
+    place.drill("restore", code=4)
+    (bundle,) = place.bundles("one")
+    bundle.rename(place.folder / "aside")
+    place.drill("restore", code=4)
+    (place.folder / "aside").rename(bundle)
+    standing = load_drill_state(place.vault, place.layout, now=place.now).standing
+    assert place.entry("one").record in standing
+
+
+# --- A repository that was emptied ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", ["packs", "restore"])
+def test_of_an_emptied_repository_the_last_state_that_it_had_is_proved(
+    place: Place, depth: Depth
+) -> None:
+    options = emptied(place)
+    place.night(**options)
+    flip(place.bundles("one")[0])
+    place.drill(depth, code=4)
+    assert place.look() == 3
+    place.night(code=3, **options)
+
+
+def test_an_emptied_repository_that_cannot_be_rebuilt_stays_damaged(place: Place) -> None:
+    take_a_file_out(place, "one")
+    place.drill("restore", code=4)
+    options = emptied(place)
+    for _ in range(2):
+        place.night(code=3, **options)
+        assert place.look() == 3
+    place.drill("restore", code=4)
+    place.night(code=3, **options)
+    assert place.look() == 3
+
+
+def test_what_a_listing_lacks_is_not_there_because_the_repository_was_emptied(
+    place: Place,
+) -> None:
+    (bundle,) = place.bundles("one")
+    whole = bundle.read_bytes()
+    bundle.unlink()
+    place.night(code=3, exclude=("one",))
+    options = emptied(place)
+    for _ in range(2):
+        place.night(code=3, **options)
+        assert place.look() == 3
+    bundle.write_bytes(whole)
+    place.night(**options)
+    assert place.look() == 0
+    # It is looked for, though its source has nothing to compare with.
+    bundle.unlink()
+    assert place.look() == 3
+    place.night(code=3, **options)
+    place.accept("one")
+    place.night(**options)
+    assert place.look() == 0
+
+
+# --- Documents beside bundles ---------------------------------------------------------------------
+
+
+def test_the_ids_of_a_pack_that_are_damaged_cost_a_full(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup.capture._MOST_IDS_IN_RECORD", 0)
+    path = init_bare(place.folder / "acme" / "big.git")
+    update_refs(path, {MAIN: commit_chain(path, 5, label=b"big")[-1]})
+    place.night()
+    (ids,) = (place.folder / "vault" / ROOT).glob("repositories/big/*/*.ids.json.gz")
+    flip(ids)
+    report = place.drill("packs", code=4)
+    assert [one.repositories for one in report.damaged] == [("folder/acme/big",)]
+    assert place.look() == 3
+    monkeypatch.undo()
+    assert place.outcome(place.night(), "big")[:2] == ("captured", "full")
+    assert place.look() == 0
+    assert place.night().exit_code == 0
+
+
+# --- Files of Git LFS -----------------------------------------------------------------------------
+
+
+class Files:
+    """Repositories with files of Git LFS, in a vault that has them."""
+
+    SHARED, OWN = b"shared" * 9, b"A" * 50
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.options: dict[str, Any] = {"selection": Selection(lfs=True)}
+        for name, contents in (("one", (self.OWN, self.SHARED)), ("two", (self.SHARED,))):
+            keep(place.path(name), *contents)
+            self.commit(name, *contents)
+        self.night()
+
+    def commit(self, name: str, *contents: bytes, **more: bytes) -> None:
+        files = {f"f{number}": pointer(content) for number, content in enumerate(contents)}
+        commit(self.place.path(name), "main", files | more)
+
+    def night(self, *, code: int = 0, **more: Any) -> RunReport:
+        return self.place.night(code=code, **(self.options | more))
+
+    def stored(self, content: bytes) -> Path:
+        return self.place.folder / "vault" / ROOT / lfs_key(oid_of(content))
+
+    def at_source(self, name: str, content: bytes) -> Path:
+        oid = oid_of(content)
+        return self.place.path(name) / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+
+    def flip(self, content: bytes) -> None:
+        path = self.stored(content)
+        path.chmod(0o644)
+        path.write_bytes(b"x" + content[1:])
+
+    def restore(self, name: str, *, at: str | None = None) -> int:
+        target = self.place.folder / f"files-{self.place.now:%d%H%M}{at or ''}" / f"{name}.git"
+        request = RestoreRequest(repository=name, all=False, at=at, target=target)
+        return restore(self.place.vault, request, events=Silence(), stop=Stop()).exit_code
+
+
+@pytest.fixture
+def files(place: Place) -> Files:
+    return Files(place)
+
+
+def test_a_file_that_only_an_older_snapshot_promises_is_missed_by_the_quickest_look(
+    files: Files,
+) -> None:
+    place = files.place
+    old = (place.entry("one").record or "").rpartition("/")[2].partition(".")[0]
+    files.stored(files.OWN).unlink()
+    files.at_source("one", files.OWN).unlink()
+    files.night(code=3)
+    files.night()
+    assert place.look() == 0
+    report = place.drill("objects", code=4)
+    assert old in report.damaged[0].snapshots
+    assert files.restore("one", at=old) == 4

@@ -329,30 +329,30 @@ def test_a_drill_of_a_wrong_clock_hides_nothing_that_later_ones_find(place: Plac
 # --- A source that cannot -------------------------------------------------------------------------
 
 
-def _gone(place: Place) -> dict[str, Any]:
+def gone(place: Place) -> dict[str, Any]:
     place.path("one").rename(place.folder / "away")
     return {"accept_drop": True}
 
 
-def _blocked(place: Place) -> dict[str, Any]:
+def blocked(place: Place) -> dict[str, Any]:
     place.source.blocked = frozenset({"one"})
     return {}
 
 
-def _deselected(_place: Place) -> dict[str, Any]:
+def deselected(_place: Place) -> dict[str, Any]:
     return {"exclude": ("one",)}
 
 
-def _emptied(place: Place) -> dict[str, Any]:
+def emptied(place: Place) -> dict[str, Any]:
     update_refs(place.path("one"), {MAIN: b"0" * 40})
     return {"accept_drop": True}
 
 
 OUT_OF_REACH = {
-    "gone": _gone,
-    "blocked": _blocked,
-    "deselected": _deselected,
-    "emptied": _emptied,
+    "gone": gone,
+    "blocked": blocked,
+    "deselected": deselected,
+    "emptied": emptied,
 }
 
 
@@ -392,7 +392,7 @@ def test_what_no_source_gives_again_is_told_each_night_until_it_is_accepted(
 def test_what_a_listing_found_of_a_gone_repository_stands_between_the_listings(
     place: Place,
 ) -> None:
-    options = _gone(place)
+    options = gone(place)
     place.night(**options)
     (bundle,) = place.bundles("one")
     whole = bundle.read_bytes()
@@ -410,7 +410,7 @@ def test_new_damage_is_not_accepted_by_what_was_accepted_before(place: Place) ->
     place.push("one")
     place.night()
     base, increment = place.bundles("one")
-    options = _gone(place)
+    options = gone(place)
     place.night(**options)
     flip(increment)
     place.drill("packs", code=4)
@@ -431,7 +431,7 @@ def test_new_damage_is_not_accepted_by_what_was_accepted_before(place: Place) ->
 
 
 def test_what_was_whole_again_after_it_was_accepted_is_new_damage(place: Place) -> None:
-    options = _gone(place)
+    options = gone(place)
     place.night(**options)
     (bundle,) = place.bundles("one")
     whole = flip(bundle)
@@ -454,7 +454,7 @@ def test_what_was_whole_again_after_it_was_accepted_is_new_damage(place: Place) 
 
 
 def test_the_same_of_what_listings_find_and_a_drill_confirms(place: Place) -> None:
-    options = _gone(place)
+    options = gone(place)
     place.night(**options)
     (bundle,) = place.bundles("one")
     whole = bundle.read_bytes()
@@ -475,7 +475,7 @@ def test_the_same_of_what_listings_find_and_a_drill_confirms(place: Place) -> No
 
 
 def test_a_source_that_comes_back_mends_what_was_accepted(place: Place) -> None:
-    options = _gone(place)
+    options = gone(place)
     place.night(**options)
     flip(place.bundles("one")[0])
     place.drill("packs", code=4)
@@ -495,7 +495,7 @@ def test_only_what_is_damaged_can_be_accepted(place: Place) -> None:
 
 def test_the_command_line_accepts_by_name_in_words_and_json(place: Place) -> None:
     vault = ("--from", place.folder / "vault")
-    options: Callable[[Place], dict[str, Any]] = _gone
+    options: Callable[[Place], dict[str, Any]] = gone
     options(place)
     place.night(accept_drop=True)
     bundle = place.bundles("one")[0]

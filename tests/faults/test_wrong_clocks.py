@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from backup.commands.accepting import AcceptRequest, accept_damage
+from backup.commands.drills import DrillState, load_drill_state
 from backup.commands.forget import ForgetRequest, forget
 from backup.commands.listing import list_vault
 from backup.commands.prune import PruneRequest, prune
@@ -26,6 +27,8 @@ from backup.sources.github import GitHubSource
 from backup.sources.github.credentials import AccessToken
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
+from backup.vault.clocks import FUTURE_TOLERANCE
+from backup.vault.manifest import roots
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import GitHub, Token
 from tests.support.mirrors import assert_same_mirror
@@ -127,6 +130,10 @@ class Nights:
     def status(self, *, ours: timedelta = NONE, store: Destination | None = None) -> StatusReport:
         now = shifted(ours)()
         return status(store or self.store, owners=(), max_age_hours=26, now=now)
+
+    def drills(self) -> DrillState:
+        (layout,) = roots(self.store)
+        return load_drill_state(self.store, layout, now=datetime.now(UTC))
 
     def prune(self, *, ours: timedelta = NONE) -> PruneReport:
         request = PruneRequest(Rules(daily=1))
@@ -319,18 +326,60 @@ def test_nothing_is_deleted_or_forgotten_by_a_wrong_clock(nights: Nights, off: t
 
 
 @pytest.mark.parametrize("off", [-3 * DAY, 30 * DAY])
-def test_nothing_is_verified_or_accepted_by_a_wrong_clock_for_others_to_go_by(
+def test_that_nothing_is_damaged_is_not_noted_by_a_wrong_clock(
     nights: Nights, off: timedelta
 ) -> None:
     assert nights.night().exit_code == 0
-    nights.damage_bundle()
     before = [one.key for one in nights.store.list("")]
     heard = Heard()
-    request = VerifyRequest("objects")
-    assert verify(nights.store, request, events=heard, stop=Stop(), clock=shifted(off)).damaged
+    request = VerifyRequest("packs")
+    report = verify(nights.store, request, events=heard, stop=Stop(), clock=shifted(off))
+    assert not report.damaged
     (note,) = [one for one in heard.notes if "not noted in the vault" in one]
     assert "that of the store" in note
     assert [one.key for one in nights.store.list("")] == before
+
+
+@pytest.mark.parametrize("off", [-400 * DAY, -20 * MINUTE, 20 * MINUTE, 400 * DAY])
+@pytest.mark.parametrize("after", [False, True], ids=["the first", "after another"])
+def test_damage_is_noted_by_whatever_clock_until_it_has_passed(
+    nights: Nights, off: timedelta, after: bool
+) -> None:
+    assert nights.night().exit_code == 0
+    request = VerifyRequest("objects")
+    if after:
+        verify(nights.store, request, events=Silence(), stop=Stop())
+    nights.damage_bundle()
+    report = verify(nights.store, request, events=Silence(), stop=Stop(), clock=shifted(off))
+    assert report.damaged
+    state = nights.drills()
+    assert len(state.standing) == 1
+    # It is the turn of what was looked at by a wrong clock like that of everything else.
+    assert all(at <= datetime.now(UTC) + FUTURE_TOLERANCE for at in state.last_looks.values())
+    assert [one.plan for one in nights.night().outcomes] == ["full"]
+    assert nights.status().exit_code == 0
+    nights.assert_restores_the_newest()
+    # A drill by the right clock knows of it, and says so.
+    assert verify(nights.store, request, events=Silence(), stop=Stop()).damaged
+    assert len(nights.drills().standing) == 1
+
+
+@pytest.mark.parametrize("off", [-20 * MINUTE, 20 * MINUTE])
+def test_damage_is_noted_in_a_store_whose_clock_is_the_odd_one(
+    nights: Nights, off: timedelta
+) -> None:
+    wrong = nights.store_that_is_off(off)
+    assert nights.night(forge=NONE, store=wrong).exit_code == 0
+    nights.damage_bundle()
+    assert verify(wrong, VerifyRequest("objects"), events=Silence(), stop=Stop()).damaged
+    assert len(nights.drills().standing) == 1
+
+
+@pytest.mark.parametrize("off", [-3 * DAY, 30 * DAY])
+def test_nothing_is_accepted_by_a_wrong_clock(nights: Nights, off: timedelta) -> None:
+    assert nights.night().exit_code == 0
+    nights.damage_bundle()
+    request = VerifyRequest("objects")
     assert verify(nights.store, request, events=Silence(), stop=Stop()).damaged
     nights.path.rename(nights.path.with_name("gone"))
     before = [one.key for one in nights.store.list("")]
