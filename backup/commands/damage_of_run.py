@@ -8,11 +8,13 @@ from backup.commands.known_damage import (
     AcceptedKeys,
     damage_hint,
     damage_words,
+    found_by_drill,
     load_accepted,
     marked,
     run_lines,
     standing,
     still_needed,
+    ways_to_name,
     with_known_damage,
 )
 from backup.commands.ledger import Ledger
@@ -56,6 +58,7 @@ class DamageOfRun:
         self._owner = owner
         self._is_stored = is_stored
         self._clock = clock
+        self._drills = DrillState()
         self.newest_drill: Drill | None = None
         self.notes: list[str] = []
 
@@ -68,6 +71,7 @@ class DamageOfRun:
             drills = DrillState()
             self._ledger.problems.append(f"what verify found cannot be read: {error.message}")
         self.newest_drill = drills.newest
+        self._drills = drills
         found = with_known_damage(self._destination, self._layout, entries, drills)
         for identity, entry in found.items():
             before = {one.key for one in entries[identity].damaged if one.accepted}
@@ -86,8 +90,11 @@ class DamageOfRun:
             entry: what was known when the run began.
             found: keys of objects, each with what is wrong.
         """
-        of_drills = tuple(one for one in entry.damaged if one.found_by == "verify")
         lines = run_lines(found, before=entry.damaged, now=self._clock())
+        keys = {one.key for one in lines}
+        of_drills = tuple(
+            one for one in entry.damaged if one.found_by == "verify" and one.key not in keys
+        )
         self._ledger.note_damage(entry, (*of_drills, *lines))
 
     def report(self, entries: Iterable[Entry]) -> None:
@@ -97,6 +104,9 @@ class DamageOfRun:
             entries: what was known when the run began.
         """
         accepted: AcceptedKeys | None = None
+        entries = tuple(entries)
+        now = (self._ledger.entry_now(one) for one in entries)
+        names = ways_to_name(now, owner=self._owner)
         for before in entries:
             entry = self._ledger.entry_now(before)
             if not entry.damaged:
@@ -109,22 +119,32 @@ class DamageOfRun:
             self._ledger.note_damage(before, lines)
             still = standing(entry.model_copy(update={"damaged": lines})).open
             if still:
-                name = self._name(entry)
-                words, hint = damage_words(name, still), damage_hint(name, entry, still)
+                words = damage_words(self._name(entry), still)
+                hint = damage_hint(names[entry.identity], entry, still)
                 self._ledger.problems.append(f"{words}; {hint}")
 
     def _left_after_work(self, entry: Entry) -> list[EntryDamage]:
         """Return what is left of an entry's damage after this run's work on the repository."""
         lines = []
-        for one in entry.damaged:
-            oid = lfs_oid(one.key)
+        for noted in entry.damaged:
+            one, oid = noted, lfs_oid(noted.key)
             is_stored = bool(oid) and self._is_stored(oid)
             # What a listing found was looked for in another listing by the work on the repository.
             if one.found_by == "run" and (is_stored or self._was_found(entry, oid)):
-                continue
+                known = self._found_by_drill(entry, one.key)
+                if known is None:
+                    continue
+                # A drill found it damaged before it was missing: nobody has read it since.
+                one = known
             marks = {"repaired_at": self._clock()} if is_stored else {}
             lines.append(one.model_copy(update=marks))
         return lines
+
+    def _found_by_drill(self, entry: Entry, key: str) -> EntryDamage | None:
+        line = self._drills.standing.get(key)
+        if line is None or entry.identity not in {holder.identity for holder in line.holders}:
+            return None
+        return found_by_drill(line)
 
     def _was_found(self, entry: Entry, oid: str) -> bool:
         if not self._ledger.was_worked_on(entry.identity):

@@ -15,7 +15,7 @@ from backup.commands.drills import (
 from backup.results import Damage
 from backup.vault.documents import DamageLine, Drill, DrillLine, HolderLine, Record
 from backup.vault.fields import Depth
-from backup.vault.layout import is_bundle, is_record, new_snapshot_id, snapshot_time
+from backup.vault.layout import is_bundle, is_record, lfs_oid, new_snapshot_id, snapshot_time
 from backup.vault.manifest import WINDOW, Identity
 
 
@@ -115,6 +115,7 @@ def make_drill(
     *,
     there: Collection[Identity],
     known_since: Mapping[str, datetime],
+    repaired: Mapping[str, datetime],
     knows_all: bool,
     depth: Depth,
     began: datetime,
@@ -128,6 +129,7 @@ def make_drill(
         found: the damage, each with the object's key.
         there: every repository that a manifest names.
         known_since: what runs have found before, by its key, and when.
+        repaired: files that runs have stored again, by their keys, and when.
         knows_all: whether every manifest could be read.
         depth: of the drill.
         began: when it began.
@@ -136,7 +138,7 @@ def make_drill(
     damaged = tuple(
         found_again(
             _line(key, one, depth=depth, found_at=ended, since=known_since.get(key)),
-            before.standing.get(key),
+            _before(before.standing.get(key), known_since.get(key), repaired.get(key)),
         )
         for key, one in found
     )
@@ -163,6 +165,22 @@ def make_drill(
         merged=tuple(one for one in before.merged if snapshot_time(one) >= began - WINDOW),
         earlier=earlier_lines(before, repositories=there, checked=looked, depth=depth),
     )
+
+
+def _before(
+    line: DamageLine | None, since: datetime | None, repaired_at: datetime | None
+) -> DamageLine | None:
+    """Return what stood of an object; without its time if it is damaged anew.
+
+    A file that was stored again since then was whole, and what was accepted until then is over. If
+    it was lost after that, a run has noted that it is missing in place of when it was stored.
+    """
+    if line is None or line.found_at is None:
+        return line
+    again = max(filter(None, (repaired_at, since if lfs_oid(line.key) else None)), default=None)
+    if again is None or again <= line.found_at:
+        return line
+    return line.model_copy(update={"found_at": None, "since": None})
 
 
 def _has_passed(

@@ -5,13 +5,20 @@ one is all there is to read, with those of the last days that it did not know: t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from backup.errors import IntegrityError, ObjectNotFound
 from backup.model import Destination
 from backup.vault.clocks import FUTURE_TOLERANCE
-from backup.vault.documents import DamageLine, Drill, EarlierLine, PassedLine
+from backup.vault.documents import (
+    DamageLine,
+    Drill,
+    EarlierLine,
+    EntryDamage,
+    HolderLine,
+    PassedLine,
+)
 from backup.vault.fields import Depth
 from backup.vault.layout import Layout, drill_of, snapshot_time
 from backup.vault.manifest import WINDOW, Identity, load
@@ -31,6 +38,7 @@ class DrillState:
         merged: ids of all drills of the last days that are behind this.
         is_complete: whether every drill that counts could be read; where not, damage that is not
             among `standing` need not have passed.
+        latest: what is dated later is of the future.
     """
 
     standing: Mapping[str, DamageLine] = field(default_factory=dict)
@@ -38,6 +46,17 @@ class DrillState:
     newest: Drill | None = None
     merged: tuple[str, ...] = ()
     is_complete: bool = False
+    latest: datetime | None = None
+
+    def has_judged(self, found_at: datetime) -> bool:
+        """Return whether damage that was found then has passed where no drill speaks of it.
+
+        Only a drill that began later knew of it. One that was there may have been taken away.
+        """
+        if not self.is_complete or self.newest is None or self.latest is None:
+            return False
+        # A wrong clock has dated it. No drill would begin later for as long.
+        return self.newest.started_at >= found_at or found_at > self.latest
 
     def of_holders(self) -> dict[Identity, list[DamageLine]]:
         """Return the damage that stands by the repositories that need the object."""
@@ -53,6 +72,28 @@ class DrillState:
             self.last_looks.get((identity, other)) for other in _RANKS if reaches(other, depth)
         )
         return max((time for time in times if time is not None), default=None)
+
+
+def with_noted(
+    state: DrillState, noted: Iterable[tuple[Identity, Iterable[EntryDamage]]]
+) -> DrillState:
+    """Take up what drills have found that are not there any more, as entries have noted it."""
+    standing = dict(state.standing)
+    for (kind, host_id), lines in noted:
+        for one in lines:
+            if one.found_by != "verify" or one.key in state.standing:
+                continue
+            if state.has_judged(one.found_at):
+                continue
+            line = DamageLine(
+                key=one.key,
+                problem=one.problem,
+                depth=one.depth,
+                found_at=one.found_at,
+                holders=(HolderLine(host_id=host_id, kind=kind),),
+            )
+            standing[one.key] = found_again(line, standing.get(one.key))
+    return replace(state, standing=standing)
 
 
 def reaches(depth: Depth, other: Depth) -> bool:
@@ -123,6 +164,7 @@ def _together(
         newest=max(present, key=lambda drill: drill.finished_at, default=None),
         merged=tuple(sorted(merged)),
         is_complete=is_complete,
+        latest=latest,
     )
 
 

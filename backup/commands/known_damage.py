@@ -5,6 +5,8 @@ the current chain of its repository needs it no more; which chain is current, on
 tells. Damage of older chains is none of it: nothing that is captured tonight leans on them.
 """
 
+import shlex
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,7 +51,7 @@ def with_known_damage(
     found = dict(entries)
     accepted: AcceptedKeys | None = None
     for identity, entry in entries.items():
-        lines = _candidates(entry, of_drills.get(identity, ()), is_complete=drills.is_complete)
+        lines = _candidates(entry, of_drills.get(identity, ()), drills)
         if not lines:
             if entry.damaged:
                 found[identity] = entry.model_copy(update={"damaged": ()})
@@ -84,46 +86,57 @@ def run_lines(
 
     Args:
         found: relative keys, each with what is wrong.
-        before: what was known: damage that a drill has found is known already.
+        before: what was known: damage that a drill has found is known already, unless a run has
+            stored the file again since.
         now: the time.
     """
     known = {one.key: one for one in before}
-    return tuple(
-        EntryDamage(
-            key=key,
-            problem=sound(problem),
-            found_at=now if known.get(key) is None else known[key].found_at,
-            found_by="run",
+    lines = []
+    for key, problem in found:
+        line = known.get(key)
+        if line is not None and line.found_by == "verify" and line.repaired_at is None:
+            continue
+        is_old = line is not None and line.found_by == "run"
+        found_at = line.found_at if line is not None and is_old else now
+        lines.append(
+            EntryDamage(key=key, problem=sound(problem), found_at=found_at, found_by="run")
         )
-        for key, problem in found
-        if key not in known or known[key].found_by == "run"
-    )
+    return tuple(lines)
 
 
 def _candidates(
-    entry: Entry, of_drills: Iterable[DamageLine], *, is_complete: bool
+    entry: Entry, of_drills: Iterable[DamageLine], drills: DrillState
 ) -> tuple[EntryDamage, ...]:
     before = {one.key: one for one in entry.damaged}
     lines: dict[str, EntryDamage] = {}
     for one in entry.damaged:
-        # Nobody but the drills can say that what they found has passed.
-        if one.found_by == "run" or not is_complete:
+        # Only a drill can say that what drills found has passed.
+        if one.found_by == "run" or not drills.has_judged(one.found_at):
             lines[one.key] = one
     for line in of_drills:
         if line.found_at is None:
             continue
         known = before.get(line.key)
+        if known is not None and _is_found_later(known, line.found_at):
+            continue
         repaired_at = None if known is None else known.repaired_at
         if repaired_at is not None and repaired_at < line.found_at:
             repaired_at = None
-        lines[line.key] = EntryDamage(
-            key=line.key,
-            problem=line.problem,
-            depth=line.depth,
-            found_at=first_found(line) or line.found_at,
-            repaired_at=repaired_at,
-        )
+        lines[line.key] = found_by_drill(line).model_copy(update={"repaired_at": repaired_at})
     return tuple(lines[key] for key in sorted(lines))
+
+
+def _is_found_later(one: EntryDamage, found_at: datetime) -> bool:
+    """Return whether a listing lacks a file that was stored again after a drill had found it."""
+    return one.found_by == "run" and bool(lfs_oid(one.key)) and one.found_at > found_at
+
+
+def found_by_drill(line: DamageLine) -> EntryDamage:
+    """Return what drills found, as an entry notes it."""
+    found_at = first_found(line)
+    if found_at is None:
+        raise ValueError(f"{line.key}: it is not known when it was found")
+    return EntryDamage(key=line.key, problem=line.problem, depth=line.depth, found_at=found_at)
 
 
 def still_needed(
@@ -222,17 +235,43 @@ def damage_words(name: str, lines: Iterable[EntryDamage]) -> str:
     )
 
 
-def damage_hint(name: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
-    """Say what is to be done about damage."""
+def damage_hint(text: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
+    """Say what is to be done about damage.
+
+    Args:
+        text: what a command takes for this repository; see `ways_to_name`.
+        entry: of the repository.
+        lines: its damage.
+    """
     lines = tuple(lines)
     if is_out_of_reach(entry):
         return (
-            f"nothing can be captured in its place now: repo-backup accept-damage {name} --from "
-            "VAULT keeps what can still be restored"
+            "nothing can be captured in its place now: repo-backup accept-damage "
+            f"{shlex.quote(text)} --from VAULT keeps what can still be restored"
         )
-    if all(lfs_oid(one.key) for one in lines):
-        return "remove the damaged file, as who may delete there: the next run stores it again"
-    return "the next run that reaches its source takes a new full"
+    if not all(lfs_oid(one.key) for one in lines):
+        return "the next run that reaches its source takes a new full"
+    run = "the next run" if entry.selection.lfs else "the next run with files of Git LFS"
+    if all(is_missing(one) for one in lines):
+        return f"{run} stores it again, where the source has it"
+    return f"remove the damaged file, as who may delete there: {run} stores it again"
+
+
+def is_missing(one: EntryDamage) -> bool:
+    """Return whether an object is not there, and not there with other content."""
+    return one.problem.startswith("it is missing")
+
+
+def ways_to_name(entries: Iterable[Entry], *, owner: str) -> dict[Identity, str]:
+    """Return what commands take for each repository: its name; its id where two have that name."""
+    entries = tuple(entries)
+    times = Counter(entry.path for entry in entries)
+    found = {}
+    for entry in entries:
+        ending = ".wiki" if entry.kind == "wiki" else ""
+        is_shared = times[entry.path] > 1
+        found[entry.identity] = f"{entry.host_id}{ending}" if is_shared else f"{owner}/{entry.path}"
+    return found
 
 
 def is_out_of_reach(entry: Entry) -> bool:

@@ -5,7 +5,7 @@ name is there. What bundles hold is not
 proved here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -13,7 +13,13 @@ from backup.commands.clocks import disagreement
 from backup.commands.drills import load_drill_state
 from backup.commands.finding import require_roots
 from backup.commands.hidden import hidden_documents
-from backup.commands.known_damage import damage_hint, damage_words, standing, with_known_damage
+from backup.commands.known_damage import (
+    damage_hint,
+    damage_words,
+    standing,
+    ways_to_name,
+    with_known_damage,
+)
 from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.presence import not_there
 from backup.destinations.originals import OriginalsDestination
@@ -152,12 +158,13 @@ def _of_owner(name: str, state: State, *, limit: datetime, now: datetime) -> Ite
     )
 
 
-def _of_damage(entries: Iterable[Entry], *, name: str) -> Iterator[Finding]:
+def _of_damage(entries: Collection[Entry], *, name: str) -> Iterator[Finding]:
+    names = ways_to_name(entries, owner=name)
     for entry in sorted(entries, key=lambda one: (one.path, one.kind)):
         path = f"{name}/{entry.path}"
         known = standing(entry)
         if known.open:
-            fix = damage_hint(path, entry, known.open)
+            fix = damage_hint(names[entry.identity], entry, known.open)
             yield Finding("error", damage_words(path, known.open), fix, private=entry.private)
         if known.accepted:
             words = f"{path}: {len(known.accepted)} damaged objects are accepted"

@@ -24,7 +24,7 @@ from backup.commands.clocks import disagreement
 from backup.commands.continuity import BRING_BACK, missing_manifests
 from backup.commands.documents_check import damaged_documents, holders_by_folder
 from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
-from backup.commands.drills import DrillState, load_drill_state
+from backup.commands.drills import DrillState, load_drill_state, with_noted
 from backup.commands.finding import require_roots
 from backup.commands.hidden import hidden_documents, hidden_words
 from backup.commands.last_state import with_a_chain
@@ -121,11 +121,12 @@ def verify(
         archived = sorted(set().union(*(result.archived for result in results)))
         not_readable += [destination.uri(layout.key(key)) for key in archived]
         drill = make_drill(
-            drills,
+            one.drills,
             results,
             [(one.key_of(damage), damage) for damage in found],
             there=one.there,
             known_since=one.known_since,
+            repaired=one.repaired,
             knows_all=not one.damaged,
             depth=request.depth,
             began=began,
@@ -163,7 +164,7 @@ class _Root:
         self._destination = destination
         self._layout = layout
         self._request = request
-        self._drills = drills
+        self.drills = drills
         self._now = now
         self._events = events
         self._stop = stop
@@ -176,6 +177,7 @@ class _Root:
         self._lock = Lock()
         self.there: frozenset[Identity] = frozenset()
         self.known_since: dict[str, datetime] = {}
+        self.repaired: dict[str, datetime] = {}
         self.damaged: list[Damage] = []
 
     def run(self) -> list[Looked]:
@@ -183,16 +185,20 @@ class _Root:
         everything = promises.repositories
         self.damaged += promises.damaged
         self.there = frozenset(one.identity for one in everything)
+        self.drills = with_noted(self.drills, ((one.identity, one.damaged) for one in everything))
         for line in (line for one in everything for line in one.damaged):
             if line.found_by == "run":
                 known = self.known_since.setdefault(line.key, line.found_at)
                 self.known_since[line.key] = min(known, line.found_at)
+            elif line.repaired_at is not None:
+                known = self.repaired.setdefault(line.key, line.repaired_at)
+                self.repaired[line.key] = max(known, line.repaired_at)
         turns = choose(
             [
                 Candidate(one.identity, one.name, one.newest, one.unproven, one.chain_bytes)
                 for one in everything
             ],
-            self._drills,
+            self.drills,
             depth=self._request.depth,
             percent=self._request.sample_percent,
             most_bytes=self._request.sample_bytes,
@@ -329,7 +335,7 @@ class _Root:
                 damaged += self._rebuild(one, records, look, without=problems)
         finally:
             self._events.ended(one.name)
-        look.note_needed(self._drills.standing, one.snapshots, records.values())
+        look.note_needed(self.drills.standing, one.snapshots, records.values())
         kind, host_id = one.identity
         seconds = time.monotonic() - began
         line = DrillLine(
@@ -345,7 +351,7 @@ class _Root:
             [replace(damage, holders=(one.identity,)) for damage in damaged],
             needed=None if look.unreadable_record else frozenset(look.needed),
             sound=look.sound(
-                self._drills.standing,
+                self.drills.standing,
                 depth=self._request.depth,
                 damaged=self._keys(damaged),
                 records=records,
@@ -523,7 +529,7 @@ class _Root:
                 if oid in missing:
                     continue
                 key = lfs_key(oid)
-                if key in self._drills.standing:
+                if key in self.drills.standing:
                     look.needed.add(key)
                 problem = self._file_problem(pointer)
                 if problem is None:

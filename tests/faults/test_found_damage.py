@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ import pytest
 
 from backup.commands.drills import load_drill_state
 from backup.commands.restore import RestoreRequest, restore
+from backup.commands.status import status
 from backup.config.names import Depth
 from backup.errors import IntegrityError, ObjectArchived
-from backup.model import Key, RunReport, Selection
+from backup.model import Key, Repository, RunReport, Selection
 from backup.stopping import Stop
 from backup.vault.layout import lfs_key
-from tests.faults.test_known_damage import MAIN, ROOT, Place, emptied, flip, gone
+from tests.faults.test_known_damage import MAIN, ROOT, Listing, Place, emptied, flip, gone
 from tests.faults.test_known_damage import place as place  # noqa: PLC0414  a fixture
 from tests.support.git import commit_chain, git, init_bare, update_refs
 from tests.support.lfsserver import commit, keep, oid_of, pointer
@@ -296,3 +299,127 @@ def test_a_file_that_only_an_older_snapshot_promises_is_missed_by_the_quickest_l
     report = place.drill("objects", code=4)
     assert old in report.damaged[0].snapshots
     assert files.restore("one", at=old) == 4
+
+
+def test_a_file_that_was_stored_again_and_is_lost_is_damage_once_more(files: Files) -> None:
+    place = files.place
+    files.flip(files.OWN)
+    place.drill("packs", code=4)
+    files.stored(files.OWN).unlink()
+    files.night()
+    assert place.look() == 0
+    # Its repository is not worked on: only the listing can tell.
+    content = files.stored(files.OWN).read_bytes()
+    files.stored(files.OWN).unlink()
+    for _ in range(2):
+        report = files.night(code=3, exclude=("one",))
+        assert any(oid_of(files.OWN) in one for one in report.problems)
+        assert place.look() == 3
+    assert place.accept("one").accepted
+    assert place.look() == 0
+    files.night(exclude=("one",))
+    # Stored once more it is as sound as before.
+    files.night()
+    assert files.stored(files.OWN).read_bytes() == content
+    assert place.look() == 0
+    files.night()
+    assert files.restore("one") == 0
+
+
+def test_a_file_that_was_stored_again_after_it_was_accepted_is_new_damage(files: Files) -> None:
+    place = files.place
+    files.options |= gone(place)
+    files.night()
+    files.flip(files.SHARED)
+    place.drill("packs", code=4)
+    place.accept("one")
+    files.stored(files.SHARED).unlink()
+    files.night()
+    place.path("two").rename(place.folder / "too")
+    path = init_bare(place.folder / "acme" / "three.git")
+    update_refs(path, {MAIN: commit_chain(path, 2, label=b"three")[-1]})
+    files.night()
+    assert place.look() == 0
+    files.flip(files.SHARED)
+    place.drill("packs", code=4)
+    report = files.night(code=3)
+    assert len(report.problems) == 2
+    assert [one.accepted for one in place.entry("one").damaged] == [False]
+    assert place.look() == 3
+
+
+# --- Drills and acceptance ------------------------------------------------------------------------
+
+
+def test_an_older_result_does_not_take_back_what_a_newer_one_found(place: Place) -> None:
+    place.drill("packs")
+    options = gone(place)
+    place.night(**options)
+    (bundle,) = place.bundles("one")
+    whole = flip(bundle)
+    place.drill("packs", code=4)
+    place.night(code=3, **options)
+    max((place.folder / "vault" / ROOT / "drills").iterdir()).unlink()
+    for _ in range(2):
+        assert place.look() == 3
+        place.night(code=3, **options)
+    # Another one goes on from what the manifest has noted.
+    place.drill("objects")
+    assert place.look() == 3
+    bundle.write_bytes(whole)
+    place.drill("packs")
+    assert place.look() == 0
+    place.night(**options)
+
+
+def test_what_a_clock_some_minutes_ahead_found_can_be_accepted_now(place: Place) -> None:
+    options = gone(place)
+    place.night(**options)
+    flip(place.bundles("one")[0])
+    place.now += timedelta(minutes=10)
+    place.drill("packs", code=4)
+    place.now -= timedelta(minutes=10)
+    assert place.accept("one").accepted
+    assert place.look() == 0
+    place.night(**options)
+    assert place.look() == 0
+
+
+def test_what_a_command_is_to_be_given_can_be_pasted(place: Place) -> None:
+    odd = "two words;touch x"
+    path = init_bare(place.folder / "acme" / f"{odd}.git")
+    update_refs(path, {MAIN: commit_chain(path, 2, label=b"odd")[-1]})
+    place.night()
+    (bundle,) = (place.folder / "vault" / ROOT).glob("repositories/two%20*/*/*.bundle")
+    path.rename(place.folder / "away")
+    place.night(accept_drop=True)
+    flip(bundle)
+    place.drill("packs", code=4)
+    (problem,) = place.night(code=3, accept_drop=True).problems
+    assert "repo-backup accept-damage 'acme/two words;touch x' --from VAULT" in problem
+    report = status(place.vault, owners=(), max_age_hours=26, now=place.now)
+    (fix,) = [one.fix for one in report.findings if one.severity == "error"]
+    assert "repo-backup accept-damage 'folder/acme/two words;touch x' --from VAULT" in fix
+
+
+class Renewed(Listing):
+    """A folder in which a repository was deleted and made anew, as a forge tells by its id."""
+
+    is_new = False
+
+    def repositories(self) -> Iterator[Repository]:
+        for one in super().repositories():
+            yield replace(one, host_id="f" * 16) if self.is_new and one.path == "one" else one
+
+
+def test_where_two_have_one_name_the_command_names_the_id(place: Place) -> None:
+    old = place.entry("one").host_id
+    place.source = renewed = Renewed(place.folder / "acme", owner="acme")
+    renewed.is_new = True
+    place.night(accept_drop=True)
+    flip(next(one for one in place.bundles("one") if one.parent.name == old))
+    place.drill("packs", code=4)
+    (problem,) = place.night(code=3, accept_drop=True).problems
+    assert f"repo-backup accept-damage {old} --from VAULT" in problem
+    assert place.accept(old).accepted
+    place.night(accept_drop=True)
