@@ -9,7 +9,11 @@ from backup.vault.fields import Depth
 from backup.vault.layout import is_snapshot_id, snapshot_of, snapshot_time
 from backup.vault.manifest import Identity
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
+# Of what nobody ever looked at. It must be possible to be sooner than that.
+_NEVER = datetime.min.replace(tzinfo=UTC) + timedelta(days=365)
+# So much sooner comes the turn of what nobody has looked into. A repository that changes each night
+# can be so each time: with a tenth a week every other one still has its turn within 90 days.
+_SOONER = timedelta(days=14)
 # Longer than a run takes: what it stored may not have been there yet when a drill began within it.
 _LONGEST_RUN = timedelta(days=1)
 
@@ -40,7 +44,7 @@ def choose(
     percent: int,
     most_bytes: int | None,
 ) -> frozenset[Identity]:
-    """Choose those whose turn it is: what nobody ever looked into, then the longest not looked at.
+    """Choose those whose turn it is: the longest not looked at, unproven ones two weeks sooner.
 
     A look counts whatever came of it, or what is damaged or archived would be chosen each time.
 
@@ -49,23 +53,27 @@ def choose(
         drills: when each was last looked at.
         depth: how much is to be proved; a look to a lesser depth does not count.
         percent: of the number of repositories, rounded up.
-        most_bytes: of their chains together; None for no limit. The first is chosen at any size.
+        most_bytes: of their chains together; None for no limit. What does not fit is passed over
+            until it is first: that one is chosen at any size.
     """
     if percent == 100 and most_bytes is None:
         return frozenset(one.identity for one in candidates)
 
-    def order(one: Candidate) -> tuple[bool, datetime, str]:
+    def order(one: Candidate) -> tuple[datetime, str]:
         last = drills.last_look(one.identity, depth) or _NEVER
-        return not _is_unproven(one, drills), last, one.name
+        # What takes a whole drill has its turn when all others had theirs.
+        fits = most_bytes is None or one.size_bytes <= most_bytes
+        return last - _SOONER if fits and _is_unproven(one, drills) else last, one.name
 
     most = -(-len(candidates) * percent // 100)
     chosen: list[Identity] = []
     left = most_bytes
-    for one in sorted(candidates, key=order)[:most]:
+    for one in sorted(candidates, key=order):
+        if len(chosen) == most:
+            break
         if left is not None:
-            # What does not fit is first in a later drill: nothing is passed over for its size.
             if chosen and one.size_bytes > left:
-                break
+                continue
             left -= one.size_bytes
         chosen.append(one.identity)
     return frozenset(chosen)

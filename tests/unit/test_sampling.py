@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from backup.commands.drills import DrillState
 from backup.commands.sampling import Candidate, choose
@@ -15,8 +17,8 @@ START = datetime(2026, 1, 3, 9, 43, tzinfo=UTC)
 WEEK = timedelta(days=7)
 
 
-def candidate(number: int, **more: object) -> Candidate:
-    key = f"repositories/r{number:04d}/{number}/20260101T031500Z-4f9c2a1b.record.json.gz"
+def candidate(number: int, made_by: str = "20260101T031500Z-4f9c2a1b", **more: object) -> Candidate:
+    key = f"repositories/r{number:04d}/{number}/{made_by}.record.json.gz"
     return Candidate(("code", str(number)), f"r{number:04d}", key, **more)  # type: ignore[arg-type]
 
 
@@ -107,7 +109,7 @@ def test_a_look_to_a_lesser_depth_is_no_proof() -> None:
     assert third.isdisjoint(first | second)
 
 
-def test_bytes_end_a_sample_and_a_large_one_is_not_passed_over_for_ever() -> None:
+def test_bytes_end_a_sample_and_what_does_not_fit_waits_until_it_is_first() -> None:
     sizes = [40, 30, 500, 20, 60]
     everything = [candidate(n, size_bytes=size) for n, size in enumerate(sizes)]
     drills = Drills()
@@ -118,6 +120,64 @@ def test_bytes_end_a_sample_and_a_large_one_is_not_passed_over_for_ever() -> Non
                 everything, START + week * WEEK, percent=100, most_bytes=100
             )
         )
-        for week in range(4)
+        for week in range(5)
     ]
-    assert chosen == [[0, 1], [2], [3, 4], [0, 1]]
+    assert chosen == [[0, 1, 3], [2], [0, 4], [0, 1, 3], [2]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 120),
+    busy_percent=st.integers(0, 100),
+    days=st.sampled_from([7, 7, 7, 3, 1]),
+)
+@example(count=100, busy_percent=9, days=7)
+@example(count=100, busy_percent=90, days=7)
+def test_what_changes_each_night_unproven_leaves_the_others_their_turn(
+    count: int, busy_percent: int, days: int
+) -> None:
+    drills, busy = Drills(), count * busy_percent // 100
+    step = timedelta(days=days)
+    for number in range(400 // days):
+        now = START + number * step
+        made_by = f"{now - timedelta(hours=3):%Y%m%dT%H%M%SZ}-4f9c2a1b"
+        everything = [
+            candidate(n, unproven=True, made_by=made_by) if n < busy else candidate(n)
+            for n in range(count)
+        ]
+        drills.hold(everything, now, percent=10)
+    end = START + timedelta(days=400)
+    for one in everything:
+        times = [START, *drills.proved[one.identity], end]
+        gaps = [later - sooner for sooner, later in itertools.pairwise(times)]
+        assert max(gaps) <= timedelta(days=90), one.name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 150), min_size=2, max_size=25),
+    busy=st.sets(st.integers(0, 24)),
+    percent=st.sampled_from([10, 50, 100]),
+)
+@example(sizes=[60, *([1] * 24)], busy={0}, percent=10)
+def test_no_size_takes_the_turn_of_others_or_loses_its_own(
+    sizes: list[int], busy: set[int], percent: int
+) -> None:
+    drills, most_bytes, weeks = Drills(), 50, 4 * len(sizes) + 12
+    rounds: list[frozenset[Identity]] = []
+    for week in range(weeks):
+        now = START + week * WEEK
+        made_by = f"{now - timedelta(hours=3):%Y%m%dT%H%M%SZ}-4f9c2a1b"
+        everything = [
+            candidate(n, size_bytes=size, unproven=n in busy, made_by=made_by)
+            for n, size in enumerate(sizes)
+        ]
+        rounds.append(drills.hold(everything, now, percent=percent, most_bytes=most_bytes))
+    for one in everything:
+        weeks_of_it = [-1, *(n for n, some in enumerate(rounds) if one.identity in some), weeks]
+        for sooner, later in itertools.pairwise(weeks_of_it):
+            assert later - sooner <= len(sizes) + 3
+            if one.size_bytes > most_bytes and sooner >= 0 and later < weeks:
+                # Between two turns of what takes a whole drill all others had theirs.
+                seen = frozenset[Identity]().union(*rounds[sooner:later])
+                assert len(seen) == len(sizes)
