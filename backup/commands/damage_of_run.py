@@ -83,6 +83,24 @@ class DamageOfRun:
                 )
         return found
 
+    def known_files(self, entries: Iterable[Entry]) -> dict[str, datetime]:
+        """Return the files of Git LFS that are known to be damaged, of whichever repository.
+
+        Args:
+            entries: those that `load` gave.
+
+        Returns:
+            By their ids, when each was found to be.
+        """
+        lines = [line for entry in entries for line in entry.damaged]
+        found = {one.key: one.found_at for one in lines}
+        for key, line in self._drills.standing.items():
+            found[key] = line.found_at or found.get(key, self._clock())
+        for one in lines:
+            if one.repaired_at is not None:
+                found.pop(one.key, None)
+        return {oid: at for key, at in found.items() if (oid := lfs_oid(key))}
+
     def note_found(self, entry: Entry, found: Iterable[tuple[str, str]]) -> None:
         """Note what a listing found of a repository that was not captured.
 

@@ -88,11 +88,13 @@ class _Stored:
     Attributes:
         retain_until: how long it is locked; None where nobody knows, or it is not.
         was_there: it was, before this repository came to it.
+        stored_at: when, by the store's clock; None where that is not known.
     """
 
     size_bytes: int
     retain_until: datetime | None = None
     was_there: bool = False
+    stored_at: datetime | None = None
 
 
 class Turns:
@@ -109,6 +111,15 @@ class Turns:
         self._under_way: set[str] = set()
         # Half as long as in hex; there may be many.
         self._stored: dict[bytes, datetime | None] = {}
+        self._damaged: Mapping[str, datetime] = {}
+
+    def distrust(self, damaged: Mapping[str, datetime]) -> None:
+        """Take no file for a sound one that was found to be damaged, by its id, and when."""
+        self._damaged = damaged
+
+    def found_damaged_at(self, oid: str) -> datetime | None:
+        """Return when a file was found to be damaged; None where nothing is known."""
+        return self._damaged.get(oid)
 
     def is_condemned(self, oid: str) -> bool:
         """Tell whether a prune may delete a file. The vault is asked once, by whoever is first.
@@ -396,16 +407,39 @@ class FileKeeper:
         try:
             found = destination.stat(key)
             if found.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
-                return _Stored(found.size_bytes, found.retain_until, was_there=True)
+                return _Stored(
+                    found.size_bytes,
+                    found.retain_until,
+                    was_there=True,
+                    stored_at=found.stored_at,
+                )
         except ObjectNotFound:
             return None
         except SessionExpired:
             raise
         except BackupError as error:
             return _Failure(sound(error.message))
-        return _Failure(
-            f"{destination.uri(key)} is damaged: remove it, and the next run stores it anew"
-        )
+        return self._damaged(pointer)
+
+    def _look_for_new(self, pointer: Pointer) -> "_Stored | _Failure | None":
+        """Look as `_look` does for a file that this repository did not have before.
+
+        Its size does not make a file sound that is known to be damaged. It is not read again to see
+        that, unless it was put there since.
+        """
+        found = self._look(pointer)
+        found_at = self._turns.found_damaged_at(pointer.oid)
+        if found_at is None or not isinstance(found, _Stored):
+            return found
+        is_new = found.stored_at is not None and found.stored_at > found_at
+        key = self._key(lfs_key(pointer.oid))
+        if is_new and is_whole(self._means.destination, key, pointer.oid):
+            return found
+        return self._damaged(pointer)
+
+    def _damaged(self, pointer: Pointer) -> _Failure:
+        uri = self._means.destination.uri(self._key(lfs_key(pointer.oid)))
+        return _Failure(f"{uri} is damaged: remove it, and the next run stores it anew")
 
     def _offers(self, pointers: list[Pointer]) -> "Mapping[str, Offer | SourceError | _Failure]":
         """Ask for links to all of them; where there are none, nothing more is asked for."""
@@ -456,7 +490,7 @@ class FileKeeper:
         stop = self._means.stop
         try:
             with self._turns.turn(pointer.oid, stop) as there:
-                known = there or self._look(pointer)
+                known = there or self._look_for_new(pointer)
                 if known is not None:
                     return self._prove(pointer, offer, known)
                 if self._given_up is not None:

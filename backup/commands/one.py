@@ -25,7 +25,7 @@ from backup.commands.entries import (
 )
 from backup.commands.files import FileKeeper, Turns
 from backup.commands.hidden import hidden_words
-from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
+from backup.commands.known_damage import damaged_files, run_lines, was_missing, why_begin_again
 from backup.commands.last_state import records_to_chain
 from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
@@ -361,7 +361,7 @@ def _ask_and_capture(
             return looked
         broken, why = looked, f"the chain is broken: {looked}"
     with _slot(shop):
-        plan, hidden = _plan(
+        plan, hidden, lost = _plan(
             repository,
             entry,
             shop,
@@ -377,9 +377,9 @@ def _ask_and_capture(
             name = f"{repository.owner}/{repository.path}"
             shop.events.capturing(name, plan.action, plan.reason)
             if refs.protocol_v2 or plan.action == "empty":
-                captured = _capture(plan, remote, shop, entry)
+                captured = _capture(plan, remote, shop, entry, lost=lost)
             else:
-                plan, captured = _capture_from_mirror(plan, shop, entry)
+                plan, captured = _capture_from_mirror(plan, shop, entry, lost=lost)
     result = captured_now(
         plan,
         captured,
@@ -408,7 +408,9 @@ def _look_after(
         problem, lost = _prove(record, entry, _stored(record, shop, entry.record), shop)
     if record is None or problem:
         return problem
-    if lost and shop.selection.lfs and not due:
+    if lost and not shop.selection.lfs:
+        return replace(as_before, entry=_lacking(as_before.entry, lost, shop))
+    if lost and not due:
         due = f"{len(lost)} files of Git LFS are gone from the vault"
     if damaged:
         lost += _pointers(damaged, record, shop)
@@ -428,8 +430,14 @@ def _plan(
     why_full: str,
     broken: str,
     damaged: str,
-) -> tuple[Plan, str]:
-    """Make the plan, and say what of the last record's chain lies under a delete marker."""
+) -> tuple[Plan, str, tuple[Pointer, ...]]:
+    """Make the plan.
+
+    Returns:
+        It, what of the last record's chain lies under a delete marker, and the files of Git LFS
+        that this record promises and that are gone, where it is time to look.
+    """
+    lost: tuple[Pointer, ...] = ()
     record, problem, lacks = None, "", ""
     stored: Mapping[str, int] = {}
     if entry is not None and entry.record is not None:
@@ -443,6 +451,8 @@ def _plan(
             stored = _stored(record, shop, entry.record)
             lacks = unlisted(record, entry.record, stored)
             broken = broken or (lacks and f"{lacks} is missing")
+            if not broken and (shop.prove_unchanged or was_missing(entry)):
+                broken, lost = _prove(record, entry, stored, shop)
     plan = make_plan(
         repository,
         refs,
@@ -457,7 +467,7 @@ def _plan(
         policy=shop.policy,
         now=shop.means.clock(),
     )
-    return plan, _hidden(lacks, shop)
+    return plan, _hidden(lacks, shop), lost
 
 
 def _load_record(entry: Entry, shop: Workshop) -> tuple[Record | None, str]:
@@ -487,7 +497,14 @@ def _stored(record: Record, shop: Workshop, *keys: str | None) -> Mapping[str, i
     return stored
 
 
-def _capture(plan: Plan, remote: Remote, shop: Workshop, entry: Entry | None) -> Captured:
+def _capture(
+    plan: Plan,
+    remote: Remote,
+    shop: Workshop,
+    entry: Entry | None,
+    *,
+    lost: tuple[Pointer, ...],
+) -> Captured:
     name = f"{plan.repository.owner}/{plan.repository.path}"
     damaged: tuple[Pointer, ...] = ()
     if entry is not None and plan.previous is not None:
@@ -497,11 +514,22 @@ def _capture(plan: Plan, remote: Remote, shop: Workshop, entry: Entry | None) ->
         remote,
         shop.means,
         transferred=lambda size: shop.events.transferred(name, size),
-        files=_keeper(plan.repository, shop, also=damaged) if shop.selection.lfs else None,
+        files=_keeper(plan.repository, shop, also=(*lost, *damaged))
+        if shop.selection.lfs
+        else None,
     )
 
 
 # --- Files of Git LFS ---
+
+
+def _lacking(entry: Entry, lost: tuple[Pointer, ...], shop: Workshop) -> Entry:
+    """Note files that an entry's record promises, that are gone, and that nobody asks for now."""
+    found = ((lfs_key(one.oid), "it is missing") for one in lost)
+    lines = run_lines(found, before=entry.damaged, now=shop.means.clock())
+    keys = {one.key for one in lines}
+    before = tuple(one for one in entry.damaged if one.key not in keys)
+    return entry.model_copy(update={"damaged": (*before, *lines)})
 
 
 def _pointers(oids: Collection[str], record: Record, shop: Workshop) -> tuple[Pointer, ...]:
@@ -564,7 +592,9 @@ def _look_for_files(
     return files_looked_for(as_before, kept, record, captured=captured, why=why)
 
 
-def _capture_from_mirror(plan: Plan, shop: Workshop, entry: Entry | None) -> tuple[Plan, Captured]:
+def _capture_from_mirror(
+    plan: Plan, shop: Workshop, entry: Entry | None, *, lost: tuple[Pointer, ...]
+) -> tuple[Plan, Captured]:
     means = shop.means
     with shop.remotes.open_mirror(plan.repository, disk=means.disk) as remote:
         mirrored = remote.list_refs()
@@ -572,7 +602,7 @@ def _capture_from_mirror(plan: Plan, shop: Workshop, entry: Entry | None) -> tup
             # The repository moved on while it was mirrored: what is there now is captured.
             refs = replace(mirrored, protocol_v2=False)
             plan = replace(plan, refs=refs, wants=refs.wanted())
-        return plan, _capture(plan, remote, shop, entry)
+        return plan, _capture(plan, remote, shop, entry, lost=lost)
 
 
 @contextmanager

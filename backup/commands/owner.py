@@ -201,6 +201,7 @@ class OwnerRun:
         require_same_source(self._state, self._source.identity)
         entries = self._damage.load(self._state.entries, now=now)
         self._state = replace(self._state, entries=entries)
+        self._turns.distrust(self._damage.known_files(entries.values()))
         for words in self._damage.notes:
             self._note(words)
         if (drill := self._damage.newest_drill) is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from backup.commands.drills import load_drill_state
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.status import status
 from backup.config.names import Depth
+from backup.destinations.s3 import S3Destination, S3Settings
 from backup.errors import IntegrityError, ObjectArchived
 from backup.model import Key, Repository, RunReport, Selection
 from backup.stopping import Stop
@@ -25,6 +27,8 @@ from tests.faults.test_known_damage import MAIN, ROOT, Listing, Place, emptied, 
 from tests.faults.test_known_damage import place as place  # noqa: PLC0414  a fixture
 from tests.support.git import commit_chain, git, init_bare, update_refs
 from tests.support.lfsserver import commit, keep, oid_of, pointer
+from tests.support.s3server import S3Server
+from tests.support.times import Timed
 from tests.support.vaults import Silence
 
 
@@ -258,6 +262,8 @@ class Files:
 
     def commit(self, name: str, *contents: bytes, **more: bytes) -> None:
         files = {f"f{number}": pointer(content) for number, content in enumerate(contents)}
+        # What changes is little beside it, and an increment.
+        files["large"] = Random(1).randbytes(20_000)
         commit(self.place.path(name), "main", files | more)
 
     def night(self, *, code: int = 0, **more: Any) -> RunReport:
@@ -346,6 +352,83 @@ def test_a_file_that_was_stored_again_after_it_was_accepted_is_new_damage(files:
     assert len(report.problems) == 2
     assert [one.accepted for one in place.entry("one").damaged] == [False]
     assert place.look() == 3
+
+
+@pytest.mark.parametrize("is_local", [True, False], ids=["a folder", "a bucket with versions"])
+def test_a_file_that_is_gone_is_stored_again_though_its_repository_changes_each_night(
+    place: Place, moto_http: S3Server, monkeypatch: pytest.MonkeyPatch, is_local: bool
+) -> None:
+    if not is_local:
+        for name, value in moto_http.environment().items():
+            monkeypatch.setenv(name, value)
+        moto_http.make_bucket("gone-files", versioned=True)
+        settings = S3Settings("gone-files", endpoint_url=moto_http.endpoint_url)
+        place.vault = Timed(S3Destination(settings, stop=Stop()), place.clock)
+    files = Files(place)
+    # A full, on which small increments follow.
+    files.commit("one", files.OWN, files.SHARED, more=b"first")
+    files.night()
+    key = place.layout.key(lfs_key(oid_of(files.OWN)))
+    place.vault.delete([key])
+    # In a bucket the vault is looked over once a week.
+    for night in range(1 if is_local else 8):
+        place.now += timedelta(days=1)
+        files.commit("one", files.OWN, files.SHARED, more=b"%d" % night)
+        files.night()
+    assert place.vault.stat(key).size_bytes == len(files.OWN)
+    assert files.restore("one") == 0
+
+
+def test_a_file_that_is_gone_is_damage_also_where_files_are_not_asked_for_any_more(
+    files: Files,
+) -> None:
+    place = files.place
+    files.stored(files.OWN).unlink()
+    for _ in range(2):
+        (problem,) = files.night(code=3, selection=Selection()).problems
+        assert oid_of(files.OWN) in problem
+        assert problem.endswith(
+            "; the next run with files of Git LFS stores it again, where the source has it"
+        )
+        assert place.look() == 3
+    place.drill("objects", code=4)
+    files.night(code=3, selection=Selection())
+    files.night()
+    assert place.look() == 0
+    assert files.restore("one") == 0
+
+
+@pytest.mark.parametrize("is_copied", [False, True], ids=["in place", "with new times"])
+def test_a_file_that_is_known_to_be_damaged_is_no_new_repository_s_file(
+    files: Files, is_copied: bool
+) -> None:
+    place = files.place
+    files.options |= gone(place)
+    files.night()
+    before = files.stored(files.OWN).stat().st_mtime
+    files.flip(files.OWN)
+    if not is_copied:
+        os.utime(files.stored(files.OWN), (before, before))
+    place.drill("packs", code=4)
+    place.accept("one")
+    files.night()
+    path = init_bare(place.folder / "acme" / "three.git")
+    keep(path, files.OWN)
+    files.commit("three", files.OWN)
+    for _ in range(2):
+        report = files.night(code=3)
+        assert f"{files.stored(files.OWN)} is damaged: remove it" in report.problems[0]
+        assert place.look() == 3
+    files.stored(files.OWN).unlink()
+    files.night()
+    assert place.look() == 0
+    assert files.restore("three") == 0
+    assert files.restore("one") == 0
+    # What was stored again is good for others.
+    path = init_bare(place.folder / "acme" / "four.git")
+    keep(path, files.OWN)
+    files.commit("four", files.OWN)
+    files.night()
 
 
 # --- Drills and acceptance ------------------------------------------------------------------------
