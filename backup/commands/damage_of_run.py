@@ -123,8 +123,9 @@ class DamageOfRun:
         """
         accepted: AcceptedKeys | None = None
         entries = tuple(entries)
-        now = (self._ledger.entry_now(one) for one in entries)
-        names = ways_to_name(now, owner=self._owner)
+        now = {one.identity: self._ledger.entry_now(one) for one in entries}
+        now |= {identity: result.entry for identity, result in self._ledger.results.items()}
+        names = ways_to_name(now.values(), owner=self._owner)
         for before in entries:
             entry = self._ledger.entry_now(before)
             if not entry.damaged:

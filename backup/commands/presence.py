@@ -112,8 +112,11 @@ def _problem(destination: Destination, layout: Layout, entry: Entry) -> tuple[st
         return None
     try:
         records = records_to_chain(destination, layout, entry)
-    except ObjectNotFound:
-        return _absent(destination, layout, relative)
+    except ObjectNotFound as error:
+        if destination.uri(layout.key(relative)) in error.message:
+            return _absent(destination, layout, relative)
+        # Of what was emptied it is an earlier one that is missing.
+        return error.message, _NEXT_RUN
     except IntegrityError as error:
         return error.message, _NEXT_RUN
     start = len(layout.prefix)

@@ -499,8 +499,7 @@ def test_where_two_have_one_name_the_command_names_the_id(place: Place) -> None:
     old = place.entry("one").host_id
     place.source = renewed = Renewed(place.folder / "acme", owner="acme")
     renewed.is_new = True
-    place.night(accept_drop=True)
-    flip(next(one for one in place.bundles("one") if one.parent.name == old))
+    flip(place.bundles("one")[0])
     place.drill("packs", code=4)
     (problem,) = place.night(code=3, accept_drop=True).problems
     assert f"repo-backup accept-damage {old} --from VAULT" in problem
