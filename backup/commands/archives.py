@@ -2,7 +2,8 @@
 
 Whole means: the gzip stream ends where the bytes end, with the checksum and the length of its
 trailer (zlib compares both), and what it holds is a tar archive to its end: every header has its
-checksum, every member all of its data, two blocks of zeros follow the last one, and nothing else.
+checksum, every member all of its data, at least one is a file, two blocks of zeros follow the last
+one, and nothing else.
 Source: RFC 1952; GNU tar manual, "Basic Tar Format"; POSIX.1-2017, pax, "ustar Interchange Format".
 """
 
@@ -35,10 +36,11 @@ def require_whole(pieces: Iterable[bytes]) -> None:
         BrokenArchive: it is not; the message goes on from "it".
     """
     content = _Content(_unpacked(pieces))
-    members, size_bytes = 0, 0
+    members, files, size_bytes = 0, 0, 0
     while (block := content.read(_BLOCK)) != _ZEROS:
         member = _member(block, number=members + 1)
         members += 1
+        files += member.isreg()
         if member.type == tarfile.XHDTYPE:
             size_bytes = _size_in(_header_data(content, member)) or size_bytes
             continue
@@ -51,6 +53,8 @@ def require_whole(pieces: Iterable[bytes]) -> None:
             size_bytes = 0
     if not members:
         raise BrokenArchive("it is an empty archive")
+    if not files:
+        raise BrokenArchive("it holds no file")
     if content.read(_BLOCK) != _ZEROS:
         raise BrokenArchive("it is cut off: its archive has no end")
     content.require_zeros()

@@ -69,6 +69,19 @@ def test_several_packed_members_are_one_archive() -> None:
     require_whole([gzip.compress(PLAIN[:1000]) + gzip.compress(PLAIN[1000:])])
 
 
+def test_an_archive_without_a_file_is_no_export() -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for number in range(100):
+            folder = tarfile.TarInfo(f"folder/{number}")
+            folder.type = tarfile.DIRTYPE
+            archive.addfile(folder)
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "VERSION"
+        archive.addfile(link)
+    assert refused(gzip.compress(made.getvalue())) == "it holds no file"
+
+
 def test_every_cut_of_the_packed_bytes_is_refused() -> None:
     for length in range(len(PACKED)):
         assert "cut off" in refused(PACKED[:length]), length
