@@ -18,7 +18,7 @@ from typing import Any
 
 from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, Input, taken_by
 from backup.doors.action import OUTPUTS
-from backup.vault import documents, documents_of_prune
+from backup.vault import documents, documents_of_exports, documents_of_prune
 from backup.vault.documents import STORED
 from backup.vault.fields import Part
 from backup.vault.layout import Layout, escape_path
@@ -190,10 +190,13 @@ def _keys() -> Iterator[str]:
 # --- Stored documents --------------------------------------------------------------------------
 
 
+def _everything() -> dict[str, Any]:
+    return vars(documents) | vars(documents_of_exports) | vars(documents_of_prune)
+
+
 def _models() -> list[type[Part]]:
     """List every class of the stored documents that has fields of its own, as written there."""
-    everything = vars(documents) | vars(documents_of_prune)
-    found = (one for one in everything.values() if isinstance(one, type))
+    found = (one for one in _everything().values() if isinstance(one, type))
     models = [one for one in found if issubclass(one, Part) and one is not Part]
     return [model for model in models if _own_fields(model)]
 
@@ -280,7 +283,7 @@ def _schemas() -> Iterator[tuple[str, str]]:
 
 
 def _explain(schema: dict[str, Any]) -> None:
-    model = (vars(documents) | vars(documents_of_prune))[schema["title"]]
+    model = _everything()[schema["title"]]
     for name, field in schema["properties"].items():
         field.pop("title", None)
         field["description"] = meaning(model, name)

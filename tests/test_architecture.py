@@ -56,6 +56,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
     "pydantic": (
         "backup.config",
         "backup.vault.documents",
+        "backup.vault.documents_of_exports",
         "backup.vault.documents_of_prune",
         "backup.vault.fields",
     ),

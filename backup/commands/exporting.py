@@ -33,7 +33,7 @@ from backup.errors import (
 )
 from backup.model import Destination, Events, Exporter, Key, Reader, Repository, StoredObject
 from backup.stopping import Stop
-from backup.vault.documents import ExportLine
+from backup.vault.documents_of_exports import ExportLine
 from backup.vault.layout import Layout, export_key
 
 CONTENT_TYPE = "application/gzip"
@@ -232,14 +232,14 @@ class Exports:
         not asked for with nothing.
 
         Args:
-            projects: each with its last export.
+            projects: each with the export that an earlier run asked for and did not see arrive.
 
         Raises:
             Interrupted: somebody asked to stop.
             SessionExpired: the destination is closed to this run.
         """
-        for repository, last in projects:
-            self._add(repository, last)
+        for repository, pending in projects:
+            self._add(repository, pending)
         with suppress(DeadlineReached):
             while (self._to_ask or self._waiting) and self._stop.may_begin:
                 yield from self._ask_next()
@@ -252,14 +252,14 @@ class Exports:
         for one in self._to_ask:
             yield Exported(one.repository)
 
-    def _add(self, repository: Repository, last: ExportLine | None) -> None:
+    def _add(self, repository: Repository, pending: ExportLine | None) -> None:
         now, monotonic = self._clock(), self._monotonic()
         key, requested_at = export_key(repository.path, now), now
         waited, is_asked = 0.0, False
-        if last is not None and last.stored_at is None:
+        if pending is not None:
             # The run before had no time to wait for it.
-            key, requested_at, is_asked = Key(last.key), last.requested_at, True
-            waited = max(0.0, (now - last.requested_at).total_seconds())
+            key, requested_at, is_asked = Key(pending.key), pending.requested_at, True
+            waited = max(0.0, (now - pending.requested_at).total_seconds())
         one = _Export(
             repository,
             key,
@@ -517,6 +517,7 @@ def stored_line(
             "sha256": sha256,
             # Stores do not agree with themselves on less than a second.
             "written_at": None if written_at is None else written_at.replace(microsecond=0),
+            "loss": None,
         }
     )
 

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from backup.commands.entries import Result, carried, outcome_of
 from backup.model import Outcome, Repository, RunResult, Status
-from backup.vault.documents import Entry, EntryDamage, ExportLine, Totals
+from backup.vault.documents import Entry, EntryDamage, Totals
+from backup.vault.documents_of_exports import ExportLine
 from backup.vault.manifest import Identity, newer
 
 _DONE: frozenset[Status] = frozenset({"captured", "unchanged", "empty"})
@@ -74,11 +75,14 @@ class Ledger:
             self.marks[identity] = mark.model_copy(update={"damaged": damaged})
 
     def note_export(self, identity: Identity, line: ExportLine) -> None:
-        """Note the export of a project that was worked on."""
-        result = self.results[identity]
-        entry = result.entry.model_copy(update={"export": line})
-        self.results[identity] = replace(result, entry=entry)
-        self.exports += line.stored_at is not None
+        """Note the export of a project that was worked on.
+
+        One that is still being made stands beside the last one that was whole: it may never come.
+        """
+        result, is_stored = self.results[identity], line.stored_at is not None
+        update = {"export": line, "pending_export": None} if is_stored else {"pending_export": line}
+        self.results[identity] = replace(result, entry=result.entry.model_copy(update=update))
+        self.exports += is_stored
 
     def keep_export(self, identity: Identity, line: ExportLine) -> None:
         """Note what is known of an export that was stored before."""

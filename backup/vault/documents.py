@@ -29,6 +29,7 @@ from backup.model import (
     Status,
 )
 from backup.refs import is_well_formed, to_bytes
+from backup.vault.documents_of_exports import ExportLine
 from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import (
     Count,
@@ -102,20 +103,6 @@ class ChangeCounts(Part):
     rewritten: Count = 0
     moved: Count = 0
     deleted: Count = 0
-
-
-class ExportLine(Part):
-    """An archive of a project that its forge made."""
-
-    key: RelativeKey
-    requested_at: Time
-    stored_at: Time | None = None
-    size_bytes: Count = 0
-    version_id: str | None = None
-    sha256: Sha256 | None = Field(None, description="computed while it was read to its end")
-    written_at: Time | None = Field(
-        None, description="when it was written, by the clock of the store"
-    )
 
 
 class ForgottenLine(Part):
@@ -197,7 +184,10 @@ class Entry(Part):
     failing_since: Time | None = None
     pins: tuple[PinLine, ...] = ()
     skipped_why: str | None = Field(None, description="the forge's permanent block")
-    export: ExportLine | None = Field(None, description="the newest project export")
+    export: ExportLine | None = Field(None, description="the last project export that was whole")
+    pending_export: ExportLine | None = Field(
+        None, description="a newer one: asked for, and not there when the run's time was up"
+    )
 
     status: Status | None = Field(None, description="what the run did; None: not reached")
     plan: BundleKind | None = None

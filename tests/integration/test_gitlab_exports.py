@@ -5,6 +5,7 @@ import io
 import os
 import re
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,12 @@ from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings, presigning
 from backup.git.http import basic
-from backup.model import Destination, Key, Repository, Selection
+from backup.model import Destination, Key, Repository, RunReport, Selection
 from backup.secret import Secret
 from backup.sources.gitlab import GitLabSource
 from backup.stopping import Stop
-from backup.vault.documents import ExportLine
+from backup.vault.documents import Entry
+from backup.vault.documents_of_exports import ExportLine
 from backup.vault.layout import Layout
 from backup.vault.manifest import list_documents, load_manifest
 from tests.support.faults import DestinationFault, FaultyDestination
@@ -511,13 +513,19 @@ def put(url: str | None, data: bytes) -> None:
     assert requests.put(url, data=data, headers=fields, timeout=10).status_code == 200
 
 
+def entry_of(destination: Destination, forge: GitLab) -> Entry:
+    """Read what the newest manifest says of the only project."""
+    layout = Layout.of(host=forge.url.removeprefix("http://"), owner="acme")
+    manifests = [one for one in list_documents(destination, layout) if one.checkpoint is None]
+    (entry,) = load_manifest(destination, layout, manifests[-1]).entries
+    return entry
+
+
 def line_of(destination: Destination, forge: GitLab) -> ExportLine:
     """Read what the newest manifest says of the only export."""
-    layout = Layout.of(host=forge.url.removeprefix("http://"), owner="acme")
-    name = list_documents(destination, layout)[-1]
-    (entry,) = load_manifest(destination, layout, name).entries
-    assert entry.export is not None
-    return entry.export
+    line = entry_of(destination, forge).export
+    assert line is not None
+    return line
 
 
 # It begins as gzip does, and is long enough.
@@ -568,12 +576,24 @@ def test_where_the_forge_says_nothing_the_archive_must_stay_the_same_for_a_while
     assert time.seconds - at[0] >= exporting.STABLE_SECONDS
 
 
+def folders_alone() -> bytes:
+    """Make a packed archive without a file that is as long as one with files can be."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for number in range(30):
+            folder = tarfile.TarInfo(hashlib.sha256(bytes([number])).hexdigest())
+            folder.type, folder.mtime = tarfile.DIRTYPE, 1
+            archive.addfile(folder)
+    return made.getvalue()
+
+
 LONG = "".join(map(str, range(300)))
 NOT_WHOLE: dict[str, tuple[bytes, str]] = {
     "no gzip": (NO_ARCHIVE, "it does not unpack"),
     "cut gzip": (packed("cut", at=1.0)[:-20], "it is cut off: its gzip stream has no end"),
     "cut tar": (packed(LONG, at=1.0, keep=2000), "it is cut off: its archive has no end"),
     "tar without end": (packed("cut", at=1.0, keep=2048), "it is cut off: its archive has no end"),
+    "folders alone": (folders_alone(), "it holds no file"),
 }
 
 
@@ -720,6 +740,107 @@ def test_exports_of_a_vault_that_was_copied_are_read_once_and_nothing_is_said(
     line = line_of(FolderDestination(vault), forge)
     assert line.written_at == datetime.fromtimestamp(1, UTC)
     assert len(forge.asked_for) == 1
+
+
+# --- What must not be lost ------------------------------------------------------------------------
+
+
+def in_process(forge: GitLab, vault: Path, *, stop: Stop | None = None) -> RunReport:
+    source = GitLabSource(
+        "acme",
+        token=Secret(PAT),
+        authorization=basic("oauth2", Secret(PAT)),
+        server_url=forge.url,
+    )
+    options = RunOptions(exports=ExportOptions(limit=1000), selection=Selection(lfs=True))
+    return run([source], FolderDestination(vault), options, events=Silence(), stop=stop or Stop())
+
+
+def exports_in(vault: Path, name: str = "one") -> set[Path]:
+    return {*vault.glob(f"*/acme/exports/{name}/*.tar.gz")}
+
+
+def work_on(project: Project) -> None:
+    """Have something happen in a project, and its next export have another name."""
+    project.active_at = datetime.now(UTC) + timedelta(days=1)
+    time.sleep(1.1)
+
+
+def test_what_is_pending_is_collected_and_takes_the_place_of_the_last_one(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    project, vault = real(forge, "acme/one"), tmp_path / "vault"
+    in_process(forge, vault)
+    destination = FolderDestination(vault)
+    first = line_of(destination, forge)
+    work_on(project)
+    forge.stuck = {"acme/one"}
+    in_process(forge, vault, stop=Stop(deadline_seconds=6.0, margin_seconds=1.0))
+    entry = entry_of(destination, forge)
+    assert entry.export == first
+    assert entry.pending_export is not None
+    forge.stuck = set()
+    assert in_process(forge, vault).result == "success"
+    assert len(forge.asked_for) == 2
+    after = entry_of(destination, forge)
+    assert after.pending_export is None
+    assert after.export is not None
+    assert after.export.key == entry.pending_export.key != first.key
+
+
+def test_a_lost_export_of_a_project_that_is_gone_is_a_problem_once(
+    forge: GitLab, rclone_http: S3Server, bucket: str, store: "S3Client"
+) -> None:
+    project = real(forge, "acme/one")
+    real(forge, "acme/other")
+    night(forge, bucket, server=rclone_http)
+    (key,) = (key for key in keys(store, bucket) if "/one/" in key)
+    forge.projects.remove(project)
+    night(forge, bucket, "--accept-drop", server=rclone_http)
+    put(next(url for _, path, url in forge.asked_for if path == "acme/one"), NO_ARCHIVE)
+    done = night(forge, bucket, server=rclone_http, check=3)
+    (problem,) = done.json["problems"]
+    assert "was replaced by what is no export (it does not unpack" in problem
+    assert "and no other one can be made: its project is not listed any more" in problem
+    assert problem.endswith("docs/how-to/repair-a-vault.md")
+    for _ in range(2):
+        done = night(forge, bucket, server=rclone_http)
+        assert done.json["problems"] == []
+        (note,) = (note for note in done.json["notes"] if "acme/one" in note)
+        assert "was replaced by what is no export, and no other one can be made" in note
+    # Another one in its place is news.
+    put(next(url for _, path, url in forge.asked_for if path == "acme/one"), NO_ARCHIVE * 2)
+    night(forge, bucket, server=rclone_http, check=3)
+    night(forge, bucket, server=rclone_http)
+    # Removed by hand, nothing is left to be done.
+    store.delete_object(Bucket=bucket, Key=key)
+    done = night(forge, bucket, server=rclone_http)
+    assert not [note for note in done.json["notes"] if "acme/one" in note]
+
+
+def test_a_hidden_export_of_a_project_that_is_gone_is_said_with_what_shows_it_again(
+    forge: GitLab, moto_http: S3Server, versioned: str
+) -> None:
+    project = real(forge, "acme/one")
+    real(forge, "acme/other")
+    night(forge, versioned, server=moto_http)
+    forge.projects.remove(project)
+    night(forge, versioned, "--accept-drop", server=moto_http)
+    with moto_http.client() as client:
+        (key,) = (key for key in keys(client, versioned) if "/one/" in key)
+        marker = client.delete_object(Bucket=versioned, Key=key)["VersionId"]
+        (problem,) = night(forge, versioned, server=moto_http, check=3).json["problems"]
+        assert "lies under a delete marker, and no other one can be made" in problem
+        assert f"--version-id {marker}" in problem
+        done = night(forge, versioned, server=moto_http)
+        (note,) = (note for note in done.json["notes"] if "acme/one" in note)
+        assert f"--version-id {marker}" in note
+        client.delete_object(Bucket=versioned, Key=key, VersionId=marker)
+        done = night(forge, versioned, server=moto_http)
+        assert not [note for note in done.json["notes"] if "acme/one" in note]
+        # It counts as if nothing had been: another marker is news.
+        client.delete_object(Bucket=versioned, Key=key)
+        night(forge, versioned, server=moto_http, check=3)
 
 
 # --- The URL -------------------------------------------------------------------------------------
