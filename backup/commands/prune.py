@@ -34,6 +34,7 @@ from backup.commands.forget import forgotten_line, forgotten_row, note_forgotten
 from backup.commands.lost_index import HOW_TO_GO_ON
 from backup.commands.needing import Needed
 from backup.commands.surveying import Survey, run_of, survey
+from backup.commands.sweeping_exports import sweep_exports
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     AccessDenied,
@@ -64,9 +65,6 @@ from backup.vault.inventory import stamp, stamp_of
 from backup.vault.layout import (
     DocumentName,
     Layout,
-    export_time,
-    exports_folder,
-    folder_of,
     is_lfs_index,
     is_record,
     new_snapshot_id,
@@ -290,7 +288,7 @@ class _Owner:
         needed = self._needed(documents, doomed, state=state, now=now)
         self._doom_documents(documents, doomed)
         indexes = self._sweep(documents, needed, continuity, until=since - WINDOW)
-        self._sweep_exports(state, old, since=since)
+        self._sweep_exports(documents, doomed, state, old, continuity, since=since)
         self._sweep_files(files, indexes)
         self._note_problems(documents, needed)
         if needed.problems and not set(names) <= set(
@@ -561,34 +559,29 @@ class _Owner:
         ]
 
     def _sweep_exports(
-        self, state: State, old: Iterable[ForgottenLine], *, since: datetime
+        self,
+        documents: Survey,
+        doomed: set[DocumentName],
+        state: State,
+        old: Iterable[ForgottenLine],
+        continuity: Continuity,
+        *,
+        since: datetime,
     ) -> None:
-        """Find the exports that are too old, and those of repositories that were forgotten.
-
-        Exports have no id in their keys: where another repository has the path, they stay.
-        """
         days = self._request.keep_exports_days
-        until = None if days is None else min(since, self._now - timedelta(days=days))
-        entries = state.entries.values()
-        paths = {path for entry in entries for path in (entry.path, *entry.aliases)}
-        named = {entry.export.key for entry in entries if entry.export is not None}
-        forgotten = {
-            exports_folder(path): line.at
-            for line in old
-            for path in (line.path, *line.aliases)
-            if path not in paths
-        }
-        if until is None and not forgotten:
-            return
-        start = len(self._layout.prefix)
-        for stored in self._destination.list(self._layout.folder("exports")):
-            relative = stored.key[start:]
-            moment = export_time(relative)
-            if moment is None or relative in named:
-                continue
-            is_forgotten = moment < forgotten.get(folder_of(relative), moment)
-            if is_forgotten or (until is not None and moment < until):
-                self.candidates.append(Candidate(Kind.EXPORT, stored.key, stored.size_bytes))
+        swept = sweep_exports(
+            self._destination,
+            self._layout,
+            documents,
+            doomed,
+            entries=state.entries,
+            forgotten=old,
+            continuity=continuity,
+            until=None if days is None else min(since, self._now - timedelta(days=days)),
+        )
+        self.candidates += swept.candidates
+        for message, fix in swept.notes:
+            self._note(message, fix)
 
     # --- Deleting ---
 

@@ -433,8 +433,8 @@ class Config(SourceInputs):
     )
     keep_exports_days: int | None = optional(
         whole(1, 36_500, metavar="DAYS"),
-        "Delete GitLab exports older than so many days, but the newest of each project; none when "
-        "left out.",
+        "Delete GitLab exports older than so many days, but the newest whole one of each project; "
+        "none when left out.",
         group="Retention",
         commands=("prune",),
         available=True,

@@ -18,6 +18,7 @@ from typing import Literal
 
 from backup.model import Destination, StoredObject
 from backup.vault.documents import Entry, ForgottenLine, Header
+from backup.vault.documents_of_exports import ExportLine
 from backup.vault.layout import DocumentName, Layout, escape_segment, segment_of, snapshot_of
 from backup.vault.manifest import Identity, Stored, load_contents, unknown_to
 
@@ -53,6 +54,7 @@ class Row:
         dropped: numbers of repositories that were forgotten without its knowledge.
         records: for the repository of each number the number of its record, 0 where none is named.
         pins: numbers of repositories and of records that must outlive retention.
+        exports: the same of exports that were whole; empty where none is named.
     """
 
     name: DocumentName
@@ -62,6 +64,7 @@ class Row:
     dropped: frozenset[int]
     records: bytes
     pins: frozenset[tuple[int, int]]
+    exports: bytes = b""
 
     def named(self) -> Iterator[tuple[int, int]]:
         """Yield the numbers of repositories and of their records, pinned ones included."""
@@ -73,6 +76,12 @@ class Row:
     def named_and_known(self) -> Iterator[tuple[int, int]]:
         """Yield the same without what was forgotten."""
         return (pair for pair in self.named() if pair[0] not in self.dropped)
+
+    def named_exports(self) -> Iterator[tuple[int, int]]:
+        """Yield the numbers of repositories that were not forgotten, and of their exports."""
+        for number, export in enumerate(array(_NUMBERS, self.exports)):
+            if export and number not in self.dropped:
+                yield number, export
 
     @property
     def off_by(self) -> timedelta:
@@ -99,6 +108,7 @@ class Inventory:
         records: keys, by number; number 0 is that of no record. Where documents name several
             versions of a record, each has a number of its own: who names another version than the
             one that was written has not the same record.
+        exports: that were whole, by number; number 0 is that of none.
     """
 
     def __init__(
@@ -127,6 +137,8 @@ class Inventory:
         self._versions: list[str | None] = [None]
         self._others: dict[str, dict[str | None, int]] = {}
         self._known_times: dict[int, datetime | None] = {}
+        self._export_numbers: dict[ExportLine, int] = {}
+        self.exports: list[ExportLine | None] = [None]
 
     # --- Reading ---
 
@@ -139,12 +151,15 @@ class Inventory:
         """
         document = load_contents(self._destination, self._layout, name)
         numbers: dict[int, int] = {}
+        exports: dict[int, int] = {}
         pins: set[tuple[int, int]] = set()
         for entry in document.entries:
             number = self.number_of(entry)
             pins.update((number, self.record_number(pin.record)) for pin in entry.pins)
             if entry.record is not None:
                 numbers[number] = self.record_number(entry.record, entry.record_version_id)
+            if entry.export is not None and entry.export.stored_at is not None:
+                exports[number] = self._export_number(entry.export)
         dropped = unknown_to(document.forgotten, self._forgotten)
         return Row(
             name=name,
@@ -154,7 +169,14 @@ class Inventory:
             dropped=frozenset(self._numbers[one] for one in dropped if one in self._numbers),
             records=self._row(numbers),
             pins=frozenset(pins),
+            exports=self._row(exports) if exports else b"",
         )
+
+    def _export_number(self, line: ExportLine) -> int:
+        number = self._export_numbers.setdefault(line, len(self.exports))
+        if number == len(self.exports):
+            self.exports.append(line)
+        return number
 
     def number_of(self, entry: Entry | Stored) -> int:
         """Return the number of a repository; of its path the one that was read last."""

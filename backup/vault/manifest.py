@@ -30,6 +30,7 @@ from backup.vault.documents import (
     decode,
     refs_digest,
 )
+from backup.vault.documents_of_exports import ExportLine
 from backup.vault.fields import Part, RelativeKey, Stem
 from backup.vault.layout import (
     DOCUMENT_FOLDERS,
@@ -231,6 +232,7 @@ class Stored(Part, extra="ignore"):
     unproven: bool = False
     chain_bytes: int = 0
     pins: tuple[PinLine, ...] = ()
+    export: ExportLine | None = None
 
     @property
     def identity(self) -> Identity:

@@ -23,7 +23,7 @@ from backup.results import ForgetReport, PruneReport
 from backup.retention import Rules
 from backup.stopping import Stop
 from backup.vault.documents import encode
-from backup.vault.layout import DocumentName, Layout, folder_of
+from backup.vault.layout import DocumentName, Layout, export_time, folder_of
 from backup.vault.manifest import list_documents, load_manifest
 from tests.support.faults import (
     OWNER,
@@ -263,30 +263,56 @@ def test_orphans_and_old_checkpoints_go_and_other_files_stay(estate: Estate) -> 
     assert {foreign, young} <= keys
 
 
-def test_exports_have_a_window_of_their_own(estate: Estate) -> None:
-    estate.repository("one")
-    estate.night(days=100)
-    put = estate.vault.put_if_absent
-    old, middle, named = (
-        LAYOUT.key(f"exports/team/one/{day}-00-00-00.tar.gz")
-        for day in ("2026-01-05", "2026-04-05", "2026-01-04")
-    )
-    for key in (old, middle, named):
-        put(key, b"x" * 200)
-    other = LAYOUT.key("exports/team/one/readme.txt")
-    put(other, b"mine")
+def put_exports(estate: Estate, *days: str) -> list[Key]:
+    exports = [LAYOUT.key(f"exports/team/one/{day}-00-00-00.tar.gz") for day in days]
+    for key in exports:
+        estate.vault.put_if_absent(key, b"x" * 200)
+    return exports
+
+
+def name_export(estate: Estate, key: Key, **fields: Any) -> None:
+    """Have the newest manifest name an export as the last one of its only repository."""
     name = newest(estate)
     manifest = load_manifest(estate.vault, LAYOUT, name)
-    line = {"key": named.removeprefix(LAYOUT.prefix), "requested_at": START, "stored_at": START}
+    relative = key.removeprefix(LAYOUT.prefix)
+    line = {"requested_at": export_time(relative), "stored_at": START, "size_bytes": 200} | fields
     entry = manifest.entries[0].model_validate(
-        manifest.entries[0].model_dump(exclude_none=True) | {"export": line}
+        manifest.entries[0].model_dump(exclude_none=True) | {"export": line | {"key": relative}}
     )
     estate.vault.delete([LAYOUT.document(name)])
-    put(LAYOUT.document(name), encode(manifest.model_copy(update={"entries": (entry,)})))
+    changed = manifest.model_copy(update={"entries": (entry,)})
+    estate.vault.put_if_absent(LAYOUT.document(name), encode(changed))
+
+
+def test_exports_have_a_window_of_their_own(estate: Estate) -> None:
+    estate.repository("one")
+    estate.night()
+    estate.night(days=100)
+    old, middle, named = put_exports(estate, "2026-01-04", "2026-04-05", "2026-01-05")
+    other = LAYOUT.key("exports/team/one/readme.txt")
+    estate.vault.put_if_absent(other, b"mine")
+    name_export(estate, named)
     estate.prune(daily=1)
     assert {old, middle, named, other} <= estate.stored()
     estate.prune(daily=1, keep_exports_days=30)
     assert {old, middle, named, other} & estate.stored() == {middle, named, other}
+
+
+@pytest.mark.parametrize("size_bytes", [200, 201])
+@pytest.mark.parametrize("rules", [{"since": START, "within": "1y"}, {"daily": 1}])
+def test_a_manifest_that_is_added_costs_no_newer_export(
+    estate: Estate, size_bytes: int, rules: dict[str, Any]
+) -> None:
+    estate.repository("one")
+    estate.night()
+    exports = first, _, third = put_exports(estate, "2026-01-03", "2026-01-04", "2026-01-05")
+    name_export(estate, third)
+    estate.night()
+    # It says that the last one is the first, or one that never was.
+    name_export(estate, first, size_bytes=size_bytes)
+    estate.prune(at=estate.now + timedelta(days=100), keep_exports_days=30, **rules)
+    # With one snapshot the manifest that named the newest export goes, and nothing else.
+    assert {*exports} & estate.stored() == ({*exports} if "daily" in rules else {first, third})
 
 
 # --- When it refuses ------------------------------------------------------------------------------
@@ -599,7 +625,7 @@ def test_one_named_repository_is_forgotten_with_its_exports(estate: Estate) -> N
         estate.night(max_chain_length=2)
     exports = [
         LAYOUT.key(f"exports/{path}/2026-01-0{day}-00-00-00.tar.gz")
-        for path, day in (("one", 1), ("one", 9), ("two", 1))
+        for path, day in (("one", 3), ("one", 9), ("two", 3))
     ]
     for key in exports:
         estate.vault.put_if_absent(key, b"x" * 200)

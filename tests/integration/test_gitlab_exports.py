@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,14 @@ import requests
 
 from backup.commands import exporting
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit
+from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings, presigning
 from backup.git.http import basic
 from backup.model import Destination, Key, Repository, RunReport, Selection
+from backup.results import PruneReport
+from backup.retention import Rules
 from backup.secret import Secret
 from backup.sources.gitlab import GitLabSource
 from backup.stopping import Stop
@@ -35,6 +39,7 @@ from tests.support.gitlab import Export, GitLab, Project, packed
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.program import Completed, repo_backup
 from tests.support.s3server import S3Server
+from tests.support.times import Timed
 from tests.support.vaults import Silence
 
 if TYPE_CHECKING:
@@ -756,6 +761,21 @@ def in_process(forge: GitLab, vault: Path, *, stop: Stop | None = None) -> RunRe
     return run([source], FolderDestination(vault), options, events=Silence(), stop=stop or Stop())
 
 
+def without_exports(forge: GitLab, vault: Path) -> Completed:
+    surroundings = {"REPO_BACKUP_SERVER_URL": forge.url, "REPO_BACKUP_TOKEN": PAT}
+    words = ("run", "--from", "gitlab:acme", "--to", str(vault), "--json")
+    return repo_backup(*words, env=surroundings)
+
+
+def prune_much_later(vault: Path, **more: Any) -> PruneReport:
+    at = datetime.now(UTC) + timedelta(days=400)
+    request = PruneRequest(Rules(daily=1), keep_exports_days=30, **more)
+    store = Timed(FolderDestination(vault), lambda: at)
+    report = prune(store, request, events=Silence(), stop=Stop(), clock=lambda: at)
+    assert (report.exit_code, report.refused) == (0, ())
+    return report
+
+
 def exports_in(vault: Path, name: str = "one") -> set[Path]:
     return {*vault.glob(f"*/acme/exports/{name}/*.tar.gz")}
 
@@ -764,6 +784,27 @@ def work_on(project: Project) -> None:
     """Have something happen in a project, and its next export have another name."""
     project.active_at = datetime.now(UTC) + timedelta(days=1)
     time.sleep(1.1)
+
+
+@pytest.mark.parametrize("then", ["gone", "switched off"])
+def test_an_export_that_never_came_does_not_displace_the_last_whole_one(
+    forge: GitLab, tmp_path: Path, then: str
+) -> None:
+    project, vault = real(forge, "acme/one"), tmp_path / "vault"
+    real(forge, "acme/other")
+    in_process(forge, vault)
+    (whole,) = exports_in(vault)
+    work_on(project)
+    forge.stuck = {"acme/one"}
+    stop = Stop(deadline_seconds=6.0, margin_seconds=1.0)
+    assert in_process(forge, vault, stop=stop).result == "partial"
+    if then == "gone":
+        forge.projects.remove(project)
+        night(forge, vault, "--accept-drop")
+    else:
+        without_exports(forge, vault)
+    prune_much_later(vault)
+    assert exports_in(vault) == {whole}
 
 
 def test_what_is_pending_is_collected_and_takes_the_place_of_the_last_one(
@@ -786,6 +827,60 @@ def test_what_is_pending_is_collected_and_takes_the_place_of_the_last_one(
     assert after.pending_export is None
     assert after.export is not None
     assert after.export.key == entry.pending_export.key != first.key
+
+
+def test_exports_that_lost_manifests_may_have_named_stay(forge: GitLab, tmp_path: Path) -> None:
+    project, vault = real(forge, "acme/one"), tmp_path / "vault"
+    real(forge, "acme/other")
+    in_process(forge, vault)
+    named = exports_in(vault)
+    forge.projects.remove(project)
+    night(forge, vault, "--accept-drop")
+    (snapshots,) = vault.glob("*/acme/snapshots")
+    shutil.rmtree(snapshots)
+    for checkpoints in vault.glob("*/acme/checkpoints"):
+        shutil.rmtree(checkpoints)
+    time.sleep(1.1)
+    night(forge, vault, check=1)
+    night(forge, vault)
+    report = prune_much_later(vault)
+    assert exports_in(vault) == named
+    assert any("may name them" in note.message for note in report.notes)
+    # As with bundles, a person may say that nothing needs them.
+    prune_much_later(vault, accept_missing_index=True)
+    assert exports_in(vault) == set()
+    assert exports_in(vault, "other")
+
+
+@pytest.mark.parametrize("by", ["other size", "other time"])
+def test_where_the_last_export_was_replaced_the_older_ones_stay(
+    forge: GitLab, tmp_path: Path, by: str
+) -> None:
+    project, vault = real(forge, "acme/one"), tmp_path / "vault"
+    real(forge, "acme/other")
+    in_process(forge, vault)
+    (first,) = exports_in(vault)
+    work_on(project)
+    in_process(forge, vault)
+    (second,) = exports_in(vault) - {first}
+    if by == "other size":
+        second.unlink()
+        second.write_bytes(NO_ARCHIVE)
+        forge.projects.remove(project)
+        night(forge, vault, "--accept-drop", check=3)
+    else:
+        os.utime(second, (1, 1))
+    without_exports(forge, vault)
+    report = prune_much_later(vault)
+    assert exports_in(vault) == {first, second}
+    (note,) = report.notes
+    assert "1 old export stays: no newer one of the same project is as it" in note.message
+    if by == "other time":
+        # They are the same bytes: once a run has read them they count again.
+        project.active_at = LONG_AGO
+        night(forge, vault)
+        prune_much_later(vault)
+        assert exports_in(vault) == {second}
 
 
 def test_a_lost_export_of_a_project_that_is_gone_is_a_problem_once(
