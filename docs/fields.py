@@ -127,7 +127,8 @@ MEANINGS: Mapping[str, str] = {
     "Record.digest": "of refs and HEAD, see [the refs digest](#the-refs-digest)",
     "Record.head": "where HEAD points",
     "Record.left_out": "refs that git could not keep",
-    "Record.changes": "refs against the record before; empty for a first capture, and where the record would be too large",
+    "Record.changes": "refs against the record before; empty for a first capture, and where the "
+    "record would be too large",
     "Record.metadata": "what the forge keeps beside git",
     "LfsMissing.oid": "SHA-256 of the content",
     "LfsMissing.size_bytes": "as its pointer says",
