@@ -60,7 +60,7 @@ class Promises:
     Attributes:
         repositories: by name.
         damaged: documents that cannot be read.
-        has_index: whether a document that says what is stored could be read.
+        has_index: whether a manifest could be read.
         state: the newest, as every command has it; None where a document keeps it from being known.
     """
 
@@ -130,6 +130,6 @@ def _stored_by(
         uri = destination.uri(layout.document(name))
         made.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))
         return
-    made.has_index = made.has_index or name.checkpoint is None or bool(manifest.entries)
+    made.has_index = made.has_index or name.checkpoint is None
     dropped = unknown_to(manifest.forgotten, forgotten)
     yield from (entry for entry in manifest.entries if entry.identity not in dropped)

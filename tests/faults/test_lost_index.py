@@ -135,6 +135,9 @@ def test_a_checkpoint_does_not_stand_for_the_manifests_that_are_gone(
     assert any("has no manifest" in one.message for one in report.findings)
     with pytest.raises(IndexMissing):
         list_vault(vault.destination)
+    found = verify(vault.destination, VerifyRequest("objects"), events=Silence(), stop=Stop())
+    assert found.exit_code == 4
+    assert any(one.uri.endswith("folder/one/snapshots") for one in found.damaged)
     assert vault.restore(None, "all").exit_code == 4
     assert vault.run("one") == 1
     assert vault.run("one") == 0
@@ -149,6 +152,8 @@ def test_a_first_run_that_died_after_a_checkpoint_lost_nothing(
     # As it lies there when the end of the run is missing.
     assert [*(root / "checkpoints").iterdir()]
     vault.lose("one")
+    request = VerifyRequest("objects")
+    assert verify(vault.destination, request, events=Silence(), stop=Stop()).exit_code == 0
     assert vault.run("one") == 0
 
 
