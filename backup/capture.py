@@ -6,7 +6,7 @@ nothing of this capture is visible in the vault, or a bundle that no record name
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -97,6 +97,8 @@ class FilesKept:
         retain_until: until when all of them are locked, those included that were there before.
         lock_unknown: whether it cannot be told how long some are locked, or they are not.
         look_alikes: in packs that were searched just now, blobs that are no pointers.
+        lost: ids of files that the record before promises, that are not in the vault any more, and
+            that could not be stored again; each with why.
     """
 
     chain: tuple[BundleLine, ...]
@@ -110,6 +112,7 @@ class FilesKept:
     retain_until: datetime | None
     lock_unknown: bool
     look_alikes: LookAlikes = NO_LOOK_ALIKES
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
 class Files(Protocol):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from backup.capture import Captured, FilesKept
+from backup.commands.known_damage import run_lines
 from backup.errors import sound
 from backup.model import MissingFile, Outcome, Refs, Repository, Selection, Status
 from backup.plan import (
@@ -15,6 +16,7 @@ from backup.plan import (
     why_alarming,
 )
 from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, LfsLine, PinLine, Record
+from backup.vault.layout import lfs_key
 
 _LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
 _MOST_NAMED = 20
@@ -259,6 +261,8 @@ def captured_now(
     )
     problem = ("" if accept_drop else urgent) or _newly_left_out(plan)
     outcome = _with_files(outcome, captured.files)
+    if captured.files is not None:
+        made = with_lost_files(made, captured.files.lost, now=captured.record.captured_at)
     return Result(outcome, made, both(problem, _files_problem(outcome, captured.files)))
 
 
@@ -398,7 +402,13 @@ def tells_more(kept: FilesKept, record: Record) -> bool:
 
 
 def files_looked_for(
-    result: Result, kept: FilesKept, record: Record, *, captured: Captured | None, why: str
+    result: Result,
+    kept: FilesKept,
+    record: Record,
+    *,
+    captured: Captured | None,
+    why: str,
+    now: datetime,
 ) -> Result:
     """Say what became of the files of a repository whose git objects did not change.
 
@@ -408,6 +418,7 @@ def files_looked_for(
         record: the newest.
         captured: that record, if it was made just now.
         why: files were looked for.
+        now: the time.
     """
     entry, outcome = result.entry, _with_files(result.outcome, kept)
     marks: dict[str, object] = {"unfinished": _unfinished(kept), "degraded": _degraded(record)}
@@ -423,7 +434,26 @@ def files_looked_for(
             "captured_at": captured.record.captured_at,
             "locked_until": _no_longer_than(entry.locked_until, captured),
         }
-    return Result(outcome, entry.model_copy(update=marks), _files_problem(outcome, kept))
+    made = with_lost_files(entry.model_copy(update=marks), kept.lost, now=now)
+    return Result(outcome, made, _files_problem(outcome, kept))
+
+
+def with_lost_files(entry: Entry, lost: Mapping[str, str], *, now: datetime) -> Entry:
+    """Note files that an entry's record promises and that are gone.
+
+    Args:
+        entry: of the repository.
+        lost: ids of the files, and why they are not stored again; nothing where nobody tried.
+        now: the time.
+    """
+    found = (
+        (lfs_key(oid), "; ".join(filter(None, ("it is missing", why))))
+        for oid, why in sorted(lost.items())
+    )
+    lines = run_lines(found, before=entry.damaged, now=now)
+    keys = {one.key for one in lines}
+    before = tuple(one for one in entry.damaged if one.key not in keys)
+    return entry.model_copy(update={"damaged": (*before, *lines)})
 
 
 def notes_on_files(outcomes: Iterable[Outcome], *, asked: bool) -> Iterator[str]:

@@ -16,6 +16,7 @@ from datetime import datetime
 from threading import Condition, Lock
 
 from backup.capture import FilesKept, Means, save_lfs_index
+from backup.commands.hidden import hidden_words
 from backup.commands.rebuilding import verified_pack
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.stored_files import is_whole, read_index
@@ -232,7 +233,7 @@ class FileKeeper:
         """
         known = previous.lfs if previous is not None else None
         before = {one.oid: one for one in known.not_stored} if known is not None else {}
-        lost = frozenset(one.oid for one in also)
+        gone = frozenset(one.oid for one in also)
         wanted: dict[str, Pointer] = {}
         _add((*also, *self._also), wanted)
         done: set[str] = set()
@@ -248,11 +249,19 @@ class FileKeeper:
                 unsearched += [problem] if problem and problem != _NO_ROOM else []
                 no_room += problem == _NO_ROOM
             lines.append(each)
-        promised = lost
-        if previous is not None and known is not None and wanted.keys() - before.keys() - lost:
+        promised = gone
+        if previous is not None and known is not None and wanted.keys() - before.keys() - gone:
             promised |= self._promised(previous.chain) - before.keys()
         work = self._store(sorted(wanted.values()), promised)
         now = self._means.clock()
+        # What was stored once stays promised: that it is gone is damage, and not the source's word.
+        once = {one.oid for one in (*also, *self._also)}
+        failures = [*work.failures.items()]
+        lost = {
+            oid: self._why_lost(oid, failure)
+            for oid, failure in failures
+            if oid in once and not failure.condemned
+        }
         missing = tuple(
             LfsMissing(
                 oid=oid,
@@ -262,7 +271,8 @@ class FileKeeper:
                 permanent=failure.permanent,
                 condemned=failure.condemned,
             )
-            for oid, failure in sorted(work.failures.items())
+            for oid, failure in sorted(failures)
+            if oid not in lost
         )
         return FilesKept(
             chain=tuple(lines),
@@ -276,7 +286,13 @@ class FileKeeper:
             retain_until=work.retain_until,
             lock_unknown=work.lock_unknown,
             look_alikes=self._look_alikes,
+            lost=lost,
         )
+
+    def _why_lost(self, oid: str, failure: _Failure) -> str:
+        means = self._means
+        hidden = hidden_words(means.destination, means.layout, lfs_key(oid))
+        return "; ".join(filter(None, (failure.reason, hidden)))
 
     # --- What packs point to ---
 

@@ -253,7 +253,10 @@ def damage_hint(text: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
         return "the next run that reaches its source takes a new full"
     run = "the next run" if entry.selection.lfs else "the next run with files of Git LFS"
     if all(is_missing(one) for one in lines):
-        return f"{run} stores it again, where the source has it"
+        return (
+            f"{run} stores it again, where the source has it; if it never will, repo-backup "
+            f"accept-damage {shlex.quote(text)} --from VAULT keeps what is left"
+        )
     return f"remove the damaged file, as who may delete there: {run} stores it again"
 
 

@@ -21,11 +21,12 @@ from backup.commands.entries import (
     planned,
     tells_more,
     unchanged,
+    with_lost_files,
     without_wiki,
 )
 from backup.commands.files import FileKeeper, Turns
 from backup.commands.hidden import hidden_words
-from backup.commands.known_damage import damaged_files, run_lines, was_missing, why_begin_again
+from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
 from backup.commands.last_state import records_to_chain
 from backup.commands.pace import Pace
 from backup.commands.remotes import Remotes, is_local, lacking
@@ -409,7 +410,9 @@ def _look_after(
     if record is None or problem:
         return problem
     if lost and not shop.selection.lfs:
-        return replace(as_before, entry=_lacking(as_before.entry, lost, shop))
+        gone = dict.fromkeys((one.oid for one in lost), "")
+        made = with_lost_files(as_before.entry, gone, now=shop.means.clock())
+        return replace(as_before, entry=made)
     if lost and not due:
         due = f"{len(lost)} files of Git LFS are gone from the vault"
     if damaged:
@@ -523,15 +526,6 @@ def _capture(
 # --- Files of Git LFS ---
 
 
-def _lacking(entry: Entry, lost: tuple[Pointer, ...], shop: Workshop) -> Entry:
-    """Note files that an entry's record promises, that are gone, and that nobody asks for now."""
-    found = ((lfs_key(one.oid), "it is missing") for one in lost)
-    lines = run_lines(found, before=entry.damaged, now=shop.means.clock())
-    keys = {one.key for one in lines}
-    before = tuple(one for one in entry.damaged if one.key not in keys)
-    return entry.model_copy(update={"damaged": (*before, *lines)})
-
-
 def _pointers(oids: Collection[str], record: Record, shop: Workshop) -> tuple[Pointer, ...]:
     """Return those of some files that a record says are stored."""
     if not oids:
@@ -589,7 +583,8 @@ def _look_for_files(
         if kept.stored or tells_more(kept, record):
             captured = capture_files(record, as_before.entry.record or "", kept, shop.means)
             record = captured.record
-    return files_looked_for(as_before, kept, record, captured=captured, why=why)
+    now = shop.means.clock()
+    return files_looked_for(as_before, kept, record, captured=captured, why=why, now=now)
 
 
 def _capture_from_mirror(

@@ -547,7 +547,8 @@ class _Root:
         problem: str | None
         size = self._sizes.get(lfs_key(oid))
         if size is None:
-            problem = "it is missing"
+            hidden = hidden_words(self._destination, self._layout, lfs_key(oid))
+            problem = f"it is missing: {hidden}" if hidden else "it is missing"
         elif self._request.depth == "objects" and size == pointer.size_bytes:
             problem = ""
         else:

@@ -5,6 +5,7 @@ newest state needs; a rule of the bucket would remove it weeks later.
 """
 
 import shlex
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +30,7 @@ from backup.stopping import Stop
 from tests.support.dated import DatedDestination
 from tests.support.faults import Heard
 from tests.support.git import init_bare
-from tests.support.lfsserver import commit, keep, pointer
+from tests.support.lfsserver import commit, keep, oid_of, pointer
 from tests.support.mirrors import assert_same_mirror, mirror_state
 from tests.support.program import repo_backup
 from tests.support.s3server import S3Server
@@ -227,6 +228,24 @@ def test_a_run_that_looks_over_the_vault_finds_what_is_hidden_of_an_unchanged_re
     assert key.removeprefix(f"{ROOT}/") in problem
     vault.undo(problem)
     assert key in vault.keys(part)
+
+
+def test_a_hidden_file_of_git_lfs_is_named_with_the_command_that_undoes_it(vault: Vault) -> None:
+    key = next(one for one in vault.keys("/lfs/") if one.endswith(oid_of(b"file 1")))
+    vault.hide(key)
+    (damage,) = vault.verify().damaged
+    assert damage.uri == f"s3://{vault.bucket}/{key}"
+    # Its source has lost it, too: no run can store it again.
+    shutil.rmtree(vault.source / "lfs")
+    night = vault.night(24 * 8)
+    assert night.exit_code == 3
+    (problem,) = [one for one in night.problems if oid_of(b"file 1") in one]
+    for said in (damage.problem, problem):
+        assert "lies under a delete marker; show it again: aws s3api delete-object" in said
+    vault.undo(damage.problem)
+    assert key in vault.keys("/lfs/")
+    assert vault.verify().exit_code == 0
+    vault.assert_comes_back("again")
 
 
 def test_markers_that_prune_left_are_nobodys_trouble(vault: Vault) -> None:
