@@ -308,5 +308,8 @@ def forge_success(store: Store, manifest: str, root: str) -> str:
         "result": "success",
     }
     key = f"{root}snapshots/{snapshot_id}.json.gz"
+    if key in store.keys(f"{root}snapshots/"):
+        # Written over, it would be damage of another kind.
+        return key
     store.put(key, gzip.compress(json.dumps(document).encode()))
     return key
