@@ -39,6 +39,8 @@ _AT_ONCE = 256
 # git takes ids in capitals, too.
 _TARGET = re.compile(rb"object ([0-9a-fA-F]{64}|[0-9a-fA-F]{40})\n")
 _TARGET_BYTES = len(b"object \n") + 64
+# Of a commit; some thousand parents fit.
+_HEAD_BYTES = 1 << 18
 
 # index-pack.c and fsck.c: an object that others name is not in the pack.
 _LACKING = re.compile(r"did not receive expected object|missing (?:blob|tree|commit|tag) ")
@@ -297,14 +299,15 @@ class _Commits:
     def parents(self, oid: ObjectId) -> tuple[ObjectId, ...] | None:
         """Return a commit's parents, or None when it is not here or no commit."""
         if oid not in self._known:
-            (found,) = self._objects.read([oid])
+            (found,) = self._objects.read([oid], most=_HEAD_BYTES)
             self._known[oid] = None if found is None else _parents(*found)
         return self._known[oid]
 
 
 def _parents(kind: str, content: bytes) -> tuple[ObjectId, ...] | None:
-    if kind != "commit":
+    head, end, _ = content.partition(b"\n\n")
+    # A message may be of any size; of a head that is longer than any real one nothing is known.
+    if kind != "commit" or (not end and len(content) == _HEAD_BYTES):
         return None
-    head, _, _ = content.partition(b"\n\n")
     lines = (line.split(b" ", 1) for line in head.split(b"\n"))
     return tuple(ObjectId(words[1].decode()) for words in lines if words[0] == b"parent")

@@ -79,8 +79,11 @@ class Child:
 
         Raises:
             HostUnreachable: nothing came for the time allowed.
+            BackupError: the run must stop.
         """
         while True:
+            # A child that always has more to say would never be waited for.
+            self._stop.check()
             try:
                 return os.read(self._stdout, size)
             except BlockingIOError:
@@ -121,6 +124,7 @@ class Child:
                 rest = self._write_some(rest)
             if not rest:
                 self.close_stdin()
+            self._stop.check()
             try:
                 output = os.read(self._stdout, _PIPE_BYTES)
             except BlockingIOError:

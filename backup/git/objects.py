@@ -75,24 +75,36 @@ class ObjectReader:
         return line
 
     def _content(self, child: Child, size: int, most: int | None) -> bytes:
-        if most is None or size <= most:
-            return self._exactly(child, size + 1)[:-1]
-        content, left = self._exactly(child, most), size + 1 - most
-        while left:
-            left -= len(self._exactly(child, min(left, _READ_BYTES)))
+        content = self._exactly(child, size if most is None else min(size, most))
+        self._skip(child, size + 1 - len(content))
         return content
 
     def _exactly(self, child: Child, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._more(child)
-        content, self._buffer = self._buffer[:size], self._buffer[size:]
-        return content
+        """Take so many bytes, however many pieces they come in; the cost grows with them alone."""
+        pieces, missing = [self._buffer[:size]], size - len(self._buffer)
+        self._buffer = self._buffer[size:]
+        while missing > 0:
+            data = self._piece(child)
+            pieces.append(data[:missing])
+            self._buffer = data[missing:]
+            missing -= len(data)
+        return b"".join(pieces)
+
+    def _skip(self, child: Child, size: int) -> None:
+        """Pass over so many bytes, of which none is kept."""
+        while size > len(self._buffer):
+            size -= len(self._buffer)
+            self._buffer = self._piece(child)
+        self._buffer = self._buffer[size:]
 
     def _more(self, child: Child) -> None:
+        self._buffer += self._piece(child)
+
+    def _piece(self, child: Child) -> bytes:
         data = child.read(_READ_BYTES)
         if not data:
             raise MalformedPack(f"git cat-file ended early: {child.words()}")
-        self._buffer += data
+        return data
 
 
 def _cat_file(repository: Path, stop: Stop) -> Child:

@@ -1,5 +1,6 @@
 """What a check proves of a pack: whole, connected, which kinds, and what became of a branch."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +9,14 @@ import pytest
 
 from backup.errors import IncompleteRepository, Interrupted, MalformedPack
 from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck, disk_of
+from backup.git.objects import ObjectReader
 from backup.git.pack import empty_pack
 from backup.model import ObjectFormat, ObjectId
 from backup.stopping import Stop
 from tests.support.git import FastImport, commit_chain, git, init_bare, update_refs
 from tests.support.history import LivingRepository
 from tests.support.mirrors import mirror_state
+from tests.support.program import repo_backup
 
 Shaped = Callable[[str], Path]
 
@@ -343,3 +346,64 @@ def test_what_is_proved_is_true_in_a_random_history(seed: int, tmp_path: Path) -
     for (old, new), answer in zip(pairs, answers, strict=True):
         base = git("merge-base", "--all", old, new, cwd=life.path, check=False).split()
         assert answer == ("advanced" if base == [old] else "rewritten")
+
+
+# --- Objects of any size ------------------------------------------------------------------------
+
+
+def huge_commit(path: Path, size_bytes: int) -> bytes:
+    """Write a commit whose message is so long, on top of main."""
+    tree = git("mktree", cwd=path, input=b"").strip()
+    words = ("commit-tree", "-p", "main", tree.decode())
+    return git(*words, cwd=path, input=b"x" * size_bytes).strip()
+
+
+def test_what_is_not_asked_for_of_a_large_object_is_passed_over(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "huge.git")
+    first = commit_chain(path, 1)[-1]
+    update_refs(path, {b"refs/heads/main": first})
+    huge = huge_commit(path, 48 << 20).decode()
+    with ObjectReader(path, Stop()) as objects:
+        tracemalloc.start()
+        found = [*objects.read([huge, first.decode(), huge], most=1000)]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 4 << 20
+    assert found[0] is not None
+    assert len(found[0][1]) == 1000
+    assert found[1] == ("commit", git("cat-file", "commit", first.decode(), cwd=path))
+    assert found[0] == found[2]
+    with ObjectReader(path, Stop()) as objects:
+        (whole,) = objects.read([huge])
+    assert whole is not None
+    assert whole[1] == git("cat-file", "commit", huge, cwd=path)
+
+
+def test_a_signal_ends_the_reading_of_an_object_that_comes_without_a_pause(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "huge.git")
+    update_refs(path, {b"refs/heads/main": commit_chain(path, 1)[-1]})
+    huge, stop = huge_commit(path, 8 << 20).decode(), Stop()
+    with ObjectReader(path, stop) as objects:
+        reading = objects.read([huge, huge], most=10)
+        next(reading)
+        stop.interrupt()
+        with pytest.raises(Interrupted):
+            next(reading)
+
+
+def test_a_commit_with_a_message_of_any_size_is_captured_and_stops_nobody(tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        path = init_bare(tmp_path / "src" / f"{name}.git")
+        update_refs(path, {b"refs/heads/main": commit_chain(path, 2, label=name.encode())[-1]})
+    words = ("run", "--from", tmp_path / "src", "--to", tmp_path / "vault", "--json")
+    repo_backup(*words)
+    bad, good = tmp_path / "src" / "bad.git", tmp_path / "src" / "good.git"
+    update_refs(bad, {b"refs/heads/main": huge_commit(bad, 32 << 20)})
+    update_refs(good, {b"refs/heads/main": huge_commit(good, 10)})
+    rows = repo_backup(*words).json["repositories"]
+    assert {row["path"]: row["status"] for row in rows} == {"bad": "captured", "good": "captured"}
+    assert {row["plan"] for row in rows} == {"incremental"}
+    for name in ("bad", "good"):
+        target = tmp_path / f"{name}.git"
+        repo_backup("restore", name, "--from", tmp_path / "vault", target)
+        assert mirror_state(target).refs == mirror_state(tmp_path / "src" / f"{name}.git").refs
