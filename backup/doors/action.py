@@ -34,6 +34,7 @@ from backup.doors.opening import (
     verify_request,
 )
 from backup.doors.runner import MOST_ANNOTATIONS, Runner
+from backup.doors.streams import prepare_streams
 from backup.errors import BackupError, ExitCode
 from backup.model import Destination
 from backup.report.alert import (
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # An action whose `args` is an empty expression still gets one empty word.
     if any(words):
         return cli.main(words)
+    prepare_streams()
     runner = Runner(os.environ)
     config: Config | None = None
     try:

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from backup.doors.opening import (
     stopped_by_signals,
     verify_request,
 )
+from backup.doors.streams import prepare_streams
 from backup.doors.words import PROGRAM, take_apart
 from backup.errors import BackupError, ConfigError, ExitCode
 from backup.report.alert import (
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `backup.errors.ExitCode`.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    _escape_what_cannot_be_encoded()
+    prepare_streams()
     try:
         return _run_words(words)
     except BackupError as error:
@@ -435,13 +435,6 @@ def _output() -> Iterator[None]:
 def _drop_output() -> None:
     # What is still buffered would fail again when the interpreter ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _escape_what_cannot_be_encoded() -> None:
-    # Names of refs and files need not be valid text, and a terminal need not be UTF-8.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _report(message: str, hint: str = "", *, code: ExitCode, words: Sequence[str]) -> int:
