@@ -1,6 +1,15 @@
 """Sentences that log, summary and alerts have in common."""
 
+from collections.abc import Mapping
+
 from backup.results import VerifyReport
+
+# Bundles that only older states need are read at the depth packs.
+_AS_FAR_AS: Mapping[str, str] = {
+    "objects": ", as far as listings tell",
+    "packs": "",
+    "restore": " in the newest states",
+}
 
 
 def verified_words(report: VerifyReport) -> str:
@@ -12,9 +21,9 @@ def verified_words(report: VerifyReport) -> str:
 
 def soundness_words(report: VerifyReport) -> str:
     """Say that nothing is damaged, as far as that was looked for."""
-    if report.standing == 0 and report.checked == report.repositories:
-        return "nothing is damaged"
-    return "nothing is damaged of what was looked at"
+    is_all = report.standing == 0 and report.checked == report.repositories
+    found = "nothing is damaged" if is_all else "nothing is damaged of what was looked at"
+    return f"{found}{_AS_FAR_AS[report.depth]}"
 
 
 def standing_words(report: VerifyReport) -> str:
