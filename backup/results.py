@@ -208,7 +208,7 @@ class PushReport:
         sent: refs that it has now and had not before.
         unchanged: so many refs it had already.
         refused: refs that it has not, each with the reason.
-        hidden: refs that forges make themselves; they were not pushed.
+        hidden: refs that forges make themselves, and a stash; they were not pushed.
         batches: so many pushes were made.
         notes: what is left to do or to know.
         files: so many files of Git LFS were sent, which the remote had not.

@@ -84,7 +84,12 @@ class Push:
             SourceError: the token may not push workflows and there are some; nothing was pushed.
             BackupError: the remote cannot be reached, or takes nothing.
         """
-        hidden = tuple(name for name in tips if to_bytes(name).startswith(HIDDEN_PREFIXES))
+        # A stash is its owner's own, and git pushes no ref that lies directly in refs/.
+        hidden = tuple(
+            name
+            for name in tips
+            if name == "refs/stash" or to_bytes(name).startswith(HIDDEN_PREFIXES)
+        )
         left_out = set(hidden)
         wanted = {name: oid for name, oid in tips.items() if name not in left_out}
         before = self._ask()

@@ -188,9 +188,17 @@ def listed(one: Syntax[T], *, accepts: str, separators: str = ",\n") -> Syntax[t
     return Syntax(one.metavar, accepts, read, joined_by="\n")
 
 
-def secret(pattern: str, *, accepts: str) -> Syntax[Secret]:
-    """Accept texts that match the pattern, and hide them."""
-    return Syntax("SECRET", accepts, lambda text: Secret(_matched(pattern, text)))
+def secret(
+    pattern: str, *, accepts: str, before: Callable[[str], str] = lambda text: text
+) -> Syntax[Secret]:
+    """Accept texts that match the pattern, and hide them.
+
+    Args:
+        pattern: of the whole text.
+        accepts: goes on after "give".
+        before: makes of a text what is matched and taken.
+    """
+    return Syntax("SECRET", accepts, lambda text: Secret(_matched(pattern, before(text))))
 
 
 def url(schemes: tuple[str, ...], *, accepts: str) -> Syntax[str]:
@@ -200,6 +208,11 @@ def url(schemes: tuple[str, ...], *, accepts: str) -> Syntax[str]:
 
 def either(*names: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _break_lines(text: str) -> str:
+    """Put line breaks for the backslash and n that stores of secrets have in their place."""
+    return text if "\n" in text.strip() else text.replace("\\n", "\n")
 
 
 def _read_boolean(text: str) -> bool:
@@ -539,6 +552,7 @@ TOKEN = secret("[!-~]{1,8192}", accepts="a token: one line without blanks")
 PRIVATE_KEY = secret(
     r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.{10,20000}-----END [A-Z ]*PRIVATE KEY-----",
     accepts="the whole PEM text, from -----BEGIN to -----END, with its line breaks",
+    before=_break_lines,
 )
 HEARTBEAT_URL = Syntax(
     "SECRET",

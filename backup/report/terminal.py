@@ -365,7 +365,7 @@ def _print_push(push: PushReport, console: Console) -> None:
         more = len(push.hidden) - _MAX_NAMES
         _line(
             console,
-            f"left out, since forges make them themselves: {some}"
+            f"left out, as forges make them themselves and a stash is its owner's: {some}"
             f"{f' and {more} more' if more > 0 else ''}",
         )
     for note in push.notes:

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.support.git import (
 )
 from tests.support.github import GitHub, Token
 from tests.support.gitserver import Answer, GitHttpServer
-from tests.support.mirrors import assert_same_mirror, fsck, mirror_state
+from tests.support.mirrors import MirrorState, assert_same_mirror, fsck, mirror_state
 from tests.support.program import Completed, repo_backup
 from tests.support.sshserver import ssh_server
 from tests.support.vaults import to_be_kept
@@ -49,6 +50,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
             b"refs/notes/commits": commit_chain(path, 1, label=b"note")[-1],
             b"refs/custom/thing": main[3],
             **dict.fromkeys(PULLS, main[1]),
+            b"refs/stash": main[0],
         },
     )
     set_head(path, b"refs/heads/develop")
@@ -58,6 +60,12 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def source(vault: Path) -> Path:
     return vault.parent / "acme" / "widgets.git"
+
+
+def pushed(vault: Path) -> MirrorState:
+    """Return what a remote gets: all but what forges make themselves, and the stash."""
+    state = to_be_kept(source(vault))
+    return replace(state, refs={n: o for n, o in state.refs.items() if n != b"refs/stash"})
 
 
 @pytest.fixture
@@ -102,11 +110,11 @@ def test_a_fresh_remote_has_every_ref_but_a_forge_s_own(
     done = push(vault, server)
     told = done.json["push"]
     assert done.json["restored"] == []
-    expected = to_be_kept(source(vault))
+    expected = pushed(vault)
     assert mirror_state(path).refs == expected.refs
     assert fsck(path) == []
     assert {name.encode("utf-8", "surrogateescape") for name in told["sent"]} == {*expected.refs}
-    assert told["hidden"] == [name.decode() for name in PULLS]
+    assert told["hidden"] == [*(name.decode() for name in PULLS), "refs/stash"]
     assert (told["refused"], told["unchanged"]) == ([], 0)
     # The first branch becomes a forge's default.
     assert "pushing 1 refs, beginning with refs/heads/develop" in done.stderr
@@ -138,7 +146,7 @@ def test_what_differs_is_overwritten_only_by_force(vault: Path, server: GitHttpS
     refused = {one["ref"]: one["reason"] for one in told["refused"]}
     assert refused.keys() == {"refs/heads/topic", "refs/tags/v1"}
     assert refused["refs/heads/topic"].endswith(": only --force overwrites it")
-    expected = to_be_kept(source(vault)).refs
+    expected = pushed(vault).refs
     assert mirror_state(path).refs == {**expected, **kept, **theirs}
     assert told["notes"] == [
         "the remote's HEAD is refs/heads/main: make refs/heads/develop its default branch",
@@ -197,7 +205,7 @@ def test_a_ref_that_the_remote_refuses_costs_no_other(vault: Path, server: GitHt
     assert refused.keys() == {"refs/heads/topic", "refs/custom/thing"}
     assert "no topics" in refused["refs/heads/topic"]
     assert "hidden ref" in refused["refs/custom/thing"]
-    expected = to_be_kept(source(vault)).refs
+    expected = pushed(vault).refs
     lacking = {TOPIC, b"refs/custom/thing"}
     assert mirror_state(path).refs == {n: o for n, o in expected.items() if n not in lacking}
     shown = repo_backup(
@@ -206,7 +214,7 @@ def test_a_ref_that_the_remote_refuses_costs_no_other(vault: Path, server: GitHt
         check=3,
     ).stdout
     assert "refused: refs/heads/topic: [remote rejected]" in shown
-    assert "left out, since forges make them themselves: refs/pull/1/head" in shown
+    assert "and a stash is its owner's: refs/pull/1/head, refs/pull/2/head, refs/stash" in shown
 
 
 def test_what_counts_is_what_the_remote_has_afterwards(vault: Path, server: GitHttpServer) -> None:
@@ -298,7 +306,7 @@ def test_a_push_to_a_repository_of_this_machine(vault: Path, tmp_path: Path) -> 
     path = init_bare(tmp_path / "new.git")
     words = ("restore", "widgets", "--from", vault, "--push", "new.git")
     repo_backup(*words, cwd=tmp_path)
-    assert mirror_state(path).refs == to_be_kept(source(vault)).refs
+    assert mirror_state(path).refs == pushed(vault).refs
     (tmp_path / "empty").mkdir()
     refused = repo_backup(*words[:-1], "empty", cwd=tmp_path, check=1)
     assert "does not appear to be a git repository" in refused.stderr
@@ -313,7 +321,7 @@ def test_a_push_over_ssh(vault: Path, tmp_path: Path) -> None:
         }
         words = ("restore", "widgets", "--from", vault, "--push", f"{server.url}/new.git")
         repo_backup(*words, env=env)
-        assert mirror_state(path).refs == to_be_kept(source(vault)).refs
+        assert mirror_state(path).refs == pushed(vault).refs
         env["REPO_BACKUP_SSH_KEY_FILE"] = str(server.other_key_file)
         assert "does not accept the key" in repo_backup(*words, env=env, check=1).stderr
 

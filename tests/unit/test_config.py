@@ -135,7 +135,7 @@ EXAMPLES: Mapping[str, Examples] = {
         {"12345": "12345", "Iv1.8a61f9b3a7aba766": "Iv1.8a61f9b3a7aba766"}, ("x1", "1.5", "-1")
     ),
     "app-private-key": Examples(
-        {PEM: PEM},
+        {PEM: PEM, PEM.replace("\n", "\\n"): PEM},
         (SENTINEL, f"-----BEGIN {SENTINEL}-----", f"-----BEGIN PRIVATE KEY-----\n{SENTINEL}"),
     ),
     "oauth-key": Examples({"Nhe3k": "Nhe3k"}, ("a b", "ü")),
