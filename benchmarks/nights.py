@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from backup.model import BundleKind
+from backup.model import BundleKind, ObjectId, Refs
 from backup.vault.documents import (
     FORMAT,
     BundleLine,
@@ -26,6 +26,7 @@ from backup.vault.documents import (
     SourceLine,
     Totals,
     encode,
+    refs_digest,
 )
 from backup.vault.layout import DocumentName, Layout, bundle_key, record_key, repository_folder
 
@@ -122,6 +123,11 @@ class Nights:
         tips = [
             RefLine(name=f"refs/heads/{n:03}", id=_oid(self._id(night), n)) for n in range(REFS)
         ]
+        refs = Refs(
+            tips={line.ref_name: ObjectId(line.id) for line in tips},
+            head_symref=tips[0].ref_name,
+            head_id=ObjectId(tips[0].id),
+        )
         return Record(
             format=FORMAT,
             document="record",
@@ -132,7 +138,7 @@ class Nights:
             ),
             captured_at=self._time(night),
             object_format="sha1",
-            digest=_digest(self._id(night)),
+            digest=refs_digest(refs),
             head=HeadLine(symref=tips[0].name, id=tips[0].id),
             refs=tuple(tips),
             chain=tuple(chain),

@@ -252,7 +252,7 @@ def test_the_state_of_a_day_is_restored_by_its_date(lab: Lab, tmp_path: Path) ->
 
 def test_the_printed_summary_names_the_rewritten_and_the_deleted_refs(tmp_path: Path) -> None:
     rewritten(tmp_path)
-    text = repo_backup(*RUN, cwd=tmp_path, check=3).stdout
+    text = repo_backup(*RUN, cwd=tmp_path).stdout
     assert "1 rewritten" in text
     assert "1 deleted" in text
     assert "refs/heads/main" in text
@@ -261,7 +261,7 @@ def test_the_printed_summary_names_the_rewritten_and_the_deleted_refs(tmp_path: 
 
 def test_the_report_names_the_rewritten_and_the_deleted_refs(tmp_path: Path) -> None:
     rewritten(tmp_path)
-    (row,) = repo_backup(*RUN, "--json", cwd=tmp_path, check=3).json["repositories"]
+    (row,) = repo_backup(*RUN, "--json", cwd=tmp_path).json["repositories"]
     assert (row["refs"]["rewritten"], row["refs"]["deleted"]) == (1, 1)
     assert "refs/heads/main" in json.dumps(row)
     assert "refs/heads/doomed" in json.dumps(row)
