@@ -310,7 +310,7 @@ class Soak:
             there = {key for root in ROOTS for key in store.keys(f"{root}snapshots/")}
             for past in honest:
                 if past.key in there and past.night < self.judge.night - 1:
-                    forge_success(store, past.key, past.root)
+                    forge_success(store, past.key, past.root, night=self.judge.night)
             tonight.log.append("empty successes were forged")
         self._damage_manifest(tonight)
 

@@ -292,11 +292,18 @@ def spoiled(data: bytes, chance: random.Random) -> bytes:
     return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
 
 
-def forge_success(store: Store, manifest: str, root: str) -> str:
-    """Write an empty success for the end of a manifest's day, as who may only add could."""
+def forge_success(store: Store, manifest: str, root: str, *, night: int) -> str:
+    """Write an empty success for the end of a manifest's day, as who may only add could.
+
+    Args:
+        store: where to.
+        manifest: whose day is taken.
+        root: of the owner.
+        night: of this one; written over, an earlier one would be damage of another kind.
+    """
     document = json.loads(gzip.decompress(store.read(manifest)))
     day = document["finished_at"][:10]
-    snapshot_id = f"{day.replace('-', '')}T235900Z-feedbeef"
+    snapshot_id = f"{day.replace('-', '')}T235900Z-feed{night:04x}"
     document |= {
         "snapshot_id": snapshot_id,
         "started_at": f"{day}T23:59:00Z",
@@ -308,8 +315,5 @@ def forge_success(store: Store, manifest: str, root: str) -> str:
         "result": "success",
     }
     key = f"{root}snapshots/{snapshot_id}.json.gz"
-    if key in store.keys(f"{root}snapshots/"):
-        # Written over, it would be damage of another kind.
-        return key
     store.put(key, gzip.compress(json.dumps(document).encode()))
     return key
