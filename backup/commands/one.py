@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -56,6 +56,7 @@ from backup.git.upload_pack import Remote
 from backup.model import (
     Events,
     ObjectId,
+    RefName,
     Refs,
     Repository,
     Selection,
@@ -68,6 +69,7 @@ from backup.plan import (
     why_files_are_due,
     why_not_unchanged,
 )
+from backup.refs import PULL_HEAD_PATTERNS, PULL_HEADS, to_bytes
 from backup.vault.chain import differing, missing, sizes, unlisted
 from backup.vault.documents import (
     Entry,
@@ -106,6 +108,7 @@ class Workshop:
             folder is listed by itself.
         turns: have each file of Git LFS stored once.
         max_drop_percent: losing more of its refs than this is said first.
+        known_heads: of pull requests, which are not asked for tonight and stay as they were.
     """
 
     means: Means
@@ -120,6 +123,7 @@ class Workshop:
     max_drop_percent: int
     accept_drop: bool
     dry_run: bool
+    known_heads: Mapping[RefName, ObjectId] = field(default_factory=dict)
 
 
 def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
@@ -194,19 +198,39 @@ def _without_pull_refs(
 ) -> Result:
     """Capture all but the heads of pull requests, since one of these may be what fails.
 
-    They can be many and large, and no branch needs them; a server may even lack their objects. What
-    is left out stays unfinished, and is tried again by the next run.
+    They can be many and large, and no branch needs them; a server may even lack their objects.
+    Those that the last record has stay as they were where that can be done. What is left out stays
+    unfinished, and is tried again by the next run.
     """
     # An unfinished entry would never be unchanged; files have their own way.
     known = entry
     if entry is not None:
         about_files = tuple(filter(is_about_files, entry.unfinished))
         known = entry.model_copy(update={"unfinished": about_files})
-    result = attempt(_asking(shop, replace(shop.selection, pull_refs=False)), known)
-    problem = f"without the heads of its pull requests: {reason}"
+    without = replace(shop.selection, pull_refs=False)
+    result = None
+    if heads := _known_heads(entry, shop):
+        remotes = replace(shop.remotes, selection=without)
+        problem = f"with the heads of its pull requests as they were: {reason}"
+        try:
+            result = attempt(replace(shop, remotes=remotes, known_heads=heads), known)
+        except BackupError as error:
+            # A full asks for them, and the server may not have them any more.
+            if isinstance(error, _NOT_FOR_PULL_REFS):
+                raise
+    if result is None:
+        problem = f"without the heads of its pull requests: {reason}"
+        result = attempt(_asking(shop, without), known)
     unfinished = (*result.entry.unfinished, f"pull requests: {reason}")
     made = result.entry.model_copy(update={"unfinished": unfinished})
     return replace(result, entry=made, problem=both(result.problem, problem))
+
+
+def _known_heads(entry: Entry | None, shop: Workshop) -> dict[RefName, ObjectId]:
+    """Read the heads of pull requests that the last record has."""
+    record = None if entry is None else _load_record(entry, shop)[0]
+    tips = {} if record is None else record.tips()
+    return {name: oid for name, oid in tips.items() if PULL_HEADS.fullmatch(to_bytes(name))}
 
 
 def _asking(shop: Workshop, selection: Selection) -> Workshop:
@@ -326,7 +350,7 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
     for _ in range(_LOOKS):
         with shop.remotes.open(repository) as remote:
             with _only_asking():
-                refs = remote.list_refs()
+                refs = _with_known_heads(remote.list_refs(), shop)
             try:
                 return _ask_and_capture(
                     repository, entry, shop, remote=remote, refs=refs, why_full=why_full
@@ -339,6 +363,19 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
     if isinstance(refused, NotOurRef):
         refused = _why_not_there(refused, refs, repository)
     raise refused
+
+
+def _with_known_heads(refs: Refs, shop: Workshop) -> Refs:
+    """Put the heads of pull requests that were not asked for beside the refs that were."""
+    if not shop.known_heads:
+        return refs
+    tips = dict(sorted({**shop.known_heads, **refs.tips}.items(), key=lambda tip: to_bytes(tip[0])))
+    counts = {
+        pattern: count
+        for pattern, count in refs.not_selected.items()
+        if pattern not in PULL_HEAD_PATTERNS
+    }
+    return replace(refs, tips=tips, not_selected=counts)
 
 
 def _ask_and_capture(
@@ -592,7 +629,7 @@ def _capture_from_mirror(
 ) -> tuple[Plan, Captured]:
     means = shop.means
     with shop.remotes.open_mirror(plan.repository, disk=means.disk) as remote:
-        mirrored = remote.list_refs()
+        mirrored = _with_known_heads(remote.list_refs(), shop)
         if dict(mirrored.tips) != dict(plan.refs.tips) or mirrored.head_id != plan.refs.head_id:
             # The repository moved on while it was mirrored: what is there now is captured.
             refs = replace(mirrored, protocol_v2=False)

@@ -1,7 +1,7 @@
 """Runs in a row over folders of repositories: what is stored, when, and why."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -668,6 +668,63 @@ def test_a_pull_request_that_cannot_be_had_costs_no_branch(lab: Lab) -> None:
     names = [line.name for line in lab.record("widgets").refs]
     assert names == ["refs/heads/main", "refs/pull/7/head", "refs/pull/8/head"]
     assert lab.entry("widgets").unfinished == ()
+
+
+def lose(path: Path, what: str) -> Callable[[], object]:
+    """Take a commit's root tree away, as servers lose some; return what brings it back."""
+    tree = git("rev-parse", f"{what}^{{tree}}", cwd=path).decode().strip()
+    lost, kept = path / "objects" / tree[:2] / tree[2:], path / f"lost-{tree}"
+    lost.rename(kept)
+    return lambda: kept.rename(lost)
+
+
+def names_and_ids(lab: Lab) -> dict[str, str]:
+    return {line.name: line.id for line in lab.record("widgets").refs}
+
+
+def test_heads_that_the_vault_has_stay_where_tonights_cannot_be_had(lab: Lab) -> None:
+    path = lab.repository("widgets")
+    push(path, branch=b"refs/pull/7/head", label=b"seven")
+    push(path, branch=b"refs/pull/8/head", label=b"eight")
+    with_pulls = Selection(pull_refs=True)
+    assert lab.run(selection=with_pulls).result == "success"
+    before = names_and_ids(lab)
+    push(path, branch=b"refs/pull/8/head", label=b"gone")
+    bring_back = lose(path, "refs/pull/8/head")
+    push(path)
+    report = lab.run(selection=with_pulls)
+    assert done(report, "widgets") == ("captured", "incremental", "refs changed")
+    (problem,) = report.problems
+    assert "with the heads of its pull requests as they were: " in problem
+    after = names_and_ids(lab)
+    assert after.keys() == before.keys()
+    assert after["refs/heads/main"] != before["refs/heads/main"]
+    assert after["refs/pull/8/head"] == before["refs/pull/8/head"]
+    assert not report.outcomes[0].refs_not_selected
+    # It costs nothing while it does not work, and they come back from the newest state.
+    report = lab.run(selection=with_pulls)
+    assert (report.result, report.objects_written) == ("partial", 1)
+    assert done(report, "widgets")[0] == "unchanged"
+    assert [one.ref_name for one in lab.record("widgets").changes] == ["refs/heads/main"]
+    bring_back()
+    assert lab.run(selection=with_pulls).result == "success"
+    assert names_and_ids(lab)["refs/pull/8/head"] != before["refs/pull/8/head"]
+    assert lab.entry("widgets").unfinished == ()
+
+
+def test_heads_that_the_vault_has_do_not_hinder_a_full(lab: Lab) -> None:
+    path = lab.repository("widgets")
+    push(path, branch=b"refs/pull/7/head", label=b"seven")
+    with_pulls = Selection(pull_refs=True)
+    lab.run(selection=with_pulls)
+    push(path)
+    lose(path, "refs/pull/7/head")
+    report = lab.run(selection=with_pulls, max_chain_length=1)
+    assert done(report, "widgets") == ("captured", "full", "the chain has 1 bundles")
+    (problem,) = report.problems
+    assert "without the heads of its pull requests: " in problem
+    assert [*names_and_ids(lab)] == ["refs/heads/main"]
+    assert lab.run(selection=with_pulls).count("unchanged") == 1
 
 
 # --- When a full is due ------------------------------------------------------------------------

@@ -29,6 +29,7 @@ COUNTED = (
     "green states",
     "restores compared",
     "old states compared",
+    "without new heads",
     "lies",
 )
 

@@ -191,9 +191,10 @@ class Judge:
             state = replace(whole, files=frozenset())
             claim = self.claims.get(name)
             if claim is None:
-                claim = self.claims[name] = Claim((state,), must=False, night=-1, at=_NEVER)
-            elif state not in claim.states:
-                claim.states = (*claim.states, state)
+                claim = self.claims[name] = Claim((), must=False, night=-1, at=_NEVER)
+            before = claim.states[0] if claim.states else None
+            possible = (*claim.states, state, state.with_heads_of(before))
+            claim.states = tuple(dict.fromkeys(possible))
             claim.open_since = self.night
 
     def _take(self, key: str, here: dict[Name, Expected], *, is_honest: bool) -> set[Name]:
@@ -223,6 +224,10 @@ class Judge:
             # What another run saw in the meantime is carried over.
             if status in {"captured", "unchanged"} and name in here:
                 state = self._promised(past, host_id, here[name])
+                if any(one.startswith("pull requests: ") for one in entry.get("unfinished", ())):
+                    self.figures.counts["without new heads"] += 1
+                    before = self.claims.get(name)
+                    state = state.with_heads_of(None if before is None else before.states[0])
                 self.claims[name] = Claim((state,), must=True, night=self.night, at=at)
                 past.states[host_id] = state
                 claimed.add(name)
