@@ -27,6 +27,8 @@ RunResult = Literal["success", "partial", "failed"]
 # Of an archive: nothing is known of one, it is being made or put, it can be downloaded.
 ExportState = Literal["none", "under way", "ready"]
 ChangeKind = Literal["added", "advanced", "rewritten", "moved", "deleted"]
+# After these a ref does not lead to what it led to: people are told its name.
+NAMED_CHANGES: frozenset[ChangeKind] = frozenset({"rewritten", "moved", "deleted"})
 
 ID_LENGTH: Mapping[ObjectFormat, int] = {"sha1": 40, "sha256": 64}
 

@@ -9,7 +9,7 @@ Source: GitHub Docs, "Workflow commands", "Adding a job summary"; actions/runner
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from backup.model import ChangeKind, Outcome, RunReport
+from backup.model import NAMED_CHANGES, ChangeKind, Outcome, RefChange, RunReport
 from backup.results import Finding
 
 T = TypeVar("T")
@@ -24,6 +24,11 @@ _HEADINGS = {
     "failed": "❌ Backup failed",
 }
 _MOST_CHARACTERS = 500
+_MOST_REFS = 10
+_BRING_BACK = (
+    "What they pointed at is still stored: repo-backup restore --deleted --rewritten "
+    "brings it back.\n\n"
+)
 
 
 def run_summary(report: RunReport, *, identity: str = "") -> str:
@@ -47,6 +52,10 @@ def run_summary(report: RunReport, *, identity: str = "") -> str:
     page.table("### Failed", ("Repository", "Why", "What to do"), failed, _failed_row)
     others = [one for one in report.outcomes if one.status in {"skipped", "gone"}]
     page.table("### Not captured", ("Repository", "Status", "Why"), others, _other_row)
+    lost = [one for one in report.outcomes if any(_lost(one))]
+    if lost:
+        page.table("### Rewritten and deleted refs", ("Repository", "Refs"), lost, _lost_row)
+        page.add(_BRING_BACK)
     captured = [one for one in report.outcomes if one.status == "captured"]
     headings = ("Repository", "Kind", "Objects", "Bytes", "Refs")
     page.table("### Captured", headings, captured, _captured_row)
@@ -207,6 +216,22 @@ def _other_row(one: Outcome) -> Iterator[str]:
     yield _name(one)
     yield one.status if one.known or one.status == "skipped" else f"{one.status}, new"
     yield plain(one.reason)
+
+
+def _lost(one: Outcome) -> Iterator[RefChange]:
+    """Find the refs that do not lead to what they led to; of a hidden repository none is told."""
+    return (
+        change for change in one.changes if change.kind in NAMED_CHANGES and change.old is not None
+    )
+
+
+def _lost_row(one: Outcome) -> Iterator[str]:
+    yield _name(one)
+    lost = [*_lost(one)]
+    words = [f"{plain(change.name)} was {change.kind} (it was {change.old})" for change in lost]
+    if len(words) > _MOST_REFS:
+        words[_MOST_REFS:] = [f"… and {len(words) - _MOST_REFS} more, in the report"]
+    yield "<br>".join(words)
 
 
 def _captured_row(one: Outcome) -> Iterator[str]:

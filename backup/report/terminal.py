@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from backup.model import ChangeKind, Outcome, RunReport, SourceIdentity, Status
+from backup.model import NAMED_CHANGES, ChangeKind, Outcome, RunReport, SourceIdentity, Status
 from backup.refs import tell_not_selected
 from backup.report.words import (
     not_readable_words,
@@ -71,8 +71,6 @@ _STYLES_OF_STATES = {
 _LOG_COLUMNS = 200
 _MAX_LINES = 50
 _MAX_NAMES = 10
-# What takes history away from a ref, and is named one by one.
-_NAMED = {"rewritten", "moved", "deleted"}
 _QUIET = {"unchanged", "empty"}
 
 
@@ -511,7 +509,7 @@ def print_findings(findings: Sequence[Finding], console: Console) -> None:
 
 
 def _print_lost(outcome: Outcome, console: Console) -> None:
-    lost = [one for one in outcome.changes if one.kind in _NAMED]
+    lost = [one for one in outcome.changes if one.kind in NAMED_CHANGES]
     for one in lost[:_MAX_NAMES]:
         _line(console, f"{_name(outcome)}: {one.name} was {one.kind} (it was {one.old})")
     if len(lost) > _MAX_NAMES:
