@@ -135,6 +135,10 @@ def properties(logical_id: str) -> Any:
     return found
 
 
+def parameter(name: str) -> Any:
+    return cfn_yaml.loads(TEMPLATE.read_text("utf-8"))["Parameters"][name]
+
+
 def bucket_policy(bucket: str) -> list[Any]:
     """Resolve the bucket's policy, which the emulator leaves out of the stack."""
     arn = f"arn:aws:s3:::{bucket}"
@@ -143,6 +147,8 @@ def bucket_policy(bucket: str) -> list[Any]:
         match value:
             case {"Fn::GetAtt": ["Bucket", "Arn"]}:
                 return arn
+            case {"Ref": "LongestLockDays"}:
+                return parameter("LongestLockDays")["Default"]
             case {"Fn::Sub": str(text)}:
                 return text.replace("${Bucket.Arn}", arn)
             case dict():
@@ -358,6 +364,18 @@ def test_gitlab_may_put_an_export_by_a_url_that_the_role_signed(stack: Stack) ->
     target = "/acme-vault/git/gitlab.com/acme/exports/team/one/2026-01-01-00-00-00.tar.gz"
     asked = asked_of_s3("PUT", f"{target}?X-Amz-Signature=1", {"content-type": "application/gzip"})
     assert is_allowed(stack.statements, asked)
+
+
+@pytest.mark.parametrize("action", ["s3:PutObject", "s3:PutObjectRetention"])
+@pytest.mark.parametrize(("days", "may"), [("90", True), ("400", True), ("401", False)])
+def test_nobody_locks_for_longer_than_was_said(
+    stack: Stack, action: str, days: str, may: bool
+) -> None:
+    arn = f"arn:aws:s3:::{stack.outputs['Bucket']}/git/github.com/acme/repositories/a/1/b.bundle"
+    context = {"s3:object-lock-remaining-retention-days": days, "s3:if-none-match": "*"}
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    for statements in (stack.statements, [everything, *stack.bucket_policy]):
+        assert is_allowed(statements, Asked(action, arn, context)) == may
 
 
 def test_the_emulator_refuses_its_deletions_too(stack: Stack, tmp_path: Path) -> None:

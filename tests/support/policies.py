@@ -110,6 +110,8 @@ def _holds(operator: str, key: str, values: list[str], context: Mapping[str, str
             return actual.lower() in {str(one).lower() for one in values}
         case "StringEquals":
             return actual in values
+        case "NumericGreaterThan":
+            return float(actual) > float(values[0])
         case "NumericLessThan":
             return float(actual) < float(values[0])
         case _:
