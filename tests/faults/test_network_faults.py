@@ -28,21 +28,12 @@ from tests.support.gitserver import GitHttpServer
 from tests.support.mirrors import MirrorState, assert_same_mirror
 from tests.support.program import Completed, repo_backup, start_repo_backup
 from tests.support.proxy import FaultProxy, ProxyFault
-from tests.support.s3server import S3Server, moto_server, rclone_server
+from tests.support.s3server import S3Server, moto_server, rclone_server, s3_error
 from tests.support.vaults import Silence, to_be_kept
 
 BUCKET = "vault"
 TO = f"s3://{BUCKET}/git"
 NAMES = ("a", "b", "c")
-
-XML = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{}</Code><Message>{}</Message></Error>"
-
-
-def s3_error(status: int, code: str, **rest: Any) -> ProxyFault:
-    """Make an answer as S3 gives it."""
-    body = XML.format(code, f"{code} on purpose").encode()
-    headers = (("Content-Type", "application/xml"),)
-    return ProxyFault(action="refuse", status=status, headers=headers, body=body, **rest)
 
 
 def push(path: Path, label: bytes, count: int = 2) -> None:

@@ -22,7 +22,7 @@ from tests.support.mirrors import assert_same_mirror
 from tests.support.program import repo_backup
 from tests.support.proxy import FaultProxy, Seen
 from tests.support.runner import Runner
-from tests.support.s3server import S3Server
+from tests.support.s3server import S3Server, s3_error
 from tests.support.vaults import run_at, to_be_kept
 
 ROLE = "arn:aws:iam::123456789012:role/backup"
@@ -133,6 +133,39 @@ def test_the_job_s_identity_is_enough(place: Place, tmp_path: Path) -> None:
     keys = {one.headers["authorization"].partition("Credential=")[2][:20] for one in proxy.requests}
     assert keys == place.issuers.sessions.keys()
     assert {one.headers["x-amz-security-token"] for one in proxy.requests} == {TOKEN}
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_session_that_ends_before_its_time_is_renewed(
+    method: str, place: Place, tmp_path: Path
+) -> None:
+    for number in range(3):
+        repository(tmp_path, f"r{number}")
+    words = ("run", "--from", tmp_path / "acme", "--to", f"s3://{place.bucket}/git")
+    expired = s3_error(400, "ExpiredToken", method=method, target=f"/{place.bucket}", skip=2)
+    with FaultProxy(place.store.endpoint_url, expired) as proxy:
+        env = place.env | {"AWS_ENDPOINT_URL_S3": proxy.url}
+        report = repo_backup(*words, "--role-to-assume", ROLE, "--json", env=env).json
+        assert proxy.struck(expired) == 1
+    assert report["totals"]["captured"] == 3
+    assert len(place.issuers.sessions) == 2
+    used = [one.headers["authorization"].partition("Credential=")[2][:20] for one in proxy.requests]
+    first, second = place.issuers.sessions
+    # With the second from the refusal on.
+    assert used == [first] * used.count(first) + [second] * used.count(second)
+
+
+def test_a_session_that_is_refused_for_good_ends_the_run(place: Place, tmp_path: Path) -> None:
+    repository(tmp_path)
+    words = ("run", "--from", tmp_path / "acme", "--to", f"s3://{place.bucket}/git")
+    expired = s3_error(400, "ExpiredToken", method="PUT", target=f"/{place.bucket}", times=None)
+    with FaultProxy(place.store.endpoint_url, expired) as proxy:
+        env = place.env | {"AWS_ENDPOINT_URL_S3": proxy.url}
+        done = repo_backup(*words, "--role-to-assume", ROLE, env=env, check=1)
+    assert "the credentials' time is over" in done.stderr
+    # Each of its requests renewed it once, and no more.
+    assert len(place.issuers.sessions) >= 2
+    assert len(place.issuers.sessions) == proxy.struck(expired) // 2 + 1
 
 
 def test_without_an_identity_nothing_is_done(place: Place, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -21,6 +21,7 @@ from botocore.config import Config
 
 from tests.support.git import empty_home
 from tests.support.ports import free_port
+from tests.support.proxy import ProxyFault
 from tests.support.tls import Certificates
 
 if TYPE_CHECKING:
@@ -215,3 +216,13 @@ def _ask(url: str, tls: Certificates | None) -> None:
     with closing(connection):
         connection.request("GET", parts.path)
         connection.getresponse().read()
+
+
+_ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{}</Code><Message>{}</Message></Error>"
+
+
+def s3_error(status: int, code: str, **rest: Any) -> ProxyFault:
+    """Make an answer as S3 gives it."""
+    body = _ERROR.format(code, f"{code} on purpose").encode()
+    headers = (("Content-Type", "application/xml"),)
+    return ProxyFault(action="refuse", status=status, headers=headers, body=body, **rest)

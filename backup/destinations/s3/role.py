@@ -6,6 +6,7 @@ Source: GitHub Docs, "OpenID Connect reference"; AWS STS, "AssumeRoleWithWebIden
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,13 @@ import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSRequest
+from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.credentials import DeferredRefreshableCredentials
+from botocore.credentials import (
+    Credentials,
+    DeferredRefreshableCredentials,
+    RefreshableCredentials,
+)
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
@@ -31,6 +37,10 @@ _MOST_BYTES = 1 << 20
 # What every role allows; it is renewed in time.
 _SESSION_SECONDS = 3600
 _METHOD = "assume-role-with-web-identity"
+# What a store calls credentials whose time is over.
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+# In botocore's notes on a request: by what it is signed, and whether that was renewed for it.
+_SIGNED_WITH, _RENEWED = "repo_backup_signed_with", "repo_backup_renewed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,41 @@ def _assume(session: botocore.session.Session, role: JobRole, *, region: str) ->
     credentials = DeferredRefreshableCredentials(refresh_using=fetch, method=_METHOD)
     # botocore has no other way in.
     session._credentials = credentials  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def renew_what_ends_early(client: BaseClient, credentials: Credentials | None) -> None:
+    """Have a client renew a session that the store calls expired before its time, once a request.
+
+    Sessions end early where an administrator revokes them, and by a clock that is wrong. Only
+    credentials that can be renewed are: others are refused as before.
+    """
+    if not isinstance(credentials, RefreshableCredentials):
+        return
+
+    def note(request: AWSRequest, **_: object) -> None:
+        request.context[_SIGNED_WITH] = credentials.get_frozen_credentials().token
+
+    def renew(
+        *,
+        response: tuple[object, Mapping[str, Any]] | None,
+        request_dict: Mapping[str, Any],
+        **_: object,
+    ) -> float | None:
+        code = "" if response is None else response[1].get("Error", {}).get("Code")
+        context = request_dict["context"]
+        if code not in EXPIRED or context.get(_RENEWED):
+            return None
+        context[_RENEWED] = True
+        # Of many threads that are refused at once, one renews. botocore has no other way in.
+        inner: Any = credentials
+        with inner._refresh_lock:  # noqa: SLF001
+            if inner._frozen_credentials.token == context.get(_SIGNED_WITH):  # noqa: SLF001
+                inner._protected_refresh(is_mandatory=True)  # noqa: SLF001
+        return 0.0
+
+    events: Any = client.meta.events
+    events.register("before-sign.s3", note)
+    events.register("needs-retry.s3", renew)
 
 
 def _fetch(session: botocore.session.Session, role: JobRole, region: str) -> dict[str, str]:

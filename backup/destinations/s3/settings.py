@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 import backup
-from backup.destinations.s3.role import DEFAULT_REGION, JobRole, session_of
+from backup.destinations.s3.role import DEFAULT_REGION, JobRole, renew_what_ends_early, session_of
 
 PARTS_IN_FLIGHT = 3
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".api.amazonwebservices.com.cn")
@@ -121,7 +121,9 @@ def _style(settings: S3Settings) -> dict[str, Any]:
 
 
 def _connection(session: boto3.session.Session, client: BaseClient, *, is_aws: bool) -> Connection:
-    return Connection(client, is_aws, session.get_credentials(), time.monotonic())
+    credentials = session.get_credentials()
+    renew_what_ends_early(client, credentials)
+    return Connection(client, is_aws, credentials, time.monotonic())
 
 
 def _client(
