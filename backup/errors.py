@@ -84,6 +84,10 @@ class NotBegun(DeadlineReached):
     """The same, before anything of a repository was tried."""
 
 
+class ServerSilent(DeadlineReached):
+    """The time was up while a server had sent nothing for long: the server is to blame."""
+
+
 class SourceError(BackupError):
     """The place where repositories come from failed or refused.
 

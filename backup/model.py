@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, NewType, Protocol, Self, runtime_checkable
+from typing import Literal, NewType, Protocol, Self, get_args, runtime_checkable
 
 from backup.secret import Secret
 
@@ -20,7 +20,11 @@ ObjectFormat = Literal["sha1", "sha256"]
 Kind = Literal["code", "wiki", "gist", "snippet"]
 BundleKind = Literal["full", "incremental"]
 Check = Literal["trailer", "trailer (disk)", "pack", "connected"]
-Status = Literal["captured", "unchanged", "empty", "skipped", "failed", "gone"]
+# What came of a repository; `skipped` is what its forge blocks for good.
+KnownStatus = Literal["captured", "unchanged", "empty", "skipped", "failed", "gone"]
+# Besides: what a run had no time for, and what a dry run would capture.
+Status = Literal[KnownStatus, "not-reached", "planned"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 Action = Literal["empty", "full", "incremental"]
 Visibility = Literal["public", "private", "internal"]
 RunResult = Literal["success", "partial", "failed"]

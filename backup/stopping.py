@@ -4,9 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from backup.errors import BackupError, DeadlineReached, Interrupted
+from backup.errors import BackupError, DeadlineReached, Interrupted, ServerSilent
 
 _LOOK_SECONDS = 0.5
+# So long an honest server may think.
+_SILENT_SECONDS = 30.0
 
 
 class Stop:
@@ -78,6 +80,27 @@ class Stop:
             raise kind(self._abandoned.message, hint=self._abandoned.hint)
         if self.out_of_time:
             raise DeadlineReached("the time given to this run is used up")
+
+    def clock_seconds(self) -> float:
+        """Return the time by the clock of the deadline, for `check_while_waiting`."""
+        return self._monotonic()
+
+    def check_while_waiting(self, whom: str, *, since: float) -> None:
+        """Raise as `check` does; where it was the server that let the time pass, say so.
+
+        Args:
+            whom: who sends nothing.
+            since: when it was last heard, by `clock_seconds`.
+
+        Raises:
+            ServerSilent: the time is up, and nothing came for long.
+        """
+        silent_seconds = self._monotonic() - since
+        if self.out_of_time and not self.interrupted and silent_seconds >= _SILENT_SECONDS:
+            raise ServerSilent(
+                f"{whom}: nothing had come for {silent_seconds:.0f} seconds when the time was up"
+            )
+        self.check()
 
     def sleep(self, seconds: float) -> None:
         """Pause. Raises as `check` does, as soon as there is reason to, or when the time is up."""

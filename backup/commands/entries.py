@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from backup.capture import Captured, FilesKept
 from backup.commands.known_damage import run_lines
 from backup.errors import sound
-from backup.model import MissingFile, Outcome, Refs, Repository, Selection, Status
+from backup.model import KnownStatus, MissingFile, Outcome, Refs, Repository, Selection
 from backup.plan import (
     ABOUT_FILES,
     Plan,
@@ -142,7 +142,7 @@ def unchanged(
     checked_at: datetime,
 ) -> Result:
     """Say that nothing of a repository changed."""
-    status: Status = "empty" if refs.empty else "unchanged"
+    status: KnownStatus = "empty" if refs.empty else "unchanged"
     files = {} if selection.lfs else _files_not_asked_for(entry)
     counts = refs.not_selected
     return Result(
@@ -171,9 +171,9 @@ def planned(plan: Plan, entry: Entry | None) -> Result:
     return Result(
         replace(
             outcome_of(repository),
-            status="skipped",
+            status="planned",
             plan=plan.bundle_kind,
-            reason=f"dry run: {plan.reason}",
+            reason=plan.reason,
             refs_not_selected=plan.refs.not_selected,
         ),
         entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind),
@@ -200,7 +200,7 @@ def captured_now(
         accept_drop: whether that is no problem.
     """
     repository, refs = plan.repository, plan.refs
-    status: Status = "empty" if refs.empty else "captured"
+    status: KnownStatus = "empty" if refs.empty else "captured"
     urgent = why_alarming(plan, max_drop_percent=max_drop_percent)
     pins = () if entry is None else entry.pins
     if urgent and entry is not None and entry.record is not None and plan.previous is not None:

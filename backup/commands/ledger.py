@@ -1,10 +1,12 @@
 """What came of each repository of an owner so far, and the manifest made of it."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from backup.commands.entries import Result, carried, outcome_of
+from backup.errors import DeadlineReached, ServerSilent
 from backup.model import Outcome, Repository, RunResult, Status
 from backup.vault.documents import Entry, EntryDamage, Totals
 from backup.vault.documents_of_exports import ExportLine
@@ -23,6 +25,7 @@ class Ledger:
         others: outcomes of repositories that have no result.
         not_reached: paths that the run did not come to.
         cut_off: paths whose capture was under way when the time was up.
+        silent: the same, where the server let the time pass.
         problems: what makes the run partial though every repository may be stored.
         failed: the run as a whole failed, whatever became of its repositories.
         exports: so many archives of projects were stored.
@@ -33,6 +36,7 @@ class Ledger:
     others: list[Outcome] = field(default_factory=list)
     not_reached: list[str] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
@@ -113,22 +117,32 @@ class Ledger:
         """Note that the run did not come to a repository; its entry stays as it was."""
         self.not_reached.append(repository.path)
         self.tell(
-            replace(outcome_of(repository), status="skipped", reason=reason),
+            replace(outcome_of(repository), status="not-reached", reason=reason),
             mark=None if entry is None else carried(entry, reason=reason, absence=None),
         )
 
     def cut(
-        self, repository: Repository, entry: Entry | None, *, reason: str, now: datetime
+        self, repository: Repository, entry: Entry | None, error: DeadlineReached, *, now: datetime
     ) -> None:
-        """Note that a capture was ended before it was done, and when."""
-        self.cut_off.append(repository.path)
+        """Note that a capture was ended before it was done, why, and when."""
+        reason = error.message
+        if isinstance(error, ServerSilent):
+            self.silent.append(repository.path)
+            self.problems.append(f"{repository.owner}/{repository.path}: {reason}")
+        else:
+            self.cut_off.append(repository.path)
         known = entry or Entry(
             host_id=repository.host_id, path=repository.path, kind=repository.kind
         )
         self.tell(
-            replace(outcome_of(repository), status="skipped", reason=reason),
+            replace(outcome_of(repository), status="not-reached", reason=reason),
             mark=carried(known, reason=reason, attempted_at=now, absence=None),
         )
+
+    @property
+    def left_undone(self) -> bool:
+        """Whether the time was up before every repository was done."""
+        return bool(self.not_reached or self.cut_off or self.silent)
 
     def drop(self, identities: Collection[Identity]) -> list[str]:
         """Take back what was noted of some repositories; return the paths of those worked on."""
@@ -149,9 +163,7 @@ class Ledger:
         """Say how it went; the truth behind everything that is said of it."""
         outcomes = self.outcomes()
         statuses = {outcome.status for outcome in outcomes}
-        # A dry run does nothing and succeeds where it could plan.
-        done = statuses & _DONE or any(outcome.plan for outcome in outcomes)
-        if self.failed or ("failed" in statuses and not done):
+        if self.failed or ("failed" in statuses and statuses.isdisjoint(_DONE | {"planned"})):
             return "failed"
         return "partial" if "failed" in statuses or self.problems else "success"
 
@@ -180,8 +192,8 @@ class Ledger:
 
     def totals(self, base: Totals) -> Totals:
         """Fill in the number of repositories by what came of them."""
-        statuses = [outcome.status for outcome in self.outcomes()]
-        return base.model_copy(update={status: statuses.count(status) for status in set(statuses)})
+        counts = Counter(outcome.status.replace("-", "_") for outcome in self.outcomes())
+        return base.model_copy(update=counts)
 
 
 def _same(entry: Entry, before: Entry | None) -> bool:

@@ -47,6 +47,7 @@ from backup.errors import (
     RateLimited,
     RepositoryBlocked,
     RepositoryMissing,
+    ServerSilent,
     SessionExpired,
     SourceError,
     sound,
@@ -605,7 +606,7 @@ def _look_for_files(
     """Store files of a repository whose git objects did not change; most nights there are none."""
     with _slot(shop):
         if shop.dry_run:
-            outcome = replace(as_before.outcome, status="skipped", reason=f"dry run: {why}")
+            outcome = replace(as_before.outcome, status="planned", reason=why)
             return replace(as_before, outcome=outcome)
         shop.events.capturing(f"{repository.owner}/{repository.path}", "files", why)
         kept = _keeper(repository, shop).keep(
@@ -652,6 +653,8 @@ def _only_asking() -> Iterator[None]:
     """Do not count as work that was begun what took no time of its own."""
     try:
         yield
+    except ServerSilent:
+        raise
     except DeadlineReached as error:
         raise NotBegun("not reached: the time was up while it was asked for its refs") from error
 
@@ -662,6 +665,8 @@ def _time_enough(shop: Workshop) -> Iterator[None]:
     share = shop.means.stop.share_used
     try:
         yield
+    except ServerSilent:
+        raise
     except DeadlineReached as error:
         if share > _LATE_SHARE:
             raise NotBegun("begun too late to be done in time") from error

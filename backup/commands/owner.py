@@ -444,7 +444,7 @@ class OwnerRun:
         except (Interrupted, NotBegun, SessionExpired) as error:
             self.ledger.leave(repository, entry, reason=error.message)
         except DeadlineReached as error:
-            self.ledger.cut(repository, entry, reason=error.message, now=self._clock())
+            self.ledger.cut(repository, entry, error, now=self._clock())
 
     def _say_what_was_not_done(self) -> None:
         cut_off, left = sorted(self.ledger.cut_off), sorted(self.ledger.not_reached)
@@ -624,8 +624,7 @@ class OwnerRun:
         self, kind: Literal["manifest", "checkpoint"], entries: Iterable[Entry]
     ) -> Manifest:
         options, now, identity = self._options, self._clock(), self._source.identity
-        left = self.ledger.not_reached or self.ledger.cut_off
-        complete = kind == "manifest" and not left
+        complete = kind == "manifest" and not self.ledger.left_undone
         checked = self._vault_check_due and complete
         return Manifest(
             format=1,

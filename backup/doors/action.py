@@ -58,6 +58,7 @@ OUTPUTS: Mapping[str, str] = {
     "captured": "Of how many something new was stored.",
     "unchanged": "How many were as the vault has them.",
     "skipped": "How many the forge itself blocks.",
+    "not-reached": "How many no time was left for.",
     "failed": "How many could not be backed up.",
     "bytes-uploaded": "How many bytes were stored.",
 }
@@ -386,6 +387,7 @@ def _tell(report: "RunReport", shown: "RunReport", runner: Runner, *, identity: 
         "captured": str(report.count("captured")),
         "unchanged": str(report.count("unchanged")),
         "skipped": str(report.count("skipped")),
+        "not-reached": str(report.count("not-reached")),
         "failed": str(report.count("failed")),
         "bytes-uploaded": str(report.bytes_uploaded),
     }

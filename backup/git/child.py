@@ -188,7 +188,7 @@ class Child:
             return memoryview(b"")
 
     def _wait_for(self, events: Mapping[int, int]) -> None:
-        started = time.monotonic()
+        started, since = time.monotonic(), self._stop.clock_seconds()
         while True:
             poll = select.poll()
             for descriptor, event in events.items():
@@ -197,7 +197,7 @@ class Child:
                 poll.register(self._stderr, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(_SLICE_MILLISECONDS)}
             self._drain_words()
-            self._stop.check()
+            self._stop.check_while_waiting(self._name, since=since)
             if not ready.isdisjoint(events):
                 return
             self._give_up_if_due(started)

@@ -423,12 +423,13 @@ class Answer:
     def _next(self) -> BaseHTTPResponse | bytes:
         if self._over is not None:
             raise self._over
+        since = self._stop.clock_seconds()
         while True:
             try:
                 item = self._pieces.get(timeout=_LOOK_SECONDS)
             except Empty:
                 try:
-                    self._stop.check()
+                    self._stop.check_while_waiting(self._named, since=since)
                 except BackupError:
                     self.close()
                     raise

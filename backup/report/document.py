@@ -45,6 +45,8 @@ def run_document(report: RunReport) -> JsonObject:
             "unchanged": report.count("unchanged"),
             "empty": report.count("empty"),
             "skipped": report.count("skipped"),
+            "not_reached": report.count("not-reached"),
+            "planned": report.count("planned"),
             "failed": report.count("failed"),
             "gone": report.count("gone"),
             "refs_not_selected": sum(

@@ -21,6 +21,8 @@ _WHY = {
     "empty": "",
     "failed": "it failed; the report's file says why",
     "skipped": "it was skipped; the report's file says why",
+    "not-reached": "not reached in time",
+    "planned": "",
     "gone": "it is not listed any more; the report's file says more",
 }
 

@@ -23,6 +23,7 @@ _HEADINGS = {
     "partial": "⚠️ Backup partial",
     "failed": "❌ Backup failed",
 }
+_NOT_CAPTURED = frozenset({"skipped", "not-reached", "planned", "gone"})
 _MOST_CHARACTERS = 500
 _MOST_REFS = 10
 _BRING_BACK = (
@@ -50,7 +51,7 @@ def run_summary(report: RunReport, *, identity: str = "") -> str:
         page.list("### Problems", report.problems)
     failed = [one for one in report.outcomes if one.status == "failed"]
     page.table("### Failed", ("Repository", "Why", "What to do"), failed, _failed_row)
-    others = [one for one in report.outcomes if one.status in {"skipped", "gone"}]
+    others = [one for one in report.outcomes if one.status in _NOT_CAPTURED]
     page.table("### Not captured", ("Repository", "Status", "Why"), others, _other_row)
     lost = [one for one in report.outcomes if any(_lost(one))]
     if lost:
@@ -172,6 +173,7 @@ def _totals(report: RunReport) -> str:
         "Unchanged": report.count("unchanged"),
         "Empty": report.count("empty"),
         "Skipped": report.count("skipped"),
+        "Not reached": report.count("not-reached"),
         "Gone": report.count("gone"),
         "Failed": report.count("failed"),
         "Uploaded": size(report.bytes_uploaded),
@@ -214,7 +216,7 @@ def _finding_row(one: Finding) -> Iterator[str]:
 
 def _other_row(one: Outcome) -> Iterator[str]:
     yield _name(one)
-    yield one.status if one.known or one.status == "skipped" else f"{one.status}, new"
+    yield one.status if one.known or one.status != "gone" else f"{one.status}, new"
     yield plain(one.reason)
 
 

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from backup.model import NAMED_CHANGES, ChangeKind, Outcome, RunReport, SourceIdentity, Status
+from backup.model import NAMED_CHANGES, STATUSES, ChangeKind, Outcome, RunReport, SourceIdentity
 from backup.refs import tell_not_selected
 from backup.report.words import (
     not_readable_words,
@@ -57,10 +57,11 @@ _STYLES = {
     "partial": "yellow",
     "gone": "yellow",
     "skipped": "yellow",
+    "not-reached": "yellow",
+    "planned": "cyan",
     "failed": "bold red",
 }
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
-_STATUSES: tuple[Status, ...] = ("captured", "unchanged", "empty", "skipped", "failed", "gone")
 _STYLES_OF_STATES = {
     "stale": "bold red",
     "unfinished": "yellow",
@@ -535,7 +536,7 @@ def _run_row(outcome: Outcome) -> list[Text]:
 
 
 def _totals(report: RunReport) -> str:
-    counted = [f"{number} {status}" for status in _STATUSES if (number := report.count(status))]
+    counted = [f"{number} {status}" for status in STATUSES if (number := report.count(status))]
     requests = ", ".join(f"{number} {name}" for name, number in report.requests.items())
     seconds = (report.finished_at - report.started_at).total_seconds()
     dry = "dry run, nothing stored; " if report.dry_run else ""

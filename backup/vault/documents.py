@@ -22,11 +22,11 @@ from backup.model import (
     ChangeKind,
     Check,
     Kind,
+    KnownStatus,
     ObjectFormat,
     ObjectId,
     RefName,
     Refs,
-    Status,
 )
 from backup.refs import is_well_formed, to_bytes
 from backup.vault.documents_of_exports import ExportLine
@@ -189,7 +189,7 @@ class Entry(Part):
         None, description="a newer one: asked for, and not there when the run's time was up"
     )
 
-    status: Status | None = Field(None, description="what the run did; None: not reached")
+    status: KnownStatus | None = Field(None, description="what the run did; None: not reached")
     plan: BundleKind | None = None
     reason: str = ""
     bytes: Count = 0
@@ -212,6 +212,7 @@ class Totals(Part):
     unchanged: Count = 0
     empty: Count = 0
     skipped: Count = 0
+    not_reached: Count = 0
     failed: Count = 0
     gone: Count = 0
     bytes_uploaded: Count = 0

@@ -109,7 +109,16 @@ def assert_exit_code_report_and_manifest_agree(cwd: Path, finished: Completed) -
     # What cannot even be looked into is said and not remembered: it may be no repository.
     assert entries.items() <= rows.items()
     assert {rows[host_id] for host_id in rows.keys() - entries.keys()} <= {"failed"}
-    for name in ("listed", "captured", "unchanged", "empty", "skipped", "failed", "gone"):
+    for name in (
+        "listed",
+        "captured",
+        "unchanged",
+        "empty",
+        "skipped",
+        "not_reached",
+        "failed",
+        "gone",
+    ):
         assert getattr(manifest.totals, name) == report["totals"][name], name
     for name in ("captured", "unchanged", "empty", "skipped", "failed", "gone"):
         assert list(rows.values()).count(name) == report["totals"][name], name

@@ -67,6 +67,7 @@ def test_a_night_is_told_by_outputs_summary_and_report(
         "captured": "3",
         "unchanged": "0",
         "skipped": "0",
+        "not-reached": "0",
         "failed": "0",
         "bytes-uploaded": str(step.report["totals"]["bytes_uploaded"]),
     }

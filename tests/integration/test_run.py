@@ -784,7 +784,7 @@ def test_fulls_of_repositories_that_began_together_are_spread_over_days(lab: Lab
         days = (START + timedelta(days=1 + day) - lab.now).days
         for name, outcome in told(lab.run(days=days, full_after_days=40, dry_run=True)).items():
             if outcome.plan == "full":
-                assert outcome.reason == f"dry run: the base is {day} days old"
+                assert outcome.reason == f"the base is {day} days old"
                 full_on.setdefault(name, day)
     assert len(full_on) == len(paths)
     due = [*full_on.values()]
@@ -936,9 +936,9 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(tmp_path: Path) -
     text = repo_backup(*args, "--dry-run", cwd=tmp_path).stdout
     plans = [line.split()[:3] for line in text.splitlines() if line.startswith("src/")]
     assert plans == [
-        ["src/later", "skipped", "full"],
-        ["src/new", "skipped", "incremental"],
-        ["src/none", "skipped", "full"],
+        ["src/later", "planned", "full"],
+        ["src/new", "planned", "incremental"],
+        ["src/none", "planned", "full"],
     ]
     assert_it_does_what_it_said(tmp_path, args, before=before)
 
@@ -957,7 +957,7 @@ def assert_it_does_what_it_said(
 
     def plans(report: dict[str, Any]) -> list[tuple[str, str | None, str]]:
         rows = report["repositories"]
-        return [(r["path"], r["plan"], r["reason"].removeprefix("dry run: ")) for r in rows]
+        return [(r["path"], r["plan"], r["reason"]) for r in rows]
 
     assert plans(made) == plans(planned)
     assert made["exit_code"] == planned["exit_code"]

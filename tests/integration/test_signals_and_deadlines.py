@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from backup.report.terminal import TerminalEvents
+from backup.sources.plain import GitUrlSource
 from backup.stopping import Stop
 from tests.integration.test_run import Lab, push, statuses, told
 from tests.support.mirrors import assert_same_mirror, mirror_state
@@ -159,7 +163,13 @@ def test_what_an_interrupted_run_says_is_one_document_with_every_repository(
     assert (report["result"], report["exit_code"], report["manifests"]) == ("failed", 130, [])
     rows = {row["path"]: row["status"] for row in report["repositories"]}
     assert sorted(rows) == [*"abcde"]
-    assert sorted(rows.values()) == ["captured", "captured", "skipped", "skipped", "skipped"]
+    assert sorted(rows.values()) == [
+        "captured",
+        "captured",
+        "not-reached",
+        "not-reached",
+        "not-reached",
+    ]
     assert any("interrupted" in problem for problem in report["problems"])
 
 
@@ -282,7 +292,7 @@ def test_a_deadline_ends_a_run_as_partial_and_says_what_was_not_done(lab: Lab) -
     captured = report.count("captured")
     assert captured == 2
     assert len(watch.begun) == 3
-    assert report.count("skipped") == 8 - captured
+    assert report.count("not-reached") == 8 - captured
     (problem,) = report.problems
     assert f"before {8 - captured} repositories were done" in problem
     manifest = lab.manifest()
@@ -330,7 +340,7 @@ def test_a_deadline_that_is_over_at_once_keeps_everything_as_it_was(lab: Lab) ->
     push(lab.root / "r0")
     watch = Watch()
     watch.spend(1)
-    assert set(in_time(lab, watch, 0).values()) == {"skipped"}
+    assert set(in_time(lab, watch, 0).values()) == {"not-reached"}
     after = lab.entry("r0")
     assert (after.record, after.checked_at) == (before.record, before.checked_at)
     assert len(lab.manifest().entries) == 8
@@ -345,13 +355,50 @@ def test_a_repository_that_was_under_way_at_the_deadline_is_told_from_those_not_
     stop = Stop(deadline_seconds=100, monotonic=watch)
     report = lab.run(stop=stop, events=watch, include=("r3",), concurrency=1)
     under_way = told(report)["r3"]
-    assert (under_way.status, report.exit_code) == ("skipped", 3)
+    assert (under_way.status, report.exit_code) == ("not-reached", 3)
     assert "r3" in report.problems[0]
     stop = Stop(deadline_seconds=0, monotonic=watch)
     not_reached = told(lab.run(stop=stop, events=watch, include=("r3",), concurrency=1))["r3"]
     assert under_way.reason != not_reached.reason
     bundles = [key for key in lab.stored() if key.endswith(".bundle")]
     assert bundles == []
+
+
+@contextmanager
+def silent_server(accepted: Callable[[], object]) -> Iterator[str]:
+    """Accept connections and never say a word; yield the address."""
+    kept = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.append(listening.accept())
+                except OSError:
+                    return
+                accepted()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+    for connection, _ in kept:
+        connection.close()
+
+
+def test_a_server_that_was_silent_until_the_deadline_is_called_silent(lab: Lab) -> None:
+    watch = Watch()
+    with silent_server(lambda: watch.spend(200)) as place:
+        silent = GitUrlSource([f"http://{place}/acme/quiet.git"], owner="acme")
+        stop = Stop(deadline_seconds=100, monotonic=watch)
+        report = lab.run(sources=[silent], stop=stop, events=watch)
+    (one,) = report.outcomes
+    assert (one.status, report.exit_code) == ("not-reached", 3)
+    assert re.search(rf"{place}.*: nothing had come for \d+ seconds when the time", one.reason)
+    assert report.problems == (f"acme/quiet: {one.reason}",)
+    manifest = lab.manifest(host="git", owner="acme")
+    assert (manifest.complete, manifest.totals.not_reached) == (False, 1)
+    # It was tried, so that it does not come first every night.
+    assert [entry.attempted_at is not None for entry in manifest.entries] == [True]
 
 
 def test_repositories_that_no_deadline_is_long_enough_for_starve_no_other(lab: Lab) -> None:
@@ -380,7 +427,7 @@ def test_a_deadline_ends_a_capture_that_hangs(folder: Path, hang: Hang) -> None:
     hanging = hang(after=2)
     words = (*RUN, "--deadline-minutes", "0.05", "--json")
     report = repo_backup(*words, cwd=folder, env=hanging.env, check=3).json
-    assert (report["totals"]["captured"], report["totals"]["skipped"]) == (2, 3)
+    assert (report["totals"]["captured"], report["totals"]["not_reached"]) == (2, 3)
     assert "the time was up before 3 repositories were done" in report["problems"][0]
     hanging.assert_gone()
     (snapshot,) = repo_backup("list", "--from", "vault", "--json", cwd=folder).json["snapshots"]

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from backup.model import LastDrill, MissingFile, ObjectId, Outcome, RefChange, RefName, RunReport
+from backup.model import (
+    STATUSES,
+    LastDrill,
+    MissingFile,
+    ObjectId,
+    Outcome,
+    RefChange,
+    RefName,
+    RunReport,
+)
 from backup.report.document import (
     history_document,
     restore_document,
@@ -119,6 +128,8 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
             "unchanged": 0,
             "empty": 0,
             "skipped": 0,
+            "not_reached": 0,
+            "planned": 0,
             "failed": 0,
             "gone": 0,
             "refs_not_selected": 3,
@@ -188,15 +199,14 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
 def test_totals_count_every_status() -> None:
     outcomes = [
         outcome(f"{status}-{number}", status=status)
-        for count, status in enumerate(
-            ("captured", "unchanged", "empty", "skipped", "failed", "gone"), start=1
-        )
+        for count, status in enumerate(STATUSES, start=1)
         for number in range(count)
     ]
     totals = run_document(report(*outcomes))["totals"]
-    counted = [totals[name] for name in ("captured", "unchanged", "empty", "skipped")]
-    assert counted == [1, 2, 3, 4]
-    assert (totals["failed"], totals["gone"]) == (5, 6)
+    counted = {name.replace("_", "-"): totals[name] for name in totals}
+    assert {name: counted[name] for name in STATUSES} == {
+        status: count for count, status in enumerate(STATUSES, start=1)
+    }
 
 
 def test_what_was_not_planned_has_no_plan() -> None:

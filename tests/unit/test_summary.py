@@ -108,7 +108,7 @@ PAGES = {
         identity=IDENTITY,
     ),
     "dry-run": run_summary(
-        report(outcome("widgets", "skipped", plan="full", reason="dry run: first capture"),
+        report(outcome("widgets", "planned", plan="full", reason="first capture"),
                dry_run=True, manifests=())
     ),
     "hostile": run_summary(
