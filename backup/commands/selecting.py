@@ -52,7 +52,7 @@ def is_wanted(repository: Repository, options: RunOptions) -> bool:
         and (options.archived or not repository.archived)
         and (options.forks or not repository.fork)
         and (options.wikis or repository.kind != "wiki")
-        and _matches(repository.path, options.include, options.exclude)
+        and _matches(repository, options.include, options.exclude)
     )
 
 
@@ -66,8 +66,12 @@ def filters(options: RunOptions) -> list[str]:
     return names + ([] if options.wikis else ["--no-wikis"])
 
 
-def _matches(path: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def _matches(repository: Repository, include: Sequence[str], exclude: Sequence[str]) -> bool:
     # A wiki goes with its repository.
-    name = path.removesuffix(".wiki")
-    wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
-    return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
+    path = repository.path.removesuffix(".wiki")
+    names = (path, f"{repository.owner}/{path}")
+
+    def is_among(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    return (not include or is_among(include)) and not is_among(exclude)

@@ -158,8 +158,8 @@ class SourceInputs:
     )
     include: tuple[str, ...] = declare(
         GLOBS,
-        "Take only repositories whose path matches one of these globs, such as 'team-*'. A "
-        "repository's wiki goes with it.",
+        "Take only repositories whose path matches one of these globs, such as 'team-*', or where "
+        "there are several owners 'acme/team-*'. A repository's wiki goes with it.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",
@@ -167,8 +167,8 @@ class SourceInputs:
     )
     exclude: tuple[str, ...] = declare(
         GLOBS,
-        "Leave out repositories whose path matches one of these globs, even if included. What "
-        "the vault already has of them stays.",
+        "Leave out repositories whose path, or OWNER/ and path, matches one of these globs, even "
+        "if included. What the vault already has of them stays.",
         group="Source",
         commands=SOURCE_COMMANDS,
         default="",

@@ -408,6 +408,30 @@ def test_what_a_filter_leaves_out_is_carried_forward_as_it_is(lab: Lab) -> None:
     assert not lab.entry("b").not_selected
 
 
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ({"include": ("acme/same",)}, ["acme/same"]),
+        ({"include": ("acme/*", "own")}, ["acme/only", "acme/same", "other/own"]),
+        ({"exclude": ("other/same", "on?y")}, ["acme/same", "other/own"]),
+        ({"include": ("*/same",), "exclude": ("acme/*",)}, ["other/same"]),
+        ({"include": ("same",)}, ["acme/same", "other/same"]),
+    ],
+)
+def test_filters_may_name_the_owner(
+    tmp_path: Path, words: dict[str, Any], taken: list[str]
+) -> None:
+    names = {"acme": ("only", "same"), "other": ("own", "same")}
+    labs = [Lab(tmp_path / owner) for owner in names]
+    for lab in labs:
+        for name in names[lab.root.name]:
+            lab.repository(name)
+    sources = [FolderSource(lab.root, owner=lab.root.name) for lab in labs]
+    report = labs[0].run(sources=sources, **words)
+    found = [f"{one.owner}/{one.path}" for one in report.outcomes if one.status == "captured"]
+    assert sorted(found) == taken
+
+
 def test_a_filter_does_not_make_the_listing_fall(lab: Lab) -> None:
     folder_of(lab, 10)
     lab.run()
