@@ -1,6 +1,6 @@
 # The container action, and with arguments the command line. Everything is installed beside the
 # base image's Python, so that /usr/local/bin is all that a path needs.
-FROM python:3.13-slim AS build
+FROM python:3.13-slim@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285 AS build
 WORKDIR /build
 COPY requirements/runtime.txt requirements/
 RUN python3 -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
@@ -12,7 +12,7 @@ RUN PYTHONPATH=/install/lib/python3.13/site-packages \
         --no-deps --no-build-isolation --no-index --prefix=/install . \
     && rm -r /install/lib/python3.13/site-packages/flit_core*
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 # git's security fixes are wanted as soon as Debian has them, so no version is named.
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.actionlint import findings
+from tests.support.engine import BASE, pinned_base
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import GitHub, Token
 from tests.support.mirrors import assert_same_mirror
@@ -58,6 +59,17 @@ def callers() -> Iterator[tuple[str, Any]]:
 
 
 # --- What they say -------------------------------------------------------------------------------
+
+
+def test_every_image_begins_with_the_same_base_by_its_digest() -> None:
+    bases = {
+        line.split()[1]
+        for path in CHECKOUT.glob("Dockerfile*")
+        for line in path.read_text("utf-8").splitlines()
+        if line.startswith("FROM ")
+    }
+    assert [*bases] == [pinned_base()]
+    assert re.fullmatch(rf"{BASE}@sha256:[0-9a-f]{{64}}", pinned_base())
 
 
 def test_every_action_is_pinned_and_everywhere_to_the_same_commit() -> None:

@@ -75,8 +75,12 @@ class Docker:
             raise EngineFailed(f"docker {words[0]}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
 
-    def has(self, image: str) -> bool:
-        return bool(self("images", "--quiet", image))
+    def holds(self, image: str) -> bool:
+        try:
+            self("image", "inspect", image)
+        except EngineFailed:
+            return False
+        return True
 
 
 @contextmanager
@@ -93,6 +97,12 @@ def docker_engine() -> Iterator[Docker]:
             yield docker
 
 
+def pinned_base() -> str:
+    """Return the base image as the Dockerfile names it, with its digest."""
+    first = (CHECKOUT / "Dockerfile").read_text("utf-8").partition("\nFROM ")[2]
+    return first.split()[0]
+
+
 def build(docker: Docker, name: str = "Dockerfile") -> str:
     """Build an image as the runner builds that of an action; give its name.
 
@@ -103,11 +113,17 @@ def build(docker: Docker, name: str = "Dockerfile") -> str:
     Raises:
         EngineFailed: with the build's log.
     """
-    dockerfile = CHECKOUT / name
     image = f"repo-backup-test:{name.lower()}"
     # The network is this machine's own: an engine of ours has no other.
-    words = ("build", "--network", "host", "-t", image, "-f", str(dockerfile), str(CHECKOUT))
-    docker(*words)
+    words = ("build", "--network", "host", "-t", image)
+    if docker.holds(pinned_base()):
+        docker(*words, "-f", str(CHECKOUT / name), str(CHECKOUT))
+        return image
+    with tempfile.NamedTemporaryFile("w", suffix=f"-{name}") as dockerfile:
+        # The stand-in has the tag, and cannot have the digest.
+        dockerfile.write((CHECKOUT / name).read_text("utf-8").replace(pinned_base(), BASE))
+        dockerfile.flush()
+        docker(*words, "-f", dockerfile.name, str(CHECKOUT))
     return image
 
 
@@ -178,12 +194,16 @@ def _unmount(folder: Path) -> None:
 
 
 def _get_base(docker: Docker, folder: Path) -> None:
-    if docker.has(BASE):
+    pinned = pinned_base()
+    if docker.holds(pinned):
+        docker("tag", pinned, BASE)
         return
     try:
-        docker("pull", "--quiet", BASE)
+        docker("pull", "--quiet", pinned)
+        docker("tag", pinned, BASE)
     except EngineFailed:
-        _make_base(docker, folder)
+        if not docker.holds(BASE):
+            _make_base(docker, folder)
 
 
 def _make_base(docker: Docker, folder: Path) -> None:
