@@ -2,10 +2,12 @@
 
 moto copies a whole bucket with its contents for each listing of versions, and keeps every copy for
 ever: of some thousand objects and some thousand listings that made seven gigabytes, and minutes.
+Here it copies what the listing asks for, without the contents, and keeps nothing.
 """
 
 import copy
 import io
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,9 +20,20 @@ def _untracked(cls: type, *_args: Any, **_more: Any) -> Any:
     return object.__new__(cls)
 
 
+_asked = threading.local()
+_list_object_versions = models.S3Backend.list_object_versions
+
+
+def _list_versions(self: Any, *args: Any, **more: Any) -> Any:
+    _asked.prefix = more.get("prefix") or ""
+    return _list_object_versions(self, *args, **more)
+
+
 def _listed(versions: list[Any]) -> list[Any]:
-    """Copy the versions of one name as far as a listing tells of them."""
-    found = []
+    """Copy the versions of one name as far as a listing tells of them; none of other prefixes."""
+    found: list[Any] = []
+    if not versions or not versions[0].name.startswith(_asked.prefix):
+        return found
     for one in versions:
         if not isinstance(one, models.FakeKey):
             found.append(copy.copy(one))
@@ -36,5 +49,6 @@ def _listed(versions: list[Any]) -> list[Any]:
 
 if __name__ == "__main__":
     BaseModel.__new__ = _untracked  # type: ignore[method-assign]
+    models.S3Backend.list_object_versions = _list_versions  # type: ignore[method-assign]
     models.copy = SimpleNamespace(copy=copy.copy, deepcopy=_listed)  # type: ignore[assignment, attr-defined]
     server.main()
