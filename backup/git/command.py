@@ -9,15 +9,21 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from backup.errors import ConfigError, ProtocolError
+from backup.errors import ConfigError, ProtocolError, RepositoryUnavailable
 from backup.git.child import Child
 from backup.model import ObjectFormat
 from backup.stopping import Stop
 
 OLDEST_GIT = (2, 38)
 PATIENCE_SECONDS = 3600.0
+_NEWER_FORMAT = re.compile(
+    r"Expected git repo version <= \d+, found (\d+)"
+    r"|unknown repository extensions? found:;? ([\w-]+(?:; [\w-]+(?![\w: -]))*)"
+    r"|invalid value for 'extensions\.([\w-]+)': '([^']{0,80})'"
+)
 
 
 class GitFailed(ProtocolError):
@@ -106,20 +112,57 @@ def require_git() -> None:
     """Raise ConfigError unless a git that is new enough can be run."""
     wanted = ".".join(map(str, OLDEST_GIT))
     try:
-        answer = subprocess.run(
-            ["git", "--version"],  # noqa: S607  found on PATH, as every git of ours
-            capture_output=True,
-            check=True,
-            env=clean_environment(),
-            timeout=60,
-        ).stdout.decode("utf-8", "replace")
+        answer = git_version()
     except (OSError, subprocess.SubprocessError) as error:
         raise ConfigError(
             "the git program cannot be run", hint=f"install git {wanted} or newer"
         ) from error
     found = re.search(r"(\d+)\.(\d+)", answer)
     if found is None or (int(found[1]), int(found[2])) < OLDEST_GIT:
-        raise ConfigError(f"git {wanted} or newer is needed, found {answer.strip()!r}")
+        raise ConfigError(f"git {wanted} or newer is needed, found {answer!r}")
+
+
+def git_version() -> str:
+    """Return what git calls itself, such as ``git version 2.39.5``; raises as `subprocess` does."""
+    done = subprocess.run(
+        ["git", "--version"],  # noqa: S607  found on PATH, as every git of ours
+        capture_output=True,
+        check=True,
+        env=clean_environment(),
+        timeout=60,
+    )
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def newer_format(where: str, words: str, *, reader: str = "") -> RepositoryUnavailable | None:
+    """Build the error for a repository in a format that git does not read, by what git says of it.
+
+    Source: git's setup.c, verify_repository_format and handle_extension.
+
+    Args:
+        where: the repository, as messages have it.
+        words: that git said.
+        reader: which git it was; empty for the installed one.
+
+    Returns:
+        The error that says so; None where the words are about something else.
+    """
+    found = _NEWER_FORMAT.search(words)
+    if found is None:
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        reader = reader or git_version()
+    version, names, name, value = found.groups()
+    what = f"extensions.{name} = {value}" if name else f"core.repositoryformatversion = {version}"
+    if names:
+        what = ", ".join(f"extensions.{one}" for one in names.split("; "))
+    hint = "have it read by a newer git, one that knows what is named here"
+    if "refstorage" in what:
+        hint = "have it read by a newer git; refs in reftable need git 2.45"
+    return RepositoryUnavailable(
+        f"{where}: the repository is in a newer format than {reader or 'git'} reads ({what})",
+        hint=hint,
+    )
 
 
 def is_disk_full(words: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from backup.errors import BackupError, Interrupted, SourceError
 from backup.git.child import Child
-from backup.git.command import GitFailed, clean_environment, run_git
+from backup.git.command import GitFailed, clean_environment, newer_format, run_git
 from backup.git.fallback import Reach
 from backup.git.ssh import ssh_error
 from backup.git.staging import EVERYTHING, Stage
@@ -454,7 +454,7 @@ def _remote_refs(url: str, *, environment: Mapping[str, str], stop: Stop) -> Rem
 
 def _push_error(url: str, words: str) -> BackupError:
     """Make the error for what git said of a push that came to nothing."""
-    if (error := ssh_error(url, words)) is not None:
+    if (error := newer_format(url, words, reader="git") or ssh_error(url, words)) is not None:
         return error
     hint = ""
     said = words.casefold()

@@ -21,7 +21,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.git.child import Child
-from backup.git.command import PATIENCE_SECONDS, clean_environment
+from backup.git.command import PATIENCE_SECONDS, clean_environment, newer_format
 from backup.git.transport import ProcessTransport
 from backup.stopping import Stop
 
@@ -145,6 +145,8 @@ class SshTransport(ProcessTransport):
 
 def ssh_error(url: str, words: str) -> BackupError | None:
     """Tell from ssh's words what went wrong; None when they are about something else."""
+    if (error := newer_format(url, words, reader="the server's git")) is not None:
+        return error
     said = words.casefold()
     if "host key verification failed" in said or "host identification has changed" in said:
         return SourceError(

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from backup.errors import BackupError, HostUnreachable, ProtocolError, TruncatedResponse
 from backup.git.child import Child
-from backup.git.command import clean_environment
+from backup.git.command import clean_environment, newer_format
 from backup.git.pktline import FLUSH, PacketReader
 from backup.stopping import Stop
 
@@ -114,7 +114,16 @@ class ProcessTransport:
             self._child.kill()
 
 
-def open_folder(git_directory: Path, *, safe: list[Path], stop: Stop) -> ProcessTransport:
+class FolderTransport(ProcessTransport):
+    """A conversation with the installed git about a repository on this machine."""
+
+    def explain(self, error: ProtocolError) -> BackupError:
+        """Name the format, where this git does not read the repository's."""
+        explained = super().explain(error)
+        return newer_format(os.fspath(self._argv[-1]), explained.message) or explained
+
+
+def open_folder(git_directory: Path, *, safe: list[Path], stop: Stop) -> FolderTransport:
     """Reach a repository on this machine.
 
     Args:
@@ -125,4 +134,4 @@ def open_folder(git_directory: Path, *, safe: list[Path], stop: Stop) -> Process
     environment = clean_environment(safe_directories=safe, settings=_SHOW_EVERYTHING)
     environment["GIT_PROTOCOL"] = "version=2"
     argv: list[str | os.PathLike[str]] = ["git", "upload-pack", "--strict", git_directory]
-    return ProcessTransport(argv, environment=environment, stop=stop)
+    return FolderTransport(argv, environment=environment, stop=stop)

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from backup.errors import RepositoryUnavailable
+from backup.git.fallback import Reach
+from backup.git.push import ask_remote
 from backup.report.terminal import TerminalEvents
+from backup.stopping import Stop
 from tests.integration.test_run import MAIN, Lab, done, push, statuses, told
 from tests.support import shapes
 from tests.support.git import commit_chain, git, init_bare, update_refs
@@ -439,3 +443,46 @@ def test_a_ref_whose_object_is_collected_during_the_run_is_asked_for_again(lab: 
     assert events.times == 2
     tip = git("rev-parse", MAIN, cwd=path).strip().decode()
     assert [line.id for line in lab.record("widgets").refs] == [tip]
+
+
+# --- Formats that the installed git does not read -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"core.repositoryFormatVersion": "99"}, "core.repositoryformatversion = 99"),
+        (
+            {"core.repositoryFormatVersion": "1", "extensions.notYetInvented": "true"},
+            "extensions.notyetinvented",
+        ),
+        (
+            {
+                "core.repositoryFormatVersion": "1",
+                "extensions.notYetInvented": "true",
+                "extensions.norThis": "true",
+            },
+            "extensions.notyetinvented, extensions.northis",
+        ),
+    ],
+)
+def test_a_repository_in_a_newer_format_is_said_to_be_one(
+    settings: dict[str, str], what: str, lab: Lab, tmp_path: Path
+) -> None:
+    newer = lab.repository("newer")
+    lab.repository("other")
+    for name, value in settings.items():
+        # git itself would not touch the file once it says what it cannot read.
+        section, _, key = name.partition(".")
+        with (newer / "config").open("a") as file:
+            file.write(f"[{section}]\n\t{key} = {value}\n")
+    rows = repo_backup(*RUN, "--json", cwd=tmp_path, check=3).json["repositories"]
+    failed, other = sorted(rows, key=lambda row: str(row["path"]))
+    assert (failed["status"], other["status"]) == ("failed", "captured")
+    version = git("--version").decode().strip()
+    assert failed["reason"].endswith(
+        f"src/newer: the repository is in a newer format than {version} reads ({what})"
+    )
+    assert "a newer git" in failed["hint"]
+    with pytest.raises(RepositoryUnavailable, match="in a newer format than git reads"):
+        ask_remote(str(newer), reach=Reach("file", safe=[newer]), stop=Stop())

@@ -167,6 +167,17 @@ def test_a_signal_ends_a_wait_for_a_silent_server(server: SshServer, tmp_path: P
     assert process.returncode == 130
 
 
+def test_a_format_that_the_servers_git_does_not_read_is_said(server: SshServer, root: Path) -> None:
+    path = init_bare(root / "acme" / "newer.git")
+    with (path / "config").open("a") as file:
+        file.write("[core]\n\trepositoryFormatVersion = 1\n[extensions]\n\tnotYetInvented = 1\n")
+    with pytest.raises(RepositoryUnavailable) as caught:
+        refs_of(server, "/acme/newer.git")
+    assert "newer format than the server's git reads (extensions.notyetinvented)" in (
+        caught.value.message
+    )
+
+
 # --- Command lines -------------------------------------------------------------------------------
 
 
