@@ -22,6 +22,7 @@ from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck, Survey
 from backup.git.pack import PackMeter, PackSummary, empty_pack
 from backup.git.pointers import NO_LOOK_ALIKES, LookAlikes, Pointer
 from backup.git.upload_pack import Remote, fit_haves
+from backup.limits import MAX_DOCUMENT_BYTES
 from backup.model import (
     BundleKind,
     Check,
@@ -37,7 +38,6 @@ from backup.plan import Plan, refs_before_and_now
 from backup.recording import encode_to_fit, make_record
 from backup.stopping import Stop
 from backup.vault.documents import (
-    MAX_DOCUMENT_BYTES,
     BundleLine,
     Ids,
     LfsIndex,

@@ -170,6 +170,17 @@ class TruncatedResponse(ProtocolError):
     retryable = True
 
 
+class AnswerTooLarge(ProtocolError):
+    """An answer has more than is taken of it (`backup.limits`); it would be the same next time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="so much is not taken, whatever sends it; if the repository is really that large, "
+            "make it smaller at the source, or leave it out with --exclude",
+        )
+
+
 class TruncatedPack(ProtocolError):
     """A pack ended before its trailer agreed.
 

@@ -4,8 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import pairwise
 
-from backup.model import RefName, Selection
+from backup.model import ObjectId, RefName, Selection
 
 # Names that forges make for themselves and refuse to have pushed back.
 HIDDEN_PREFIXES = (
@@ -44,26 +45,40 @@ def is_storable(name: bytes) -> bool:
 
     Servers that keep refs otherwise may have longer ones.
     """
+    if len(name) <= MAX_SEGMENT_BYTES:
+        return True
     return len(name) <= MAX_NAME_BYTES and all(
         len(segment) <= MAX_SEGMENT_BYTES for segment in name.split(b"/")
     )
 
 
-def conflicting(names: Iterable[bytes]) -> set[bytes]:
+def conflicting(names: AbstractSet[RefName]) -> set[RefName]:
     """Find names that cannot stand beside the others: one would be the other's folder.
 
     The deeper one is named, but for a name directly under ``refs/``, which could cost all of a
     namespace.
     """
-    everything = set(names)
     found = set()
-    for name in everything:
-        parts = name.split(b"/")
-        for depth in range(2, len(parts)):
-            above = b"/".join(parts[:depth])
-            if above in everything:
-                found.add(above if depth == 2 else name)
+    for name in names:
+        end = name.find("/", len("refs/"))
+        while end != -1:
+            above = RefName(name[:end])
+            if above in names:
+                found.add(name if "/" in above.removeprefix("refs/") else above)
+            end = name.find("/", end + 1)
     return found
+
+
+def in_order(refs: Mapping[RefName, ObjectId]) -> Mapping[RefName, ObjectId]:
+    """Return refs sorted by the bytes of their names: themselves where they are, as a rule."""
+    if all(one <= other for one, other in pairwise(map(_order, refs))):
+        return refs
+    return {name: refs[name] for name in sorted(refs, key=_order)}
+
+
+def _order(name: RefName) -> str:
+    # Compares as the bytes do, and takes no memory for usual names.
+    return name if name.isascii() else to_bytes(name).decode("latin-1")
 
 
 def is_selected(name: bytes, selection: Selection) -> bool:

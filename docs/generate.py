@@ -2,8 +2,8 @@
 
 ``python -m docs.generate`` writes, ``python -m docs.generate --check`` compares, prints the
 difference and exits with 1. What is generated comes from the inputs (`backup.config.INPUTS`), the
-stored documents (`backup.vault.documents`) and the rule for keys (`backup.vault.layout`); the same
-code always gives the same text.
+stored documents (`backup.vault.documents`), the rule for keys (`backup.vault.layout`) and the
+limits (`backup.limits`); the same code always gives the same text.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, Input, taken_by
 from backup.doors.action import OUTPUTS
+from backup.limits import LIMITS
 from backup.vault import documents, documents_of_exports, documents_of_prune
 from backup.vault.documents import STORED
 from backup.vault.fields import Part
@@ -100,12 +101,22 @@ def _parts() -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
     yield "inputs-in-full", _inputs_in_full
     yield "outputs", _outputs
     yield "keys", _keys
+    yield "limits", _limits
     for model in _models():
         yield f"fields-of-{model.__name__}", _bound(_fields, model)
 
 
 def _bound(make: Callable[[Any], Iterable[str]], argument: object) -> Callable[[], Iterable[str]]:
     return lambda: make(argument)
+
+
+def _limits() -> Iterator[str]:
+    yield from _head("Of", "At most", "More than that")
+    for one in LIMITS:
+        most = f"{one.most:,} {one.unit}"
+        if one.unit == "bytes":
+            most = f"{one.most >> 20} MiB" if one.most >> 20 else f"{one.most >> 10} KiB"
+        yield _row(one.what, most, one.then)
 
 
 # --- Options -----------------------------------------------------------------------------------

@@ -23,12 +23,13 @@ MODULES = {
 }
 
 # Each may import itself, what stands here, and `backup` for the version.
-GROUND = ("model", "errors", "secret", "stopping", "counting", "results", "times", "urls")
+GROUND = ("model", "errors", "limits", "secret", "stopping", "counting", "results", "times", "urls")
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": ("secret",),
     "errors": ("secret",),
     "secret": (),
+    "limits": (),
     "stopping": ("errors",),
     "times": (),
     "urls": ("secret",),

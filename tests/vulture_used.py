@@ -14,6 +14,7 @@ from backup.errors import PartialFailure
 from backup.git.http import bearer
 from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
+from backup.limits import LIMITS
 from backup.report import terminal
 from backup.sources.github.credentials import Live
 from backup.vault import documents, fields
@@ -100,6 +101,10 @@ def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...
     )
 
 
+def for_documents() -> tuple[object, ...]:
+    return (LIMITS,)
+
+
 def for_tests() -> tuple[object, ...]:
     return (MemoryDestination,)
 
@@ -111,5 +116,6 @@ _ = (
     of_later_adapters,
     protocol,
     called_by_libraries,
+    for_documents,
     for_tests,
 )

@@ -12,12 +12,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from backup.errors import BrokenArchive
+from backup.limits import MOST_RATIO
 
 _BLOCK = tarfile.BLOCKSIZE
 _ZEROS = bytes(_BLOCK)
 _UNPACKED_AT_ONCE = 1 << 20
-# What unpacks to more is made to keep a reader busy; text of one kind packs to a hundredth.
-_MOST_RATIO = 250
 _ALWAYS_UNPACKED_BYTES = 1 << 30
 # Of the header that says what another one has no room for: names, times, a size.
 _MOST_HEADER_BYTES = 1 << 20
@@ -75,8 +74,8 @@ def _unpacked(pieces: Iterable[bytes]) -> Iterator[bytes]:
             except zlib.error as error:
                 raise BrokenArchive(f"it does not unpack: {error}") from error
             unpacked_bytes += len(made)
-            if unpacked_bytes > max(_ALWAYS_UNPACKED_BYTES, packed_bytes * _MOST_RATIO):
-                raise BrokenArchive(f"it unpacks to more than {_MOST_RATIO} times its size")
+            if unpacked_bytes > max(_ALWAYS_UNPACKED_BYTES, packed_bytes * MOST_RATIO):
+                raise BrokenArchive(f"it unpacks to more than {MOST_RATIO} times its size")
             if made:
                 yield made
             data = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail

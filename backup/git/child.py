@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from backup.errors import HostUnreachable
+from backup.errors import AnswerTooLarge, HostUnreachable
 from backup.secret import ALLOWANCE, mask
 from backup.stopping import Stop
 
@@ -111,14 +111,22 @@ class Child:
             self._process.stdin.close()
         self._stdin = None
 
-    def converse(self, data: bytes) -> tuple[int, bytes]:
+    def converse(self, data: bytes, *, most_bytes: int | None = None) -> tuple[int, bytes]:
         """Write data, read stdout to its end, and return the exit status with what was read.
 
         Both at once: a child that answers while it is still being asked would block otherwise. A
         child that ends before it was told everything is no error here; its exit status is.
+
+        Args:
+            data: all that the child is told.
+            most_bytes: of stdout, where what is on it is not ours.
+
+        Raises:
+            AnswerTooLarge: there is more.
         """
         rest = memoryview(data)
         parts: list[bytes] = []
+        taken_bytes = 0
         while True:
             if rest:
                 rest = self._write_some(rest)
@@ -136,6 +144,9 @@ class Child:
             if not output:
                 return self.wait(), b"".join(parts)
             parts.append(output)
+            taken_bytes += len(output)
+            if most_bytes is not None and taken_bytes > most_bytes:
+                raise AnswerTooLarge(f"{self._name} says more than {most_bytes} bytes")
 
     def wait(self) -> int:
         """Wait for the child's end; the patience counts from now, since no byte can move."""

@@ -76,10 +76,12 @@ def run_git(
     stop: Stop,
     data: bytes = b"",
     environment: Mapping[str, str] | None = None,
+    most_bytes: int | None = None,
 ) -> bytes:
     """Run one git command inside a repository of ours and return its stdout.
 
     Raises:
+        AnswerTooLarge: its stdout has more than most_bytes.
         GitFailed: it ended with an error.
     """
     argv = ["git", "-C", directory, *arguments]
@@ -87,7 +89,7 @@ def run_git(
     with Child(
         argv, environment=environment, stop=stop, patience_seconds=PATIENCE_SECONDS
     ) as child:
-        status, output = child.converse(data)
+        status, output = child.converse(data, most_bytes=most_bytes)
         if status != 0:
             name = os.fspath(arguments[0])
             raise GitFailed(f"git {name} failed: {child.words() or f'exit status {status}'}")

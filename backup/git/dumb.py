@@ -8,43 +8,41 @@ Source: gitprotocol-http(5), "Dumb Clients"; git-update-server-info(1).
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 
-from backup.errors import MalformedPacket
+from backup import limits
+from backup.errors import AnswerTooLarge, MalformedPacket
 from backup.git.pktline import FLUSH, MAX_PACKET_BYTES, encode_line
 from backup.secret import foreign
 
-# A million refs with long names; no server's list was seen to have a tenth of it.
-MAX_LIST_BYTES = 128 << 20
 _LINE = re.compile(rb"((?:[0-9a-f]{40}|[0-9a-f]{64}))\t([^\0\n]+)\n")
 _ID = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _SYMREF = re.compile(rb"ref: (refs/[^\0\s]+)\s*")
 _FIRST_BYTES = 4096
 
 
-def read_list(read: Callable[[int], bytes]) -> bytes | None:
+def read_list(read: Callable[[int], bytes]) -> bytearray | None:
     """Read ``info/refs``; None where it is something else, of which no more than a piece is read.
 
     Raises:
-        MalformedPacket: it is longer than any list that is taken.
+        AnswerTooLarge: it is longer than any list that is taken.
     """
-    pieces: list[bytes] = []
-    size_bytes = 0
-    first = b""
+    listed = bytearray()
     while piece := read(1 << 18):
-        pieces.append(piece)
-        size_bytes += len(piece)
-        if len(first) < _FIRST_BYTES:
-            first = (first + piece)[:_FIRST_BYTES]
-            if b"\n" in first and _LINE.match(first) is None:
-                return None
-        if size_bytes > MAX_LIST_BYTES:
-            raise MalformedPacket(f"the list of refs has more than {MAX_LIST_BYTES} bytes")
-    listed = b"".join(pieces)
+        is_begin = len(listed) < _FIRST_BYTES
+        listed += piece
+        has_line = len(listed) >= _FIRST_BYTES or b"\n" in listed
+        if is_begin and has_line and _LINE.match(listed) is None:
+            return None
+        if len(listed) > limits.MOST_REF_LIST_BYTES:
+            raise AnswerTooLarge(
+                f"the list of refs has more than {limits.MOST_REF_LIST_BYTES} bytes"
+            )
     return listed if not listed or _LINE.match(listed) else None
 
 
-def advertisement(listed: bytes, head: bytes) -> Iterator[bytes]:
-    """Make the packets that a server of version 0 would send.
+def advertisement(listed: bytes | bytearray, head: bytes) -> Iterator[bytes]:
+    """Yield the packets that a server of version 0 would send, one after the other.
 
     Args:
         listed: the contents of ``info/refs``.
@@ -53,17 +51,17 @@ def advertisement(listed: bytes, head: bytes) -> Iterator[bytes]:
     Raises:
         MalformedPacket: the list is none.
     """
-    refs = {name: oid for oid, name in _lines(listed)}
-    some_id = next(iter(refs.values()), b"0" * 40)
+    some_id = next(_lines(listed), (b"0" * 40, b""))[0]
     features = b"object-format=sha256" if len(some_id) == 64 else b"object-format=sha1"
     found = _SYMREF.fullmatch(head)
     symref = b"" if found is None else found[1]
     if symref:
         features += b" symref=HEAD:" + symref
-    head_id = refs.get(symref) or (head.strip() if _ID.fullmatch(head.strip()) else None)
-    entries = [(b"HEAD", head_id)] if head_id else []
-    entries += [*refs.items()]
-    for name, oid in entries or [(b"capabilities^{}", b"0" * len(some_id))]:
+    head_id = next((oid for oid, name in _lines(listed) if name == symref), b"")
+    if not symref and _ID.fullmatch(head.strip()):
+        head_id = head.strip()
+    entries = _lines(listed) if listed else iter([(b"0" * len(some_id), b"capabilities^{}")])
+    for oid, name in chain([(head_id, b"HEAD")] if head_id else [], entries):
         line = b"%b %b" % (oid, name)
         if features:
             line, features = b"%b\0%b" % (line, features), b""
@@ -73,13 +71,12 @@ def advertisement(listed: bytes, head: bytes) -> Iterator[bytes]:
     yield FLUSH
 
 
-def _lines(listed: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _lines(listed: bytes | bytearray) -> Iterator[tuple[bytes, bytes]]:
     position = 0
     while position < len(listed):
         found = _LINE.match(listed, position)
         if found is None:
-            raise MalformedPacket(
-                f"the list of refs has a line {foreign(listed[position : position + 9000], 80)!r}"
-            )
-        yield found[1], found[2]
+            line = foreign(bytes(listed[position : position + 9000]), 80)
+            raise MalformedPacket(f"the list of refs has a line {line!r}")
+        yield bytes(found[1]), bytes(found[2])
         position = found.end()

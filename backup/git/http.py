@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from io import BytesIO
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import BinaryIO
@@ -28,7 +27,9 @@ from urllib3.exceptions import ProtocolError as BrokenConnection
 from urllib3.util import Timeout, make_headers, parse_url
 
 import backup
+from backup import limits
 from backup.errors import (
+    AnswerTooLarge,
     AuthenticationError,
     BackupError,
     ConfigError,
@@ -246,7 +247,7 @@ class HttpTransport:
             self._base = answer.url.removesuffix(suffix)
         if _media_type(answer) != f"application/x-{_SERVICE}-advertisement":
             return self._from_files(answer)
-        packets = self._packets = PacketReader(answer.read)
+        packets = self._packets = PacketReader(_within_ratio(answer))
         first = packets.next()
         if first is Special.FLUSH or _service_line(first) is None:
             packets.put_back(first)
@@ -260,7 +261,7 @@ class HttpTransport:
         answer = self._ask("POST", f"{self._base}/{_SERVICE}", body=request)
         if _media_type(answer) != f"application/x-{_SERVICE}-result":
             raise self._no_git(answer)
-        self._packets = PacketReader(answer.read)
+        self._packets = PacketReader(_within_ratio(answer))
         return self._packets
 
     @property
@@ -330,7 +331,8 @@ class HttpTransport:
             head = answer.read(_WORDS_BYTES)
         if not listed and not head.startswith(b"ref: refs/"):
             raise no_git
-        self._packets = PacketReader(BytesIO(b"".join(advertisement(listed, head))).read)
+        packets = advertisement(listed, head)
+        self._packets = PacketReader(lambda _: next(packets, b""))
         return self._packets
 
     def _no_git(self, answer: "Answer") -> RepositoryUnavailable:
@@ -344,6 +346,28 @@ class HttpTransport:
 
 def _media_type(answer: "Answer") -> str:
     return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _within_ratio(answer: "Answer") -> Callable[[int], bytes]:
+    """Read an answer as long as it does not unpack to far more than what came of it.
+
+    A pack may have any size: that someone has to send it is what keeps it from being endless.
+    """
+    unpacked_bytes = 0
+
+    def read(size: int) -> bytes:
+        nonlocal unpacked_bytes
+        piece = answer.read(size)
+        unpacked_bytes += len(piece)
+        if unpacked_bytes > max(
+            limits.UNPACKED_AT_ANY_RATIO_BYTES, answer.received_bytes * limits.MOST_RATIO
+        ):
+            raise AnswerTooLarge(
+                f"the server's answer unpacks to more than {limits.MOST_RATIO} times its size"
+            )
+        return piece
+
+    return read
 
 
 def _service_line(packet: bytes | Special) -> bytes | None:
@@ -387,6 +411,11 @@ class Answer:
             raise AssertionError("the head comes first")  # noqa: TRY004 - no caller's mistake
         self.status = head.status
         self.headers = {name.lower(): value for name, value in head.headers.items()}
+
+    @property
+    def received_bytes(self) -> int:
+        """How much of the body came so far, before it was unpacked."""
+        return 0 if self._response is None else self._response.tell()
 
     def read(self, size: int) -> bytes:
         """Return at most size bytes as soon as there are any; nothing at the end only.

@@ -20,7 +20,8 @@ from stat import S_ISLNK, S_ISREG
 from threading import Lock
 from typing import Any, Protocol
 
-from backup.errors import FileMissing, LinkExpired, SourceError, TruncatedResponse
+from backup import limits
+from backup.errors import AnswerTooLarge, FileMissing, LinkExpired, SourceError
 from backup.git.http import (
     MOST_REDIRECTS,
     REDIRECTS,
@@ -36,7 +37,6 @@ from backup.urls import Place, joined, place_of
 MOST_AT_ONCE = 100
 
 _TYPE = "application/vnd.git-lfs+json"
-_MOST_ANSWER_BYTES = 16 << 20
 # Of what ssh was told: at the least when it is used, and where it says nothing.
 _LEAST_LIFE = 300.0
 _LIFE_SECONDS = 900.0
@@ -488,8 +488,9 @@ def _whole(answer: Answer, named: str) -> bytes:
     try:
         while piece := answer.read(_PIECE_BYTES):
             data += piece
-            if len(data) > _MOST_ANSWER_BYTES:
-                raise TruncatedResponse(f"{named}: the answer does not end")
+            if len(data) > limits.MOST_LFS_ANSWER_BYTES:
+                most = limits.MOST_LFS_ANSWER_BYTES
+                raise AnswerTooLarge(f"{named}: the answer has more than {most} bytes")
     finally:
         answer.close()
     return bytes(data)

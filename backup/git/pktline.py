@@ -8,7 +8,8 @@ Source: gitprotocol-common(5), "pkt-line Format"; gitprotocol-v2(5), "Packet-Lin
 from collections.abc import Callable, Iterator
 from enum import Enum
 
-from backup.errors import MalformedPacket, RemoteRefused, TruncatedResponse
+from backup import limits
+from backup.errors import AnswerTooLarge, MalformedPacket, RemoteRefused, TruncatedResponse
 from backup.secret import foreign
 
 MAX_PACKET_BYTES = 65520
@@ -76,17 +77,26 @@ class PacketReader:
             raise MalformedPacket("the server sent a packet of 3 bytes")
         return Special(b"%04d" % length)
 
-    def lines(self) -> Iterator[bytes]:
+    def lines(
+        self, *, most_bytes: int = limits.MOST_REF_LIST_BYTES, what: str = "the answer"
+    ) -> Iterator[bytes]:
         r"""Yield lines up to the flush packet, each without its ``\n``.
+
+        Args:
+            most_bytes: of all lines together, framing included.
+            what: is made of the lines, for messages.
 
         Raises:
             RemoteRefused: the server sent an ``ERR`` packet in place of a line.
+            AnswerTooLarge: there are more bytes than that before the flush packet.
         """
-        while True:
-            packet = self.next()
-            if packet is Special.FLUSH:
-                return
-            yield text_line(packet)
+        taken_bytes = 0
+        while (packet := self.next()) is not Special.FLUSH:
+            line = text_line(packet)
+            taken_bytes += len(packet) + 4 if isinstance(packet, bytes) else 4
+            if taken_bytes > most_bytes:
+                raise AnswerTooLarge(f"{what} has more than {most_bytes} bytes")
+            yield line
 
     def put_back(self, packet: Packet) -> None:
         """Give back the packet that was taken last; it is the next one again."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backup import limits
 from backup.errors import BackupError, Interrupted, SourceError
 from backup.git.child import Child
 from backup.git.command import GitFailed, clean_environment, newer_format, run_git
@@ -437,6 +438,7 @@ def _remote_refs(url: str, *, environment: Mapping[str, str], stop: Stop) -> Rem
             directory=Path("/"),
             stop=stop,
             environment=environment,
+            most_bytes=limits.MOST_REF_LIST_BYTES,
         )
     except GitFailed as error:
         raise _push_error(url, error.message) from error

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from backup import limits
 from backup.errors import (
+    AnswerTooLarge,
     AuthenticationError,
     BackupError,
     HostUnreachable,
@@ -25,7 +27,6 @@ from backup.git.command import PATIENCE_SECONDS, clean_environment, newer_format
 from backup.git.transport import ProcessTransport
 from backup.stopping import Stop
 
-_MOST_ANSWER_BYTES = 1 << 16
 _CONNECT_SECONDS = 30
 _ALIVE_SECONDS = 30
 _ALIVE_TIMES = 10
@@ -113,8 +114,12 @@ def ask_for_lfs(
     ) as child:
         child.close_stdin()
         answer = b""
-        while len(answer) < _MOST_ANSWER_BYTES and (data := child.read(_MOST_ANSWER_BYTES)):
+        while data := child.read(limits.MOST_LFS_SSH_BYTES):
             answer += data
+            if len(answer) > limits.MOST_LFS_SSH_BYTES:
+                raise AnswerTooLarge(
+                    f"{url}: git-lfs-authenticate says more than {limits.MOST_LFS_SSH_BYTES} bytes"
+                )
         if child.wait() == 0:
             return answer
         words = child.words()

@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import Self
 
 import backup
+from backup import limits
 from backup.errors import (
+    AnswerTooLarge,
     BackupError,
     IncompleteRepository,
     MalformedPacket,
@@ -35,9 +37,10 @@ from backup.git.pktline import (
     text_line,
 )
 from backup.git.transport import Transport
-from backup.model import ID_LENGTH, LeftOut, ObjectFormat, ObjectId, Refs, Selection
+from backup.model import ID_LENGTH, LeftOut, ObjectFormat, ObjectId, RefName, Refs, Selection
 from backup.refs import (
     conflicting,
+    in_order,
     is_selected,
     is_storable,
     is_well_formed,
@@ -97,6 +100,7 @@ class Remote:
             prefixes: take only refs that begin so; everything selected when empty.
 
         Raises:
+            AnswerTooLarge: there are more refs, or more bytes of them, than are taken.
             ProtocolError: the list is broken or ended before its flush packet; never a shorter
                 list instead.
         """
@@ -105,9 +109,9 @@ class Remote:
             if advertised.refs is not None:
                 return advertised.refs
             self._count("git")
-            lines = self._transport.exchange(_ls_refs_request(advertised, prefixes)).lines()
+            packets = self._transport.exchange(_ls_refs_request(advertised, prefixes))
             collector = _RefCollector(advertised.object_format, self._selection, prefixes)
-            for line in lines:
+            for line in _ref_lines(packets):
                 collector.add_line(line)
             return collector.refs(protocol_v2=True)
         except ProtocolError as error:
@@ -186,12 +190,20 @@ def _read_advertisement(packets: PacketReader, selection: Selection) -> Advertis
     first = packets.next()
     # Some servers write no newline behind it.
     if first in {b"version 2\n", b"version 2"}:
-        return _capabilities(packets.lines())
+        return _capabilities(
+            packets.lines(
+                most_bytes=limits.MOST_CAPABILITY_BYTES, what="the server's list of capabilities"
+            )
+        )
     if first in {b"version 1\n", b"version 1"}:
         first = packets.next()
     if first is Special.FLUSH:
         return Advertised(0, "sha1", refs=Refs(tips={}, protocol_v2=False), nothing_said=True)
-    return _version_0(text_line(first), packets.lines(), selection)
+    return _version_0(text_line(first), _ref_lines(packets), selection)
+
+
+def _ref_lines(packets: PacketReader) -> Iterator[bytes]:
+    return packets.lines(most_bytes=limits.MOST_REF_LIST_BYTES, what="the list of refs")
 
 
 def _capabilities(lines: Iterator[bytes]) -> Advertised:
@@ -251,21 +263,23 @@ class _RefCollector:
         self._selection = selection
         # A server may answer with more than was asked for (gitprotocol-v2, ref-prefix).
         self._prefixes = tuple(to_bytes(prefix) for prefix in prefixes)
-        self._seen: set[bytes] = set()
-        self._tips: dict[bytes, bytes] = {}
-        self._peeled: dict[bytes, bytes] = {}
-        self._left_out: list[LeftOut] = []
+        # A million refs are nothing odd: each name and id is kept once, in what is returned.
+        self._tips: dict[RefName, ObjectId] = {}
+        self._peeled: dict[RefName, ObjectId] = {}
+        self._left_out: dict[RefName, LeftOut] = {}
         self._not_selected: Counter[str] = Counter()
-        self._head_id: bytes | None = None
+        self._newest = RefName("")
+        self._has_head = False
+        self._head_id: ObjectId | None = None
         self.head_symref: bytes | None = None
 
     def add_line(self, line: bytes) -> None:
         """Take one line of ls-refs: ``<id or unborn> SP <name> *(SP <attribute>)``."""
-        oid, *rest = line.split(b" ")
-        if not rest:
+        oid, space, rest = line.partition(b" ")
+        if not space:
             raise MalformedPacket(f"the list of refs has a line {foreign(line, 80)!r}")
-        name, *attributes = rest
-        values = dict(attribute.partition(b":")[::2] for attribute in attributes)
+        name, _, attributes = rest.partition(b" ")
+        values = dict(attribute.partition(b":")[::2] for attribute in attributes.split(b" "))
         if name == b"HEAD":
             self.head_symref = values.get(b"symref-target")
         if oid == b"unborn":
@@ -276,55 +290,66 @@ class _RefCollector:
         """Take one line of a version 0 advertisement: ``<id> SP <name>``."""
         oid, _, name = line.partition(b" ")
         if name.endswith(b"^{}"):
-            if (tag := name.removesuffix(b"^{}")) in self._tips:
-                self._peeled[tag] = self._checked(oid)
+            tag = to_name(name.removesuffix(b"^{}"))
+            if tag in self._tips:
+                # Right behind its tag, as a rule, whose name is kept once then.
+                self._peeled[self._newest if tag == self._newest else tag] = self._checked(oid)
             return
         self._add(oid, name, None)
 
     def refs(self, *, protocol_v2: bool) -> Refs:
         """Return everything taken."""
-        for name in sorted(conflicting(self._tips)):
+        for name in sorted(conflicting(self._tips.keys()), key=to_bytes):
             oid = self._tips.pop(name)
             self._peeled.pop(name, None)
-            self._leave_out(oid, name, "lies below another ref, or another below it")
-        symref = self.head_symref
-        if symref is not None and not is_well_formed(symref):
-            self._left_out.append(LeftOut(to_name(b"HEAD"), "", "names no well-formed ref"))
+            reason = "lies below another ref, or another below it"
+            self._left_out[name] = LeftOut(name, oid, reason)
+        symref = None if self.head_symref is None else to_name(self.head_symref)
+        left_out = [*self._left_out.values()]
+        if self.head_symref is not None and not is_well_formed(self.head_symref):
+            left_out.append(LeftOut(to_name(b"HEAD"), "", "names no well-formed ref"))
             symref = None
         if symref is not None and self._head_id is not None and symref not in self._tips:
             # It names a ref that is not taken: kept as what it leads to, like a detached HEAD.
             symref = None
         return Refs(
-            tips={to_name(n): ObjectId(oid.decode()) for n, oid in sorted(self._tips.items())},
-            peeled={to_name(n): ObjectId(oid.decode()) for n, oid in sorted(self._peeled.items())},
-            head_symref=None if symref is None else to_name(symref),
-            head_id=None if self._head_id is None else ObjectId(self._head_id.decode()),
+            tips=in_order(self._tips),
+            peeled=in_order(self._peeled),
+            head_symref=symref,
+            head_id=self._head_id,
             object_format=self._object_format,
-            left_out=tuple(self._left_out),
+            left_out=tuple(left_out),
             not_selected=dict(sorted(self._not_selected.items())),
             protocol_v2=protocol_v2,
         )
 
     def _add(self, oid: bytes, name: bytes, peeled: bytes | None) -> None:
-        self._checked(oid)
-        if name in self._seen:
-            raise MalformedPacket(f"the list of refs names {foreign(name, 200)!r} twice")
-        self._seen.add(name)
+        tip = self._checked(oid)
         if name == b"HEAD":
-            self._head_id = None if oid == self._null else oid
+            self._require_new(name, is_new=not self._has_head)
+            self._has_head = True
+            self._head_id = None if oid == self._null else tip
             return
         if self._prefixes and not name.startswith(self._prefixes):
             return
         if not is_selected(name, self._selection):
             self._not_selected[pattern_of(name)] += 1
             return
-        reason = self._reason_to_leave_out(oid, name)
-        if reason:
-            self._leave_out(oid, name, reason)
+        taken = to_name(name)
+        self._require_new(name, is_new=taken not in self._tips and taken not in self._left_out)
+        if len(self._tips) + len(self._left_out) >= limits.MOST_REFS:
+            raise AnswerTooLarge(f"the list of refs has more than {limits.MOST_REFS} refs")
+        if reason := self._reason_to_leave_out(oid, name):
+            self._left_out[taken] = LeftOut(taken, tip, reason)
             return
-        self._tips[name] = oid
+        self._tips[taken] = tip
+        self._newest = taken
         if peeled is not None:
-            self._peeled[name] = self._checked(peeled)
+            self._peeled[taken] = self._checked(peeled)
+
+    def _require_new(self, name: bytes, *, is_new: bool) -> None:
+        if not is_new:
+            raise MalformedPacket(f"the list of refs names {foreign(name, 200)!r} twice")
 
     def _reason_to_leave_out(self, oid: bytes, name: bytes) -> str:
         if oid == self._null:
@@ -335,13 +360,10 @@ class _RefCollector:
             return "the name is too long for a repository on disk"
         return ""
 
-    def _leave_out(self, oid: bytes, name: bytes, reason: str) -> None:
-        self._left_out.append(LeftOut(to_name(name), oid.decode(), reason))
-
-    def _checked(self, oid: bytes) -> bytes:
+    def _checked(self, oid: bytes) -> ObjectId:
         if self._id.fullmatch(oid) is None:
             raise MalformedPacket(f"the list of refs has {foreign(oid, 80)!r} where an id is due")
-        return oid
+        return ObjectId(oid.decode())
 
 
 def _command(name: bytes, advertised: Advertised) -> list[bytes]:
@@ -368,11 +390,14 @@ def _ls_refs_request(advertised: Advertised, prefixes: Sequence[str]) -> bytes:
 def _fetch_request(
     advertised: Advertised, wants: Sequence[ObjectId], haves: Sequence[ObjectId]
 ) -> bytes:
-    request = _command(b"fetch", advertised)
-    request += [encode_line(b"ofs-delta"), encode_line(b"no-progress")]
-    request += [encode_line(b"want " + oid.encode()) for oid in wants]
-    request += [encode_line(b"have " + oid.encode()) for oid in haves]
-    return b"".join((*request, encode_line(b"done"), FLUSH))
+    # Wants can be a million: the lines are not kept beside the request.
+    request = bytearray(b"".join(_command(b"fetch", advertised)))
+    request += encode_line(b"ofs-delta") + encode_line(b"no-progress")
+    for oid in wants:
+        request += encode_line(b"want " + oid.encode())
+    for oid in haves:
+        request += encode_line(b"have " + oid.encode())
+    return bytes(request + encode_line(b"done") + FLUSH)
 
 
 def fit_haves(

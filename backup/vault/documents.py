@@ -17,6 +17,7 @@ import pydantic_core
 from pydantic import Field, ValidationError, model_validator
 
 from backup.errors import DamagedDocument, DocumentTooLarge, UnsupportedFormat, sound
+from backup.limits import MAX_DOCUMENT_BYTES
 from backup.model import (
     BundleKind,
     ChangeKind,
@@ -28,7 +29,7 @@ from backup.model import (
     RefName,
     Refs,
 )
-from backup.refs import is_well_formed, to_bytes
+from backup.refs import in_order, is_well_formed, to_bytes
 from backup.vault.documents_of_exports import ExportLine
 from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import (
@@ -48,8 +49,6 @@ from backup.vault.fields import (
 T = TypeVar("T", bound=Part)
 
 FORMAT = 1
-MAX_DOCUMENT_BYTES = 256 << 20
-"""What a document unpacks to at the most. Readers refuse more (a gzip bomb), writers make none."""
 
 
 class SourceLine(Part):
@@ -665,11 +664,12 @@ def refs_digest(refs: Refs) -> str:
     """
     symref = b"-" if refs.head_symref is None else to_bytes(refs.head_symref)
     head = b"-" if refs.head_id is None else refs.head_id.encode()
-    lines = [refs.object_format.encode(), b"HEAD %b %b" % (symref, head)]
-    pairs = sorted((to_bytes(name), oid.encode()) for name, oid in refs.tips.items())
-    lines += [b"%b %b" % (oid, name) for name, oid in pairs]
-    lines += sorted(b"- %b %b" % (item.id.encode(), to_bytes(item.name)) for item in refs.left_out)
-    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+    digest = hashlib.sha256(b"%b\nHEAD %b %b\n" % (refs.object_format.encode(), symref, head))
+    for name, oid in in_order(refs.tips).items():
+        digest.update(b"%b %b\n" % (oid.encode(), to_bytes(name)))
+    for line in sorted(b"%b %b" % (one.id.encode(), to_bytes(one.name)) for one in refs.left_out):
+        digest.update(b"- %b\n" % line)
+    return digest.hexdigest()
 
 
 def _exact(name: str, name_base64: str | None) -> RefName:

@@ -1,5 +1,6 @@
 """The client of Git LFS against a server that says anything: links, credentials, quotas, ends."""
 
+import gzip
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from backup import limits
 from backup.errors import (
+    AnswerTooLarge,
     BackupError,
     FileMissing,
     LinkExpired,
@@ -126,6 +129,15 @@ def test_a_server_that_gives_no_links(
     with pytest.raises(kind) as caught:
         server.client().offers([ONE])
     assert words in caught.value.message
+
+
+def test_an_answer_about_files_has_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_LFS_ANSWER_BYTES", 1 << 20)
+    packed = gzip.compress(b'{"objects": [' + b" " * (64 << 20))
+    server.batch = Answer(200, TYPE | {"Content-Encoding": "gzip"}, packed)
+    with pytest.raises(AnswerTooLarge, match="the answer has more than 1048576 bytes") as caught:
+        server.client().offers([ONE])
+    assert not caught.value.retryable
     assert AUTHORIZATION.reveal() not in caught.value.message
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from backup.errors import BackupError, MalformedPacket
-from backup.git import dumb
+from backup import limits
+from backup.errors import AnswerTooLarge, BackupError
 from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader
 
@@ -69,13 +69,13 @@ def test_what_is_no_list_is_told_by_its_first_lines(data: bytes) -> None:
 
 
 def test_a_list_comes_in_pieces_and_may_be_empty() -> None:
-    assert read_list(pieces_of(LISTED)) == LISTED
-    assert read_list(pieces_of(b"")) == b""
+    assert read_list(pieces_of(LISTED)) == bytearray(LISTED)
+    assert read_list(pieces_of(b"")) == bytearray()
 
 
 def test_a_list_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dumb, "MAX_LIST_BYTES", 1000)
-    with pytest.raises(MalformedPacket, match="more than 1000 bytes"):
+    monkeypatch.setattr(limits, "MOST_REF_LIST_BYTES", 1000)
+    with pytest.raises(AnswerTooLarge, match="more than 1000 bytes"):
         read_list(lambda size: LISTED)
 
 

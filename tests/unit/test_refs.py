@@ -2,10 +2,11 @@
 
 import pytest
 
-from backup.model import Selection
+from backup.model import ObjectId, Selection
 from backup.refs import (
     HIDDEN_PREFIXES,
     conflicting,
+    in_order,
     is_selected,
     is_storable,
     is_well_formed,
@@ -171,6 +172,16 @@ def test_a_name_must_fit_into_files_and_folders(name: bytes, storable: bool) -> 
 def test_of_names_that_cannot_stand_together_the_deeper_is_found(
     names: list[bytes], found: set[bytes]
 ) -> None:
-    assert conflicting(names) == found
-    left = set(names) - found
-    assert conflicting(left) == set()
+    every = {to_name(name) for name in names}
+    clashes = conflicting(every)
+    assert {to_bytes(name) for name in clashes} == found
+    assert conflicting(every - clashes) == set()
+
+
+def test_refs_are_in_the_order_of_their_bytes_and_stay_themselves_where_they_are() -> None:
+    # A byte that is no UTF-8 is a surrogate in a str, and lies elsewhere among the characters.
+    names = [b"refs/a", b"refs/\x80", b"refs/\xc3\xa4", b"refs/\xee\x80\x80", b"refs/\xff"]
+    refs = {to_name(name): ObjectId("1" * 40) for name in names}
+    assert in_order(refs) is refs
+    turned = dict(reversed(refs.items()))
+    assert [to_bytes(name) for name in in_order(turned)] == names

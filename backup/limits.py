@@ -1,0 +1,70 @@
+"""How much of what others send is taken: each limit once, for the code and the documents. Pure.
+
+Bytes are those after unpacking. What exceeds a limit fails its repository with an error that names
+the limit; nothing is cut to fit, and the other repositories are done.
+"""
+
+from typing import NamedTuple
+
+# Of the floor that we hold to, a million refs, the list has some 80 MB, with annotated tags 130.
+MOST_REFS = 1_000_000
+MOST_REF_LIST_BYTES = 256 << 20
+# git's own has some hundred bytes.
+MOST_CAPABILITY_BYTES = 1 << 20
+# An answer about a hundred files has some 100 KB.
+MOST_LFS_ANSWER_BYTES = 16 << 20
+MOST_LFS_SSH_BYTES = 1 << 16
+# What unpacks to more is made to keep a reader busy; text of one kind packs to a hundredth, a list
+# of refs that all name one commit to a thirtieth, a pack hardly.
+MOST_RATIO = 250
+UNPACKED_AT_ANY_RATIO_BYTES = 16 << 20
+MAX_DOCUMENT_BYTES = 256 << 20
+
+
+class Limit(NamedTuple):
+    """A limit as the documents have it.
+
+    Attributes:
+        what: is limited.
+        most: of it, in its unit.
+        unit: ``bytes``, or what is counted.
+        then: what follows where it is exceeded.
+    """
+
+    what: str
+    most: int
+    unit: str
+    then: str
+
+
+_FAILS = "the repository fails"
+LIMITS = (
+    Limit("refs that are taken of one repository", MOST_REFS, "refs", _FAILS),
+    Limit("a list of refs, unselected ones included", MOST_REF_LIST_BYTES, "bytes", _FAILS),
+    Limit("the capabilities of a git server", MOST_CAPABILITY_BYTES, "bytes", _FAILS),
+    Limit(
+        f"an answer of a git server that unpacks to more than {UNPACKED_AT_ANY_RATIO_BYTES >> 20} "
+        "MiB, compared with what came",
+        MOST_RATIO,
+        "times",
+        _FAILS,
+    ),
+    Limit(
+        "an answer of an LFS server about files",
+        MOST_LFS_ANSWER_BYTES,
+        "bytes",
+        "those files fail",
+    ),
+    Limit(
+        "an answer of `git-lfs-authenticate` over ssh",
+        MOST_LFS_SSH_BYTES,
+        "bytes",
+        "those files fail",
+    ),
+    Limit(
+        "a document of the vault",
+        MAX_DOCUMENT_BYTES,
+        "bytes",
+        "a record fails its repository, a manifest its owner",
+    ),
+)
