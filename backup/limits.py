@@ -14,6 +14,8 @@ MOST_CAPABILITY_BYTES = 1 << 20
 # An answer about a hundred files has some 100 KB.
 MOST_LFS_ANSWER_BYTES = 16 << 20
 MOST_LFS_SSH_BYTES = 1 << 16
+# Of a page or message in place of an answer; a title may stand behind a long style sheet.
+MOST_PAGE_BYTES = 1 << 16
 # What unpacks to more is made to keep a reader busy; text of one kind packs to a hundredth, a list
 # of refs that all name one commit to a thirtieth, a pack hardly.
 MOST_RATIO = 250
@@ -60,6 +62,12 @@ LIMITS = (
         MOST_LFS_SSH_BYTES,
         "bytes",
         "those files fail",
+    ),
+    Limit(
+        "a page or a message in place of an answer",
+        MOST_PAGE_BYTES,
+        "bytes",
+        "the rest is not read",
     ),
     Limit(
         "a document of the vault",

@@ -8,13 +8,10 @@ Source: gitprotocol-http(5); gitprotocol-v2(5), "HTTP Transport".
 
 import base64
 import gzip
-import json
 import ssl
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import BinaryIO
@@ -30,14 +27,11 @@ import backup
 from backup import limits
 from backup.errors import (
     AnswerTooLarge,
-    AuthenticationError,
     BackupError,
     ConfigError,
     HostUnreachable,
     MalformedPacket,
     ProtocolError,
-    RateLimited,
-    RepositoryBlocked,
     RepositoryMissing,
     RepositoryUnavailable,
     SourceError,
@@ -45,9 +39,9 @@ from backup.errors import (
 )
 from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader, Special
-from backup.secret import Secret, foreign
+from backup.git.refusals import PROXY_HINT, media_type, not_what_was_asked_for, require_success
+from backup.secret import Secret
 from backup.stopping import Stop
-from backup.times import http_time
 from backup.urls import joined, place_of, shown
 
 # What a request sends: bytes, or a file whose length a header tells.
@@ -60,7 +54,7 @@ _USER_AGENT = f"git/2 (repo-backup {backup.__version__})"
 REDIRECTS = {301, 302, 303, 307, 308}
 MOST_REDIRECTS = 5
 _GZIP_ABOVE_BYTES = 1024
-_WORDS_BYTES = 2048
+_HEAD_BYTES = 2048
 _PIECE_BYTES = 1 << 18
 _PIECES_AHEAD = 8
 _LOOK_SECONDS = 0.25
@@ -159,8 +153,14 @@ class HttpClient:
         def begin() -> BaseHTTPResponse:
             return self.request(method, url, headers=headers, body=body)
 
+        proxy = self._settings.proxy_for(url)
         return Answer(
-            begin, url=url, named=named, stop=self.stop, patience_seconds=self.patience_seconds
+            begin,
+            url=url,
+            proxy="" if proxy is None else urlsplit(proxy).netloc.rpartition("@")[2],
+            named=named,
+            stop=self.stop,
+            patience_seconds=self.patience_seconds,
         )
 
     def close(self) -> None:
@@ -245,7 +245,7 @@ class HttpTransport:
         if answer.url.endswith(suffix):
             # What the server redirected to is where the next requests go as well.
             self._base = answer.url.removesuffix(suffix)
-        if _media_type(answer) != f"application/x-{_SERVICE}-advertisement":
+        if media_type(answer) != f"application/x-{_SERVICE}-advertisement":
             return self._from_files(answer)
         packets = self._packets = PacketReader(_within_ratio(answer))
         first = packets.next()
@@ -259,7 +259,7 @@ class HttpTransport:
 
     def exchange(self, request: bytes) -> PacketReader:
         answer = self._ask("POST", f"{self._base}/{_SERVICE}", body=request)
-        if _media_type(answer) != f"application/x-{_SERVICE}-result":
+        if media_type(answer) != f"application/x-{_SERVICE}-result":
             raise self._no_git(answer)
         self._packets = PacketReader(_within_ratio(answer))
         return self._packets
@@ -287,7 +287,7 @@ class HttpTransport:
         for _ in range(MOST_REDIRECTS):
             answer = self._answer = self._send(method, url, body)
             if answer.status not in REDIRECTS:
-                require_success(answer, self._named, signed_in=self._authorization() is not None)
+                require_success(answer, self._named, signed_in=self._is_signed_in())
                 return answer
             answer.close()
             target = joined(url, answer.headers.get("location", ""))
@@ -295,7 +295,9 @@ class HttpTransport:
             if place is None or place != place_of(self._named):
                 raise SourceError(
                     f"{self._named}: the server redirects to another place, {shown(target)}",
-                    hint="give that URL, if you trust it: credentials never follow a redirect",
+                    hint="give that URL, if you trust it: credentials never follow a redirect; "
+                    "where people sign in there, the token is missing or not accepted "
+                    "(REPO_BACKUP_TOKEN)",
                 )
             url = target
         raise SourceError(f"{self._named}: the server redirects in circles")
@@ -320,32 +322,38 @@ class HttpTransport:
 
     def _from_files(self, answer: "Answer") -> PacketReader:
         """Make the advertisement of a repository of which a web server has the files alone."""
-        no_git = self._no_git(answer)
-        listed = read_list(answer.read)
+        begin = bytearray()
+
+        def read(size: int) -> bytes:
+            piece = answer.read(size)
+            begin.extend(piece[: limits.MOST_PAGE_BYTES - len(begin)])
+            return piece
+
+        listed = read_list(read)
         if listed is None:
-            answer.close()
-            raise no_git
+            raise self._no_git(answer, bytes(begin))
         head = b""
         with suppress(RepositoryMissing):
-            answer = self._ask("GET", f"{self._base}/HEAD", body=None)
-            head = answer.read(_WORDS_BYTES)
+            head = self._ask("GET", f"{self._base}/HEAD", body=None).read(_HEAD_BYTES)
         if not listed and not head.startswith(b"ref: refs/"):
-            raise no_git
+            raise self._no_git(answer)
         packets = advertisement(listed, head)
         self._packets = PacketReader(lambda _: next(packets, b""))
         return self._packets
 
-    def _no_git(self, answer: "Answer") -> RepositoryUnavailable:
-        found = answer.headers.get("content-type", "")
-        return RepositoryUnavailable(
-            f"{self._named}: the server answers with {foreign(found, 80)!r}, "
-            "not with git's protocol",
-            hint="check the URL: it must be the one that git clone takes",
+    def _no_git(self, answer: "Answer", begin: bytes = b"") -> RepositoryUnavailable:
+        """Build the error for an answer that is none of git, of which the beginning was read."""
+        return not_what_was_asked_for(
+            answer,
+            begin,
+            self._named,
+            due="git's protocol",
+            check="the URL: it must be the one that git clone takes",
+            signed_in=self._is_signed_in(),
         )
 
-
-def _media_type(answer: "Answer") -> str:
-    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def _is_signed_in(self) -> bool:
+        return self._authorization() is not None
 
 
 def _within_ratio(answer: "Answer") -> Callable[[int], bytes]:
@@ -381,6 +389,7 @@ class Answer:
 
     Attributes:
         url: what was asked.
+        proxy: the host and port of the proxy that it was asked through; empty where there is none.
         headers: names in lower case.
     """
 
@@ -389,11 +398,13 @@ class Answer:
         begin: Callable[[], BaseHTTPResponse],
         *,
         url: str,
+        proxy: str,
         named: str,
         stop: Stop,
         patience_seconds: float,
     ) -> None:
         self.url = url
+        self.proxy = proxy
         self._named = named
         self._stop = stop
         self._patience_seconds = patience_seconds
@@ -511,7 +522,7 @@ def _network_error(
     if isinstance(error, ProxyError) and " 407 " in f" {cause} ":
         return SourceError(
             f"{url}: the proxy wants to know who we are (407)",
-            hint="put its user and password into the proxy's URL in the environment",
+            hint=PROXY_HINT,
         )
     if response is None:
         way = " through the proxy" if isinstance(error, ProxyError) else ""
@@ -543,112 +554,3 @@ def _is_distrust(error: Exception) -> bool:
     if any(isinstance(place, ssl.SSLCertVerificationError) for place in _chain(error)):
         return True
     return isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
-
-
-# --- What a server answers -----------------------------------------------------------------------
-
-
-def require_success(answer: Answer, url: str, *, signed_in: bool, quoted: bool = True) -> None:
-    """Turn an answer that is no success into the error that says what it asks of people.
-
-    Args:
-        answer: is closed where it is no success.
-        url: of what was asked.
-        signed_in: whether credentials came with the request.
-        quoted: whether the error repeats what the answer says.
-    """
-    if answer.status == 200:
-        return
-    said = _words(answer) if quoted else ""
-    wait = _seconds_to_wait(answer.headers)
-    answer.close()
-    match answer.status:
-        case 401:
-            raise AuthenticationError(
-                f"{url}: the server does not accept who we are (401){said}",
-                hint="the token is wrong or expired (REPO_BACKUP_TOKEN, or the input token)"
-                if signed_in
-                else "set REPO_BACKUP_TOKEN to a token that may read it",
-            )
-        case 429:
-            raise RateLimited(
-                f"{url}: the server asks us to slow down (429){said}", retry_after_seconds=wait
-            )
-        case 403 if wait is not None:
-            raise RateLimited(
-                f"{url}: the server limits how much is asked (403){said}", retry_after_seconds=wait
-            )
-        case 403:
-            raise RepositoryUnavailable(
-                f"{url}: the server forbids it (403){said}",
-                hint="the token needs to read this repository's contents (REPO_BACKUP_TOKEN, or "
-                "the input token)",
-            )
-        case 404:
-            raise RepositoryMissing(f"{url}: not there, or not visible to us (404){said}")
-        case 407:
-            raise SourceError(f"{url}: the proxy wants to know who we are (407)")
-        case 410:
-            raise RepositoryMissing(f"{url}: gone for good (410){said}")
-        case 451:
-            notice = _notice(answer.headers) if quoted else ""
-            raise RepositoryBlocked(f"{url}: blocked for legal reasons (451){notice or said}")
-        case 507 | 509:
-            # Source: git-lfs, docs/api/batch.md, "Response Errors".
-            raise RepositoryUnavailable(f"{url}: its quota is used up ({answer.status}){said}")
-        case status if status >= 500:
-            raise HostUnreachable(
-                f"{url}: the server is in trouble ({status}){said}", retry_after_seconds=wait
-            )
-        case status:
-            raise RepositoryUnavailable(f"{url}: the server answers {status}{said}")
-
-
-def _words(answer: Answer) -> str:
-    """Read what an answer says to people, with a colon before.
-
-    That is the first line of a plain text, or the message of a document in JSON.
-    """
-    kind = answer.headers.get("content-type", "text/plain").partition(";")[0].strip()
-    is_json = kind == "application/json" or kind.endswith("+json")
-    if kind != "text/plain" and not is_json:
-        return ""
-    data = b""
-    with suppress(ProtocolError, SourceError):
-        while len(data) < _WORDS_BYTES and (piece := answer.read(_WORDS_BYTES)):
-            data += piece
-    if is_json:
-        data = _message(data)
-    line = foreign(data.strip().partition(b"\n")[0], 200)
-    return f": {line}" if line else ""
-
-
-def _message(data: bytes) -> bytes:
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return b""
-    message = found.get("message") if isinstance(found, dict) else None
-    return message.encode("utf-8", "backslashreplace") if isinstance(message, str) else b""
-
-
-def _seconds_to_wait(headers: Mapping[str, str]) -> float | None:
-    """Read how long a server asks us to wait.
-
-    Source: RFC 9110, section 10.2.3; for x-ratelimit-*, GitHub's "Rate limits for the REST API".
-    """
-    asked = headers.get("retry-after", "").strip()
-    if asked.isdigit():
-        return float(asked)
-    if (until := http_time(asked)) is not None:
-        return max(0.0, (until - datetime.now(UTC)).total_seconds())
-    reset = headers.get("x-ratelimit-reset", "")
-    if headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
-        return max(0.0, float(reset) - time.time())
-    return None
-
-
-def _notice(headers: Mapping[str, str]) -> str:
-    # Source: RFC 7725, section 4: who blocks is named by a link of type blocked-by.
-    link = headers.get("link", "")
-    return f": {foreign(link, 500)}" if link else ""

@@ -22,15 +22,9 @@ from typing import Any, Protocol
 
 from backup import limits
 from backup.errors import AnswerTooLarge, FileMissing, LinkExpired, SourceError
-from backup.git.http import (
-    MOST_REDIRECTS,
-    REDIRECTS,
-    Answer,
-    Body,
-    HttpClient,
-    require_success,
-)
+from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, HttpClient
 from backup.git.pointers import Pointer
+from backup.git.refusals import not_what_was_asked_for, require_success
 from backup.secret import Secret, foreign
 from backup.urls import Place, joined, place_of
 
@@ -365,11 +359,20 @@ class LfsServer:
             half = len(pointers) // 2
             first = self._ask_batch(operation, pointers[:half])
             return {**first, **self._ask_batch(operation, pointers[half:])}
-        require_success(answer, named, signed_in="Authorization" in access.headers)
+        signed_in = "Authorization" in access.headers
+        require_success(answer, named, signed_in=signed_in)
+        data = _whole(answer, named)
         try:
-            found = json.loads(_whole(answer, named))
+            found = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{named}: the answer is no JSON") from error
+            raise not_what_was_asked_for(
+                answer,
+                data[: limits.MOST_PAGE_BYTES],
+                named,
+                due="readable JSON",
+                check="that the server has Git LFS",
+                signed_in=signed_in,
+            ) from error
         if not isinstance(found, dict) or not isinstance(found.get("objects"), list):
             raise SourceError(f"{named}: the answer is not one of Git LFS")
         # Some say nothing by a null, or by an empty text.

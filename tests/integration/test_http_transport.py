@@ -228,6 +228,8 @@ def test_a_redirect_elsewhere_is_refused_and_named(root: Path) -> None:
     assert "redirects to another place" in error.message
     assert away in error.message
     assert not error.retryable
+    # Single sign-on leads elsewhere, too.
+    assert "where people sign in" in error.hint
 
 
 def test_redirects_in_circles_end(root: Path) -> None:
@@ -299,7 +301,15 @@ def test_what_a_server_asks_to_wait_is_read(
     assert least <= error.retry_after_seconds <= most
 
 
-@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Retry-After": "soon"},
+        {"Retry-After": "\xb2"},
+        {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\xb9"},
+    ],
+)
 def test_a_throttle_that_says_nothing_leaves_the_time_to_us(
     headers: dict[str, str], root: Path
 ) -> None:
@@ -309,12 +319,127 @@ def test_a_throttle_that_says_nothing_leaves_the_time_to_us(
     assert error.retry_after_seconds is None
 
 
-def test_a_page_for_people_is_no_answer(root: Path) -> None:
-    page = answering(200, {"Content-Type": "text/html; charset=utf-8"}, b"<h1>Sign in</h1>")
-    with GitHttpServer(root, answer=page) as server:  # type: ignore[arg-type]
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+JSON = {"Content-Type": "application/json"}
+LOGIN = b"<html><head><title>Sign in \xc2\xb7 Acme&#39;s</title></head><body>..."
+PASSWORD = b"<title>Acme</title><form><input name=p type='password'></form>"
+SQUID = HTML | {"Server": "squid/5.7", "X-Squid-Error": "ERR_ACCESS_DENIED 0"}
+DENIED = b"<HTML><HEAD>\n<TITLE lang=en>ERROR: Access\nDenied</TITLE></HEAD>"
+AS_GIT = {"Content-Type": "application/x-git-upload-pack-advertisement"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "hint"),
+    [
+        (
+            Answer(200, HTML, LOGIN),
+            (
+                "the server answers with a page to sign in ('text/html; charset=utf-8'), not with "
+                "git's protocol: a page titled \"Sign in · Acme's\""
+            ),
+            "set REPO_BACKUP_TOKEN",
+        ),
+        (Answer(200, HTML, PASSWORD), "a page to sign in", "set REPO_BACKUP_TOKEN"),
+        (Answer(200, {}, LOGIN), "a page to sign in ('text/plain')", "set REPO_BACKUP_TOKEN"),
+        (
+            Answer(200, HTML, b"<!doctype html><title>Welcome to Airport WiFi</title>"),
+            (
+                "a web page ('text/html; charset=utf-8'), not with git's protocol: a page titled "
+                "'Welcome to Airport WiFi'"
+            ),
+            "a portal of the network, or a proxy in between",
+        ),
+        (
+            Answer(200, JSON, b'{"message": "Not here"}'),
+            "'application/json', not with git's protocol: Not here",
+            "check the URL",
+        ),
+        (Answer(200, JSON, b"[" * 60_000), "'application/json', not with git's", "check the URL"),
+        (Answer(200, JSON, b'{"message": {"a": 1}}'), "not with git's protocol", "check the URL"),
+        (
+            Answer(200, {"Content-Type": "application/octet-stream"}, b"\0\1\2" * 9000),
+            "the server answers with 'application/octet-stream', not with git's protocol",
+            "check the URL",
+        ),
+        (
+            Answer(403, SQUID, DENIED),
+            "a proxy forbids it (403): a page titled 'ERROR: Access Denied'",
+            "have it let git pass",
+        ),
+        (
+            Answer(403, HTML, b"<title>Forbidden</title>"),
+            "the server forbids it (403): a page titled 'Forbidden'",
+            "the token needs to read",
+        ),
+        (
+            Answer(407, HTML, b"<title>Who are you</title>"),
+            "the proxy wants to know who we are (407): a page titled 'Who are you'",
+            "the proxy's URL",
+        ),
+        (
+            Answer(502, HTML | {"Via": "1.1 proxy (squid/4.10)"}, b"<title>Bad Gateway</title>"),
+            "a proxy is in trouble (502): a page titled 'Bad Gateway'",
+            "have it let git pass",
+        ),
+        (
+            Answer(503, HTML, b"<title>502 Bad Gateway</title>"),
+            "the server is in trouble (503): a page titled '502 Bad Gateway'",
+            "",
+        ),
+        (
+            Answer(404, HTML, b"<title>Page not found</title>"),
+            "not visible to us (404): a page titled 'Page not found'",
+            "",
+        ),
+        (Answer(200, AS_GIT, LOGIN), "'<htm' where a packet begins", ""),
+    ],
+)
+def test_what_comes_in_place_of_git_is_said_for_what_it_is(
+    answer: Answer, message: str, hint: str, root: Path
+) -> None:
+    with GitHttpServer(root, answer=lambda _: answer) as server:
         error = failure(server)
-    assert isinstance(error, RepositoryUnavailable)
-    assert "text/html" in error.message
+    assert message in error.message
+    assert hint in error.hint
+    assert bool(hint) == bool(error.hint)
+    assert error.message.isprintable()
+    assert "<" not in error.message.replace("'<htm'", "")
+
+
+def test_a_page_to_sign_in_tells_a_refused_token_from_a_missing_one(root: Path) -> None:
+    with GitHttpServer(root, answer=lambda _: Answer(200, HTML, LOGIN)) as server:
+        error = failure(server, authorization=lambda: bearer(Secret(TOKEN)))
+    assert "single sign-on" in error.hint
+
+
+def test_a_page_in_place_of_an_answer_to_a_command_is_said_as_well(root: Path) -> None:
+    def answer(request: Request) -> Answer | None:
+        return Answer(200, HTML, LOGIN) if request.method == "POST" else None
+
+    with GitHttpServer(root, answer=answer) as server:
+        error = failure(server)
+    assert "a page to sign in" in error.message
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<title>" + b"x" * 300_000,
+        b"<title " * 50_000,
+        b"<input " * 50_000,
+        b"<title>\x1b]0;owned\x07" + TOKEN.encode() + b"\n::error::x</title>",
+        b"<title></title>",
+        b"<html>" + b" " * 300_000 + b"<title>far away</title>",
+    ],
+)
+def test_a_page_is_data_whatever_is_in_it(page: bytes, root: Path) -> None:
+    with GitHttpServer(root, answer=lambda _: Answer(200, HTML, page)) as server:
+        error = failure(server, authorization=lambda: bearer(Secret(TOKEN)))
+    assert "a web page" in error.message
+    assert len(error.message) < 500
+    assert error.message.isprintable()
+    assert TOKEN not in error.message
+    assert "far away" not in error.message
 
 
 def test_what_a_server_says_is_shown_on_one_line_and_without_secrets(root: Path) -> None:
@@ -465,3 +590,18 @@ def test_a_proxy_that_wants_credentials_is_said(root: Path) -> None:
         ):
             ask("https://git.example/acme/widgets.git", http)
     assert "proxy" in caught.value.message
+
+
+def test_a_page_that_comes_through_a_proxy_names_the_proxy_and_not_its_password(
+    root: Path,
+) -> None:
+    page = Answer(403, HTML, b"<title>Blocked by policy</title>")
+    with GitHttpServer(root, answer=lambda _: page) as proxy:
+        named = proxy.url.removeprefix("http://")
+        settings = HttpSettings(proxies={"http": f"http://user:pass-word-of-proxy@{named}"})
+        with client(settings) as http, pytest.raises(RepositoryUnavailable) as caught:
+            ask("http://git.example/acme/widgets.git", http)
+    error = caught.value
+    assert f"(403) (through the proxy {named}): a page titled 'Blocked by policy'" in error.message
+    assert "no_proxy" in error.hint
+    assert "pass-word-of-proxy" not in error.message

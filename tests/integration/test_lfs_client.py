@@ -28,6 +28,7 @@ from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.lfsserver import TYPE, oid_of
 from tests.support.tls import Certificates
 
+HTML = {"Content-Type": "text/html; charset=utf-8"}
 CONTENT = b"the file"
 ONE = Pointer(oid_of(CONTENT), len(CONTENT))
 AUTHORIZATION = basic("x-access-token", Secret("s3cret-of-this-test"))
@@ -114,8 +115,10 @@ def test_the_server_is_beside_the_repository(clone: str, server: Server) -> None
         (Answer(302, {"Location": "http://other.example/"}), SourceError, "redirects elsewhere"),
         (Answer(302, {"Location": "/x/objects/batch"}), SourceError, "redirects in circles"),
         (Answer(413), RepositoryUnavailable, "413"),
-        (Answer(200, {}, b"<html>"), SourceError, "no JSON"),
-        (Answer(200, TYPE, b"[" * 200_000), SourceError, "no JSON"),
+        (Answer(200, {}, b"<html>"), SourceError, "a web page"),
+        (Answer(200, HTML, b"<title>Log in</title>"), SourceError, "a page to sign in ('text/html"),
+        (Answer(403, HTML, b"<title>Filtered</title>"), SourceError, "a page titled 'Filtered'"),
+        (Answer(200, TYPE, b"[" * 200_000), SourceError, "not with readable JSON"),
         (Answer(200, TYPE, b"[]"), SourceError, "not one of Git LFS"),
         (Answer(200, TYPE, b'{"objects": 1}'), SourceError, "not one of Git LFS"),
         (Answer(200, TYPE, b'{"objects": [], "transfer": "tus"}'), SourceError, "another way"),
