@@ -23,9 +23,21 @@ MODULES = {
 }
 
 # Each may import itself, what stands here, and `backup` for the version.
-GROUND = ("model", "errors", "limits", "secret", "stopping", "counting", "results", "times", "urls")
+GROUND = (
+    "answers",
+    "model",
+    "errors",
+    "limits",
+    "secret",
+    "stopping",
+    "counting",
+    "results",
+    "times",
+    "urls",
+)
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "answers": (),
     "model": ("secret",),
     "errors": ("secret",),
     "secret": (),

@@ -16,6 +16,7 @@ from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
 from backup.limits import LIMITS
 from backup.report import terminal
+from backup.sources.github import api
 from backup.sources.github.credentials import Live
 from backup.vault import documents, fields
 
@@ -98,6 +99,8 @@ def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...
         lambda_entry._Invocations.do_POST,
         lambda_entry._Invocations.protocol_version,
         Live.token_type,
+        api._Connection.getresponse,
+        api._Response.getheaders,
     )
 
 

@@ -21,6 +21,7 @@ import requests
 from requests.auth import AuthBase
 
 import backup
+from backup.answers import Odd, flag, header_number, life_seconds, parsed, text, token
 from backup.errors import (
     AuthenticationError,
     BackupError,
@@ -32,9 +33,10 @@ from backup.errors import (
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign
-from backup.sources.items import each, taken_for
+from backup.sources.items import Bounds, each, taken_for
 from backup.sources.one_server import OneServerSession, basic, bearer
 from backup.times import ServerClock, http_time
+from backup.urls import place_of, shown
 
 PUBLIC_SERVER = "https://bitbucket.org"
 PUBLIC_API = "https://api.bitbucket.org"
@@ -167,11 +169,12 @@ class Consumer:
                     "with a callback URL and the permission to read repositories",
                 )
             _require_good(answer, "the token endpoint")
-            fields = answer.json()
-            token, life = fields["access_token"], float(fields["expires_in"])
+            fields = parsed(answer.content)
+        with taken_for("token", forge="Bitbucket"):
+            value, life = token(fields, "access_token"), life_seconds(fields, "expires_in")
             self.scopes = tuple(str(fields.get("scopes") or "").split())
         self._ends_at = now + life
-        return Secret(str(token))
+        return Secret(value)
 
 
 class BitbucketSource:
@@ -298,8 +301,9 @@ class BitbucketSource:
             return self._meant(item, workspace, kind)
 
     def _meant(self, item: Mapping[str, Any], workspace: str, kind: Kind) -> Repository | Absence:
-        if str(item["full_name"]).partition("/")[0].casefold() != workspace.casefold():
-            return Absence("transferred", f"it is now {item['full_name']}")
+        whole = text(item, "full_name")
+        if whole.partition("/")[0].casefold() != workspace.casefold():
+            return Absence("transferred", f"it is now {whole}")
         repository = self._repository(item)
         if kind != "wiki":
             return repository
@@ -321,17 +325,16 @@ class BitbucketSource:
             # Tokens that read repositories need not see the workspace; ids are in lower case.
             return self._name.lower(), ""
         with taken_for("workspace", forge="Bitbucket"):
-            return str(item["slug"]), str(item["uuid"]).strip("{}")
+            return text(item, "slug"), text(item, "uuid").strip("{}")
 
     def _repository(self, item: Mapping[str, Any]) -> Repository:
-        whole = str(item["full_name"])
-        workspace, _, slug = whole.partition("/")
-        is_private = bool(item.get("is_private"))
+        workspace, _, slug = text(item, "full_name").partition("/")
+        is_private = flag(item, "is_private")
         return Repository(
             host=self.identity.host,
             owner=self.identity.owner,
             path=slug,
-            host_id=str(item["uuid"]).strip("{}"),
+            host_id=text(item, "uuid").strip("{}"),
             clone_url=f"{self._server_url}/{quote(workspace, safe='')}/{quote(slug, safe='')}.git",
             private=is_private,
             visibility="private" if is_private else "public",
@@ -348,22 +351,22 @@ class BitbucketSource:
 
     # --- Requests ---
 
-    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str) -> Iterator[Any]:
         """Yield the items of a listing to its end, following Bitbucket's own links."""
-        url: str | None = f"{self._api_url}/2.0{path}?pagelen={_PAGE}"
+        url: Any = f"{self._api_url}/2.0{path}?pagelen={_PAGE}"
         seen: set[str] = set()
+        bounds = Bounds("Bitbucket")
         while url is not None:
-            if url in seen or not url.startswith(f"{self._api_url}/"):
+            is_ours = isinstance(url, str) and url.startswith(f"{self._api_url}/")
+            if not is_ours or url in seen or place_of(url) != place_of(self._api_url):
                 raise SourceError(
-                    f"Bitbucket's listing {path} goes on at {urlsplit(url).netloc}{path}, where it "
-                    "cannot",
+                    f"Bitbucket's listing {path} goes on at {shown(str(url))}, where it cannot",
                     hint="check --api-url",
                 )
             seen.add(url)
             page = self._get(url, path)
-            if not isinstance(page, dict) or not isinstance(page.get("values"), list):
-                raise SourceError(f"Bitbucket answers {path} with something that is no list")
-            yield from page["values"]
+            is_page = isinstance(page, dict)
+            yield from bounds.page(page.get("values") if is_page else None, path)
             url = page.get("next")
 
     def _ask(self, path: str) -> dict[str, Any]:
@@ -378,7 +381,7 @@ class BitbucketSource:
             answer = self._send(url, path)
         with _our_errors(path):
             _require_good(answer, path)
-            return answer.json()
+            return parsed(answer.content)
 
     def _send(self, url: str, path: str) -> requests.Response:
         auth = None if self._credentials is None else _Header(self._credentials.for_api())
@@ -394,13 +397,15 @@ def _our_errors(path: str) -> Iterator[None]:
     """Turn what requests raises into what it asks of people."""
     try:
         yield
+    except Odd as error:
+        raise SourceError(f"Bitbucket answers {path} with {error}") from error
     except requests.exceptions.SSLError as error:
         raise SourceError(
             "Bitbucket's certificate is not trusted",
             hint="name your authority's certificates in REQUESTS_CA_BUNDLE",
         ) from error
-    except (OSError, ValueError, KeyError) as error:
-        # requests' own errors are OSErrors; the others are an answer that says something else.
+    except (OSError, ValueError) as error:
+        # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
         words = str(error).strip() or type(error).__name__
         raise HostUnreachable(f"Bitbucket does not answer {path}: {foreign(words, 300)}") from error
 
@@ -412,8 +417,8 @@ def _require_good(answer: requests.Response, path: str) -> None:
 
 def _refusal(answer: requests.Response, path: str) -> BackupError:
     status, said = answer.status_code, _said(answer)
-    wait = answer.headers.get("Retry-After", "")
-    seconds = float(wait) if wait.isdigit() else None
+    wait = header_number(answer.headers.get("Retry-After"))
+    seconds = None if wait is None else float(wait)
     match status:
         case 401:
             return AuthenticationError(
@@ -444,7 +449,7 @@ def _refusal(answer: requests.Response, path: str) -> BackupError:
 
 def _said(answer: requests.Response) -> str:
     try:
-        body = answer.json()
+        body = parsed(answer.content)
         found = body.get("error_description") or body.get("error")
         words = found.get("message") if isinstance(found, dict) else found
     except (ValueError, AttributeError):

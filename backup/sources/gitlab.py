@@ -18,6 +18,7 @@ import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 import backup
+from backup.answers import Odd, header_number, in_time, moment, number, parsed, text
 from backup.errors import (
     AuthenticationError,
     BackupError,
@@ -29,7 +30,7 @@ from backup.errors import (
 from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity, Visibility
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign
-from backup.sources.items import each, taken_for
+from backup.sources.items import Bounds, each, taken_for
 from backup.sources.one_server import OneServerSession
 from backup.times import ServerClock, http_time
 
@@ -167,8 +168,9 @@ class GitLabSource:
             found = self._ask("/personal_access_tokens/self")
         except (AuthenticationError, RepositoryMissing) as error:
             return Diagnosis((Finding("warning", f"the token says nothing of itself: {error}"),))
-        scopes = {str(scope) for scope in found.get("scopes") or ()}
-        shown = ", ".join(sorted(scopes)) or "none"
+        with taken_for("token", forge="GitLab"):
+            scopes = {str(scope) for scope in found.get("scopes") or ()}
+        shown = foreign(", ".join(sorted(scopes)) or "none", 300)
         findings = [Finding("info", f"the token has the scopes {shown}")]
         if "api" not in scopes and not scopes >= {"read_api", "read_repository"}:
             findings = [
@@ -179,26 +181,27 @@ class GitLabSource:
                 )
             ]
         if ends_on := found.get("expires_at"):
-            findings.append(Finding("info", f"the token ends on {ends_on}"))
+            findings.append(Finding("info", f"the token ends on {foreign(str(ends_on), 40)}"))
         return Diagnosis(tuple(findings), server_time=http_time(self._headers.get("date")))
 
     def repositories(self) -> Iterator[Repository]:
-        owner = self._find_owner()
+        owner, bounds = self._find_owner(), Bounds("GitLab")
         if self._token is None:
             self._notes[f"{owner.path}: without a token only what is public is seen"] = None
 
         def of_item(item: Mapping[str, Any]) -> Iterator[Repository]:
             if self._path_below(owner, item) is not None or self._shared:
-                yield from self._of_project(owner, item)
+                yield from self._of_project(owner, item, bounds)
 
         def of_snippet(item: Mapping[str, Any]) -> Iterator[Repository]:
             if item.get("project_id") is None:
                 yield self._snippet(owner, item, below=None)
 
         known = {"forge": "GitLab", "host": self.identity.host, "owner": owner.path}
-        yield from each(self._pages(owner.listing, **self._wanted(owner)), of_item, **known)
+        listing = self._pages(owner.listing, bounds, **self._wanted(owner))
+        yield from each(listing, of_item, **known)
         if self._snippets and owner.is_self:
-            yield from each(self._pages("/snippets"), of_snippet, **known)
+            yield from each(self._pages("/snippets", bounds), of_snippet, **known)
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         owner = self._find_owner()
@@ -213,7 +216,7 @@ class GitLabSource:
 
     def _meant(self, owner: _Owner, item: Mapping[str, Any], kind: Kind) -> Repository | Absence:
         if self._path_below(owner, item) is None and not self._shared:
-            return Absence("transferred", f"it is now {item['path_with_namespace']}")
+            return Absence("transferred", f"it is now {text(item, 'path_with_namespace')}")
         project = self._project(owner, item)
         if kind != "wiki":
             return project
@@ -260,8 +263,11 @@ class GitLabSource:
                     # Packed once is enough, and requests would unpack the rest.
                     extra_headers={"Accept-Encoding": "identity"},
                 )
+            pieces = answer.iter_content(_PIECE_BYTES)
             with closing(answer):
-                yield from answer.iter_content(_PIECE_BYTES)
+                # A piece in time each: of one byte a second an archive has no end.
+                while piece := in_time(lambda: next(pieces, b""), give_up=answer.raw.shutdown):
+                    yield piece
 
     # --- Whose ---
 
@@ -281,18 +287,21 @@ class GitLabSource:
             item = self._ask(f"/groups/{quote(self._name, safe='')}", with_projects="false")
         except RepositoryMissing:
             return None
-        number = int(item["id"])
-        return _Owner(str(item["full_path"]), f"/groups/{number}/projects", f"group/{number}")
+        with taken_for("group", forge="GitLab"):
+            group_id = number(item, "id")
+            listing = f"/groups/{group_id}/projects"
+            return _Owner(text(item, "full_path"), listing, f"group/{group_id}")
 
     def _find_user(self) -> _Owner | None:
         found = self._request("/users", username=self._name)
         if not isinstance(found, list) or not found:
             return None
-        number, name = int(found[0]["id"]), str(found[0]["username"])
-        is_self = False
-        if self._token is not None and not self._is_job:
-            is_self = int(self._ask("/user")["id"]) == number
-        return _Owner(name, f"/users/{number}/projects", f"user/{number}", is_self)
+        with taken_for("user", forge="GitLab"):
+            user_id, name = number(found[0], "id"), text(found[0], "username")
+            is_self = False
+            if self._token is not None and not self._is_job:
+                is_self = number(self._ask("/user"), "id") == user_id
+        return _Owner(name, f"/users/{user_id}/projects", f"user/{user_id}", is_self)
 
     def _wanted(self, owner: _Owner) -> dict[str, str]:
         # In the order of ids nothing that is made meanwhile pushes another project off its page.
@@ -304,30 +313,32 @@ class GitLabSource:
 
     # --- What a project has ---
 
-    def _of_project(self, owner: _Owner, item: Mapping[str, Any]) -> Iterator[Repository]:
+    def _of_project(
+        self, owner: _Owner, item: Mapping[str, Any], bounds: Bounds
+    ) -> Iterator[Repository]:
         project = self._project(owner, item)
         yield project
         if _has(item, "wiki"):
             yield self._wiki(project)
         if self._snippets and _has(item, "snippets"):
-            for snippet in self._pages(f"/projects/{int(item['id'])}/snippets"):
+            snippets = self._pages(f"/projects/{project.host_id}/snippets", bounds)
+            for snippet in snippets:
                 yield self._snippet(owner, snippet, below=project)
 
     def _project(self, owner: _Owner, item: Mapping[str, Any]) -> Repository:
-        whole = str(item["path_with_namespace"])
-        active_at = item.get("last_activity_at")
+        whole = text(item, "path_with_namespace")
         return Repository(
             host=urlsplit(self._server_url).netloc.lower(),
             owner=owner.path,
             path=self._path_below(owner, item) or whole,
-            host_id=str(int(item["id"])),
+            host_id=str(number(item, "id")),
             clone_url=f"{self._server_url}/{quote(whole)}.git",
             private=item.get("visibility") != "public",
             visibility=_visibility(item),
             archived=bool(item.get("archived")),
             fork=bool(item.get("forked_from_project")),
             blocked="" if _has(item, "repository") else "its repository is switched off",
-            active_at=datetime.fromisoformat(active_at) if active_at else None,
+            active_at=moment(item.get("last_activity_at")),
         )
 
     def _wiki(self, project: Repository) -> Repository:
@@ -342,15 +353,15 @@ class GitLabSource:
     def _snippet(
         self, owner: _Owner, item: Mapping[str, Any], *, below: Repository | None
     ) -> Repository:
-        number = int(item["id"])
+        snippet_id = number(item, "id")
         # Of a user's own snippets the path begins at the server.
         above = self._server_url if below is None else below.clone_url.removesuffix(".git")
         return Repository(
             host=urlsplit(self._server_url).netloc.lower(),
             owner=owner.path,
-            path=f"snippets/{number}" if below is None else f"{below.path}/snippets/{number}",
-            host_id=str(number),
-            clone_url=f"{above}/snippets/{number}.git",
+            path=f"{'' if below is None else f'{below.path}/'}snippets/{snippet_id}",
+            host_id=str(snippet_id),
+            clone_url=f"{above}/snippets/{snippet_id}.git",
             kind="snippet",
             private=item.get("visibility") != "public",
             visibility=_visibility(item),
@@ -360,39 +371,41 @@ class GitLabSource:
 
     def _look_up_snippet(self, owner: _Owner, *, host_id: str, path: str) -> Repository | Absence:
         project_path, found, _ = path.rpartition("/snippets/")
+        below = None
         try:
-            if not found:
-                return self._snippet(owner, self._ask(f"/snippets/{host_id}"), below=None)
-            whole = quote(f"{owner.path}/{project_path}", safe="")
-            below = self._project(owner, self._ask(f"/projects/{whole}"))
-            item = self._ask(f"/projects/{below.host_id}/snippets/{quote(host_id, safe='')}")
+            with taken_for("snippet", forge="GitLab"):
+                place = f"/snippets/{quote(host_id, safe='')}"
+                if found:
+                    whole = quote(f"{owner.path}/{project_path}", safe="")
+                    below = self._project(owner, self._ask(f"/projects/{whole}"))
+                    place = f"/projects/{below.host_id}{place}"
+                return self._snippet(owner, self._ask(place), below=below)
         except RepositoryMissing:
             return Absence("not-visible", "GitLab knows no such snippet, or hides it from us")
-        return self._snippet(owner, item, below=below)
 
     def _path_below(self, owner: _Owner, item: Mapping[str, Any]) -> str | None:
         """Tell a project's path within the owner; None for one that lies elsewhere."""
-        whole, prefix = str(item["path_with_namespace"]), f"{owner.path}/"
+        whole, prefix = text(item, "path_with_namespace"), f"{owner.path}/"
         below = whole.casefold().startswith(prefix.casefold())
         return whole[len(prefix) :] if below else None
 
     # --- Requests ---
 
-    def _pages(self, path: str, **query: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str, bounds: Bounds, **query: str) -> Iterator[Any]:
         """Yield the items of a listing to its end, as GitLab numbers its pages."""
-        page = "1"
-        while page:
-            items = self._request(path, **query, page=page, per_page=str(_PAGE))
-            if not isinstance(items, list):
-                raise SourceError(f"GitLab answers {path} with something that is no list")
+        page: int | None = 1
+        while page is not None:
+            wanted = {**query, "page": str(page), "per_page": str(_PAGE)}
+            items = bounds.page(self._request(path, **wanted), path)
             # Read now: whoever takes the items may ask for something else meanwhile.
-            following = self._headers.get("x-next-page")
-            if following is None and len(items) >= _PAGE:
+            said = self._headers.get("x-next-page")
+            following = header_number(said)
+            if (said is None and len(items) >= _PAGE) or (said and following is None):
                 raise SourceError(f"GitLab does not say whether {path} has another page")
-            if following and int(following) <= int(page):
+            if following is not None and following <= page:
                 raise SourceError(f"GitLab's listing {path} does not go on after page {page}")
             yield from items
-            page = following or ""
+            page = following
 
     def _ask(self, path: str, *, needs: str = _FOR_READING, **query: str) -> dict[str, Any]:
         found = self._request(path, needs=needs, **query)
@@ -407,7 +420,7 @@ class GitLabSource:
                 "get", path, query_data=dict(query), obey_rate_limit=False
             )
             self._clock.hear(self._headers)
-            return answer.json()
+            return parsed(answer.content)
 
     def _remember_headers(self, response: requests.Response, **_: object) -> None:
         self._headers = {name.lower(): value for name, value in response.headers.items()}
@@ -422,6 +435,10 @@ class GitLabSource:
         """
         try:
             yield
+        except BackupError:
+            raise
+        except Odd as error:
+            raise SourceError(f"GitLab answers {path} with {error}") from error
         except GitlabAuthenticationError as error:
             raise AuthenticationError(
                 f"GitLab does not accept the token (401){_said(error)}",
@@ -438,11 +455,17 @@ class GitLabSource:
                     hint="name your authority's certificates in REQUESTS_CA_BUNDLE",
                 ) from error
             raise HostUnreachable(f"GitLab cannot be reached: {foreign(words, 300)}") from error
+        except Exception as error:
+            # python-gitlab reads refusals by what a sound GitLab answers.
+            words = type(error).__name__
+            raise SourceError(
+                f"GitLab's answer to {path} cannot be understood ({words})"
+            ) from error
 
     def _refusal(self, error: GitlabError, path: str, needs: str) -> BackupError:
         status, said = error.response_code, _said(error)
-        wait = self._headers.get("retry-after", "")
-        seconds = float(wait) if wait.isdigit() else None
+        wait = header_number(self._headers.get("retry-after"))
+        seconds = None if wait is None else float(wait)
         if status == 429:
             return RateLimited(
                 f"GitLab's rate limit is used up (429){said}", retry_after_seconds=seconds

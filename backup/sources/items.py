@@ -1,18 +1,50 @@
 """What a forge's API answers, taken for what it should be: one odd item is one odd item.
 
 A listing may hold a null, or an item without a name. The others are as good as before; what could
-not be read is yielded with its problem, so that the run says so.
+not be read is yielded with its problem, so that the run says so. A listing that does not end is an
+error of its owner.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from backup import answers
+from backup.answers import Odd
 from backup.errors import SourceError
 from backup.model import Repository
 
 # What reading an item raises that is not as it should be.
-_ODD = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
+
+class Bounds:
+    """Counts what one owner's listings gave.
+
+    Args:
+        forge: how people call it.
+    """
+
+    def __init__(self, forge: str) -> None:
+        self._forge = forge
+        self._pages = self._items = 0
+
+    def page(self, items: object, path: str) -> list[Any]:
+        """Return the items of a page.
+
+        Raises:
+            SourceError: it is no list, or one page or item more than any owner has.
+        """
+        if not isinstance(items, list):
+            raise SourceError(f"{self._forge} answers {path} with something that is no list")
+        self._pages += 1
+        self._items += len(items)
+        if self._pages > answers.MOST_PAGES or self._items > answers.MOST_ITEMS:
+            raise SourceError(
+                f"{self._forge}'s listing {path} does not end: more than {answers.MOST_PAGES:,} "
+                f"pages or {answers.MOST_ITEMS:,} items"
+            )
+        return items
 
 
 def each(
@@ -63,4 +95,4 @@ def taken_for(what: str, *, forge: str) -> Iterator[None]:
 def _what(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"without {error}"
-    return type(error).__name__
+    return str(error) if isinstance(error, Odd) else type(error).__name__

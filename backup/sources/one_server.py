@@ -1,11 +1,14 @@
-"""HTTP requests that keep credentials at the server they are for."""
+"""HTTP requests that keep credentials at their server, and take no answer without end."""
 
 import base64
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
+from backup.answers import in_time, whole
 from backup.errors import SourceError
 from backup.secret import Secret
 from backup.urls import place_of, shown
@@ -24,8 +27,64 @@ def basic(username: str, password: Secret) -> Secret:
     return Secret(f"Basic {base64.b64encode(pair).decode()}")
 
 
+class LimitedAdapter(HTTPAdapter):
+    """Takes no more of an answer, and waits no longer for it, than `backup.answers` has it.
+
+    An answer that is streamed ends when its reader says so; of that only the head has a limit.
+
+    Args:
+        seconds: for an answer, where that is less.
+    """
+
+    def __init__(self, *, seconds: float | None = None) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def send(  # type: ignore[override] # the rest is passed on as it comes
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,  # noqa: FBT001, FBT002 - as the base has it
+        **settings: Any,
+    ) -> requests.Response:
+        begun: list[requests.Response] = []
+        base = super().send
+
+        def receive() -> requests.Response:
+            answer = base(request, stream=True, **settings)
+            begun.append(answer)
+            # Those that say something else than was asked for are read whole by requests.
+            if not stream or answer.is_redirect or not answer.ok:
+                answer.raw = _Whole(answer.raw)
+                try:
+                    _ = answer.content
+                except BaseException:
+                    answer.close()
+                    raise
+            return answer
+
+        def give_up() -> None:
+            for answer in begun:
+                with suppress(Exception):
+                    answer.raw.shutdown()
+
+        return in_time(receive, give_up=give_up, seconds=self._seconds)
+
+
+class _Whole:
+    """An answer that requests reads at once, within the limit."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def stream(self, size: int, *, decode_content: bool) -> Iterator[bytes]:
+        yield whole(self._raw.stream(size, decode_content=decode_content), came=self._raw.tell)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
 class OneServerSession(requests.Session):
-    """A session that refuses to follow a redirect to another server.
+    """A session that refuses to follow a redirect to another server, and what has no end.
 
     requests itself would go, and takes only the Authorization header away. Used from one thread.
 
@@ -37,6 +96,8 @@ class OneServerSession(requests.Session):
         super().__init__()
         self._forge = forge
         self._goes_elsewhere = False
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, LimitedAdapter())
 
     @contextmanager
     def going_elsewhere(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """``role-to-assume``: the job's own identity becomes an AWS session, and does so again in time."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 import botocore.credentials
 import pytest
 
+from backup import answers
 from backup.commands.run import RunOptions
 from backup.destinations.s3 import JobRole, S3Destination, S3Settings, caller_identity
 from backup.destinations.s3.bucket import Bucket
+from backup.destinations.s3.role import _identity
+from backup.errors import DestinationError, DestinationUnreachable
 from backup.secret import Secret
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
@@ -200,6 +204,49 @@ def test_what_refuses_is_named(what: str, place: Place, tmp_path: Path) -> None:
         assert "the role's trust policy must name GitHub's provider" in done.stderr
     for secret in (BEARER, STATEMENT, SECRET, TOKEN):
         assert secret not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"7",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"value": null}',
+        b'{"value": ""}',
+        b'{"value": 7}',
+        b'{"value": ["x"]}',
+        b'{"value": "two\\nlines"}',
+        b'{"value": "\\ud800"}',
+    ],
+    ids=lambda body: body[:20].decode(),
+)
+def test_what_is_no_identity_is_an_error_that_says_so(body: bytes, place: Place) -> None:
+    place.issuers.identity = Answer(200, {}, body)
+    with pytest.raises(DestinationError, match="cannot be understood"):
+        _identity(JobRole(ROLE, f"{place.url}/identity", Secret(BEARER), "repo-backup"))
+
+
+def test_an_identity_without_an_end_is_taken_to_a_limit(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = JobRole(ROLE, f"{place.url}/identity", Secret(BEARER), "repo-backup")
+    place.issuers.identity = Answer(200, {}, (b" " * 65536 for _ in range(4096)))
+    with pytest.raises(DestinationError, match="more than 32 MiB"):
+        _identity(role)
+
+    def slow() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b" "
+            time.sleep(0.02)
+
+    monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+    place.issuers.identity = Answer(200, {}, slow())
+    with pytest.raises(DestinationUnreachable, match="takes longer than"):
+        _identity(role)
 
 
 def test_the_action_works_as_the_role_and_names_it(place: Place, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import gzip
 import os
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
@@ -50,11 +50,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer given in place of git's."""
+    """An answer given in place of git's.
+
+    Attributes:
+        body: pieces are sent as they come, until the client has gone.
+    """
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: bytes | Iterable[bytes] = b""
 
 
 class Imitation(Protocol):
@@ -202,6 +206,12 @@ class _Handler(BaseHTTPRequestHandler):
         (self.send_response_only if dated else self.send_response)(answer.status)
         for name, value in ({"Content-Type": "text/plain"} | answer.headers).items():
             self.send_header(name, value)
+        if not isinstance(answer.body, bytes):
+            self.send_header("Connection", "close")
+            self.end_headers()
+            for piece in answer.body:
+                self.wfile.write(piece)
+            return
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)

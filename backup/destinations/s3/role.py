@@ -5,8 +5,8 @@ done again for as long as the job lives, so that no session's end stops a run.
 Source: GitHub Docs, "OpenID Connect reference"; AWS STS, "AssumeRoleWithWebIdentity".
 """
 
-import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -26,14 +26,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 
+from backup.answers import Odd, in_time, parsed, token, whole
 from backup.errors import AccessDenied, DestinationError, DestinationUnreachable
-from backup.secret import Secret
+from backup.secret import Secret, foreign
 
 # Where nothing names a region; any bucket of the partition can be asked for its own from there.
 DEFAULT_REGION = "us-east-1"
 _AUDIENCE = "sts.amazonaws.com"
 _SECONDS = 20
-_MOST_BYTES = 1 << 20
 # What every role allows; it is renewed in time.
 _SESSION_SECONDS = 3600
 _METHOD = "assume-role-with-web-identity"
@@ -170,28 +170,46 @@ def _identity(role: JobRole) -> Secret:
         method="GET",
         url=url,
         headers={"Authorization": f"Bearer {role.bearer.reveal()}", "Accept": "application/json"},
+        stream_output=True,
     )
     verify: Any = role.ca_bundle or True
     # botocore's clients find proxies by themselves; its bare session does not.
     proxies = get_environ_proxies(url)
     http = URLLib3Session(verify=verify, proxies=proxies, timeout=_SECONDS)
-    try:
+
+    begun: list[Any] = []
+
+    def ask() -> tuple[int, bytes]:
         answer = http.send(request.prepare())
-        status, body = answer.status_code, answer.content
-    except BotoCoreError as error:
+        begun.append(answer.raw)
+        with closing(answer.raw):
+            return answer.status_code, whole(answer.raw.stream())
+
+    def give_up() -> None:
+        for raw in begun:
+            raw.shutdown()
+
+    try:
+        status, body = in_time(ask, give_up=give_up)
+    except Odd as error:
+        raise DestinationError(
+            f"GitHub's answer to who this job is has {error}, and cannot be understood"
+        ) from error
+    except Exception as error:
+        # botocore's own errors, those of urllib3 below it, and that it takes too long.
         raise DestinationUnreachable(
-            f"the identity of this job cannot be asked for: {error}"
+            f"the identity of this job cannot be asked for: {foreign(str(error), 300)}"
         ) from error
     finally:
         http.close()
     if status >= 500:
         raise DestinationUnreachable(f"GitHub does not say who this job is ({status})")
-    if status != 200 or len(body) > _MOST_BYTES:
+    if status != 200:
         raise AccessDenied(
             f"GitHub does not say who this job is ({status})",
             hint="the job needs the permission id-token: write",
         )
     try:
-        return Secret(str(json.loads(body)["value"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return Secret(token(parsed(body), "value"))
+    except (ValueError, LookupError, TypeError) as error:
         raise DestinationError("GitHub's answer to who this job is cannot be understood") from error

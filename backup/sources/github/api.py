@@ -1,21 +1,24 @@
 """Requests to GitHub's REST API by PyGithub, and what its refusals ask of people.
 
-PyGithub repeats nothing here, since `backup.commands.retrying` does.
+PyGithub repeats nothing here, since `backup.commands.retrying` does. It is given a connection of
+ours, since its own takes answers without end.
 Source: GitHub's REST API, "Rate limits" and "Best practices".
 """
 
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import ItemsView, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import github
-from github import Auth, GithubException
+from github import Auth
 
 import backup
+from backup.answers import Odd, header_number, parsed
 from backup.errors import (
     AuthenticationError,
     BackupError,
@@ -27,7 +30,10 @@ from backup.errors import (
     SourceError,
 )
 from backup.secret import foreign
+from backup.sources.items import Bounds
+from backup.sources.one_server import OneServerSession
 from backup.times import ServerClock
+from backup.urls import place_of
 
 PUBLIC_SERVER = "https://github.com"
 PUBLIC_API = "https://api.github.com"
@@ -36,6 +42,8 @@ PAGE = 100
 _END = re.compile(r"(?P<moment>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<zone>UTC|[+-]\d{4}))?")
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 _TIMEOUT_SECONDS = 30
+# PyGithub asks again where an answer redirects, or is not ready yet (202).
+_MOST_TRIES = 10
 
 
 def api_of(server_url: str) -> str:
@@ -61,7 +69,9 @@ class Api:
 
     def __init__(self, auth: Auth.Auth | None, api_url: str) -> None:
         self._signed_in = auth is not None
+        self._place = place_of(api_url)
         self.clock = ServerClock()
+        self._connection = _Connection(api_url)
         self._github = github.Github(
             auth=auth,
             base_url=api_url,
@@ -80,33 +90,108 @@ class Api:
         Raises:
             BackupError: see `our_errors`.
         """
-        with our_errors(url, signed_in=self._signed_in):
-            headers, data = self._github.requester.requestJsonAndCheck(
-                method, url, input=None if body is None else dict(body)
+        if not url.startswith("/") and place_of(url) != self._place:
+            raise _leads_elsewhere(url)
+        self._connection.tries = 0
+        with our_errors(url):
+            status, headers, answer = self._github.requester.requestJson(
+                method,
+                url,
+                input=None if body is None else dict(body),
+                cnx=self._connection,  # type: ignore[arg-type] # has what is used of PyGithub's
             )
-        told = {str(name).lower(): str(value) for name, value in headers.items()}
-        self.clock.hear(told)
-        return told, data
+            told = {str(name).lower(): str(value) for name, value in headers.items()}
+            if status < 400:
+                self.clock.hear(told)
+                return told, parsed(answer)
+        data = None
+        with suppress(ValueError):
+            data = parsed(answer)
+        raise _refusal(status, told, data, url, signed_in=self._signed_in)
 
-    def pages(self, path: str) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, bounds: Bounds | None = None) -> Iterator[Any]:
         """Yield the items of a listing to its end, following GitHub's own links.
 
+        Args:
+            path: of the API.
+            bounds: counts this listing with others.
+
         Raises:
-            SourceError: a page is missing, or no list; never a shorter list.
+            SourceError: a page is missing, or no list, or there is no end; never a shorter list.
         """
         url: str | None = f"{path}{'&' if '?' in path else '?'}per_page={PAGE}"
         seen: set[str] = set()
+        bounds = bounds or Bounds("GitHub")
         while url is not None:
             if url in seen:
                 raise SourceError(f"GitHub's listing {path} goes on at a page that it had already")
             seen.add(url)
             headers, data = self.request("GET", url)
-            items = data.get("repositories") if isinstance(data, dict) else data
-            if not isinstance(items, list):
-                raise SourceError(f"GitHub answers {url} with something that is no list")
-            yield from items
+            yield from bounds.page(
+                data.get("repositories") if isinstance(data, dict) else data, path
+            )
             found = _NEXT.search(headers.get("link", ""))
             url = None if found is None else found[1]
+
+
+class _Connection:
+    """What PyGithub sends by: it takes no answer without end, and nothing of a .netrc.
+
+    Attributes:
+        tries: how often it was used for the question in hand.
+    """
+
+    def __init__(self, api_url: str) -> None:
+        place = urlsplit(api_url)
+        self._server = f"{place.scheme}://{place.netloc}"
+        self._session = OneServerSession("GitHub")
+        self._asked: tuple[str, str, Any, dict[str, str]] | None = None
+        self.tries = 0
+
+    def request(
+        self,
+        verb: str,
+        url: str,
+        input: Any,  # noqa: A002 - as PyGithub calls it
+        headers: dict[str, str],
+        stream: bool = False,  # noqa: FBT001, FBT002 - as PyGithub calls it
+    ) -> None:
+        self._asked = verb, url, input, headers
+
+    def getresponse(self) -> "_Response":
+        if self._asked is None:
+            raise AssertionError("nothing was asked")
+        self.tries += 1
+        if self.tries > _MOST_TRIES:
+            raise Odd("one redirect after another")
+        verb, url, data, headers = self._asked
+        answer = self._session.request(
+            verb,
+            f"{self._server}{url}",
+            headers=headers,
+            data=data,
+            timeout=_TIMEOUT_SECONDS,
+            allow_redirects=False,
+            auth=lambda request: request,
+        )
+        return _Response(
+            answer.status_code, answer.headers, answer.content.decode("utf-8", "replace")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """An answer, as PyGithub reads it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+    def getheaders(self) -> ItemsView[str, str]:
+        return self.headers.items()
+
+    def read(self) -> str:
+        return self.body
 
 
 def end_of(headers: Mapping[str, str]) -> datetime | None:
@@ -115,21 +200,21 @@ def end_of(headers: Mapping[str, str]) -> datetime | None:
     found = _END.fullmatch(said.strip())
     if found is None:
         return None
-    moment = datetime.strptime(found["moment"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-    zone = found["zone"]
-    if zone in {"UTC", None}:
-        return moment
-    offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:5]))
-    return moment - offset if zone[0] == "+" else moment + offset
+    zone = "+0000" if found["zone"] in {"UTC", None} else found["zone"]
+    with suppress(ValueError, OverflowError):
+        return datetime.strptime(f"{found['moment']}{zone}", "%Y-%m-%d %H:%M:%S%z").astimezone(UTC)
+    return None
 
 
 @contextmanager
-def our_errors(url: str, *, signed_in: bool) -> Iterator[None]:
+def our_errors(url: str) -> Iterator[None]:
     """Turn what PyGithub raises into what it asks of people."""
     try:
         yield
-    except GithubException as error:
-        raise _refusal(error, url, signed_in=signed_in) from error
+    except BackupError:
+        raise
+    except Odd as error:
+        raise SourceError(f"GitHub answers {urlsplit(url).path} with {error}") from error
     except (OSError, ValueError) as error:
         # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
         words = str(error).strip() or type(error).__name__
@@ -140,38 +225,49 @@ def our_errors(url: str, *, signed_in: bool) -> Iterator[None]:
             ) from error
         raise HostUnreachable(f"GitHub cannot be reached: {foreign(words, 300)}") from error
     except AssertionError as error:
-        raise ConfigError(
-            f"GitHub's answer leads to another server than its API: {error}",
-            hint="check --server-url and --api-url",
+        raise _leads_elsewhere(str(error)) from error
+    except Exception as error:
+        # PyGithub reads headers, and follows redirects, by what a sound GitHub answers.
+        words = foreign(str(error), 300)
+        raise SourceError(
+            f"GitHub's answer cannot be understood: {words or type(error).__name__}"
         ) from error
 
 
-def _refusal(error: GithubException, url: str, *, signed_in: bool) -> BackupError:
-    headers = {str(name).lower(): str(value) for name, value in (error.headers or {}).items()}
-    said = _said(error)
+def _leads_elsewhere(url: str) -> ConfigError:
+    return ConfigError(
+        f"GitHub's answer leads to another server than its API: {foreign(url, 300)}",
+        hint="check --server-url and --api-url",
+    )
+
+
+def _refusal(
+    status: int, headers: Mapping[str, str], data: object, url: str, *, signed_in: bool
+) -> BackupError:
+    said = _said(data)
     wait = _seconds_to_wait(headers, said)
     place = urlsplit(url).path
-    if error.status == 401:
+    if status == 401:
         return AuthenticationError(
             f"GitHub does not accept the token (401){said}",
             hint="it is wrong, expired or revoked (REPO_BACKUP_TOKEN, or the input token)",
         )
-    if error.status == 429 or (error.status == 403 and wait is not None):
+    if status == 429 or (status == 403 and wait is not None):
         hint = "" if signed_in else "with a token (REPO_BACKUP_TOKEN) the limit is 5,000 an hour"
         return RateLimited(
-            f"GitHub's rate limit is used up ({error.status}){said}",
+            f"GitHub's rate limit is used up ({status}){said}",
             hint=hint,
             retry_after_seconds=wait,
         )
-    if error.status == 403:
+    if status == 403:
         return _forbidden(headers, place, said)
-    if error.status == 404:
+    if status == 404:
         return RepositoryMissing(f"GitHub knows no {place}, or hides it from us (404)")
-    if error.status == 451:
-        return RepositoryBlocked(f"blocked for legal reasons{said}{_notice(error)}")
-    if error.status >= 500:
-        return HostUnreachable(f"GitHub is in trouble ({error.status})", retry_after_seconds=wait)
-    return SourceError(f"GitHub refuses {place} ({error.status}){said}")
+    if status == 451:
+        return RepositoryBlocked(f"blocked for legal reasons{said}{_notice(data)}")
+    if status >= 500:
+        return HostUnreachable(f"GitHub is in trouble ({status})", retry_after_seconds=wait)
+    return SourceError(f"GitHub refuses {place} ({status}){said}")
 
 
 def _forbidden(headers: Mapping[str, str], place: str, said: str) -> BackupError:
@@ -193,26 +289,25 @@ def _forbidden(headers: Mapping[str, str], place: str, said: str) -> BackupError
     return AuthenticationError(f"GitHub forbids {place} (403){said}", hint=hint)
 
 
-def _said(error: GithubException) -> str:
-    data = error.data
+def _said(data: object) -> str:
     words = data.get("message") if isinstance(data, dict) else None
     line = foreign(str(words or ""), 300)
     return f": {line}" if line else ""
 
 
-def _notice(error: GithubException) -> str:
-    block = error.data.get("block") if isinstance(error.data, dict) else None
+def _notice(data: object) -> str:
+    block = data.get("block") if isinstance(data, dict) else None
     url = block.get("html_url") if isinstance(block, dict) else None
-    return f" ({url})" if url else ""
+    return f" ({foreign(str(url), 300)})" if url else ""
 
 
 def _seconds_to_wait(headers: Mapping[str, str], said: str) -> float | None:
     """Read how long GitHub asks us to wait; None where it is no matter of a rate limit."""
-    asked = headers.get("retry-after", "")
-    if asked.isdigit():
+    asked = header_number(headers.get("retry-after"))
+    if asked is not None:
         return float(asked)
-    reset = headers.get("x-ratelimit-reset", "")
-    if headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
-        return max(0.0, float(reset) - time.time()) + 1
+    reset = header_number(headers.get("x-ratelimit-reset"))
+    if headers.get("x-ratelimit-remaining") == "0" and reset is not None:
+        return max(0.0, reset - time.time()) + 1
     # "If neither is there, wait for at least one minute."
     return 60.0 if "secondary rate limit" in said.lower() else None

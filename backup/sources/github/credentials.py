@@ -17,6 +17,7 @@ from typing import Protocol
 
 from github import Auth
 
+from backup.answers import Odd, moment, number, token
 from backup.errors import (
     AuthenticationError,
     ConfigError,
@@ -26,6 +27,7 @@ from backup.errors import (
 )
 from backup.secret import Secret
 from backup.sources.github.api import Api
+from backup.sources.items import taken_for
 from backup.times import http_time
 
 # No request begins with a token that has less than this to live.
@@ -136,12 +138,14 @@ class App:
             if refused is error:
                 raise
             raise refused from error
-        token = Secret(str(answer["token"]))
-        ends_at = datetime.fromisoformat(answer["expires_at"])
-        # By GitHub's clock: ours may be wrong by minutes.
-        now = http_time(headers.get("date")) or datetime.now(UTC)
+        with taken_for("token", forge="GitHub"):
+            value, ends_at = token(answer, "token"), moment(answer["expires_at"])
+            # By GitHub's clock: ours may be wrong by minutes.
+            now = http_time(headers.get("date")) or datetime.now(UTC)
+            if ends_at is None or ends_at <= now:
+                raise Odd("expires_at is no time to come")
         self._ends_at = began + (ends_at - now).total_seconds()
-        return token
+        return Secret(value)
 
     def _installation(self, api: Api) -> int:
         """Find the installation; asked each time, since it may have been made anew.
@@ -150,15 +154,17 @@ class App:
             AuthenticationError: there is none, or it is suspended.
         """
         for one in api.pages("/app/installations"):
-            login = str((one.get("account") or {}).get("login", ""))
-            if login.casefold() != self._owner.casefold():
+            account = one.get("account") if isinstance(one, dict) else None
+            login = account.get("login") if isinstance(account, dict) else None
+            if str(login).casefold() != self._owner.casefold():
                 continue
             if one.get("suspended_at"):
                 raise AuthenticationError(
                     f"the GitHub App {self._app_id} is suspended at {self._owner!r}",
                     hint="an owner of it can lift that in its settings, under GitHub Apps",
                 )
-            return int(one["id"])
+            with taken_for("installation", forge="GitHub"):
+                return number(one, "id")
         raise self._not_installed()
 
     def _not_installed(self) -> AuthenticationError:

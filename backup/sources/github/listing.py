@@ -6,13 +6,14 @@ may ask for.
 Source: GitHub's REST API, "Repositories" and "Apps".
 """
 
-import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from backup.answers import flag, moment, number, text
 from backup.errors import (
     AuthenticationError,
     RepositoryBlocked,
@@ -24,14 +25,13 @@ from backup.results import Diagnosis, Finding
 from backup.secret import Secret
 from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of
 from backup.sources.github.credentials import AccessToken, Credentials, Live
-from backup.sources.items import each, taken_for
+from backup.sources.items import Bounds, each, taken_for
 from backup.sources.one_server import basic
 from backup.times import http_time
 from backup.urls import place_of, shown
 
 # Source: "Authenticating as a GitHub App installation"; GitHub takes it with any token.
 ANY_USERNAME = "x-access-token"
-_NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 _SOON_DAYS = 14
 _FEW_REQUESTS = 100
 _OWN_REPOSITORIES = "/user/repos?affiliation=owner"
@@ -166,16 +166,17 @@ class GitHubSource:
         findings = [*self._of_token(headers)]
         if (ends_at := end_of(headers)) is not None:
             findings.append(_ending(ends_at))
-        core = data.get("resources", {}).get("core", {}) if isinstance(data, dict) else {}
-        remaining, limit = core.get("remaining"), core.get("limit")
-        if isinstance(remaining, int) and remaining < _FEW_REQUESTS:
-            findings.append(
-                Finding(
-                    "warning",
-                    f"{remaining} of {limit} requests are left in this hour",
-                    "others use the same token; a GitHub App has a limit of its own",
+        # A server of one's own may have no limit, and then says nothing of it.
+        with suppress(LookupError, TypeError, ValueError):
+            core = data["resources"]["core"]
+            if (remaining := number(core, "remaining")) < _FEW_REQUESTS:
+                findings.append(
+                    Finding(
+                        "warning",
+                        f"{remaining} of {number(core, 'limit')} requests are left in this hour",
+                        "others use the same token; a GitHub App has a limit of its own",
+                    )
                 )
-            )
         return Diagnosis(tuple(findings), server_time=http_time(headers.get("date")))
 
     def _of_token(self, headers: Mapping[str, str]) -> Iterator[Finding]:
@@ -208,10 +209,10 @@ class GitHubSource:
             )
 
     def repositories(self) -> Iterator[Repository]:
-        owner = self._find_owner()
+        owner, bounds = self._find_owner(), Bounds("GitHub")
 
         def of_item(item: Mapping[str, Any]) -> Iterator[Repository]:
-            if str(item["owner"]["login"]).casefold() != owner.login.casefold():
+            if text(item["owner"], "login").casefold() != owner.login.casefold():
                 return
             repository = self._repository(item)
             yield repository
@@ -219,9 +220,11 @@ class GitHubSource:
                 yield self._wiki(repository)
 
         known = {"forge": "GitHub", "host": self.identity.host, "owner": owner.login}
-        yield from each(self._pages(self._listing_of(owner)), of_item, **known)
-        if self._gists:
-            yield from each(self._pages_of_gists(owner), lambda item: [self._gist(item)], **known)
+        listing = self._api.pages(self._listing_of(owner), bounds)
+        yield from each(listing, of_item, **known)
+        if self._gists and (path := self._gists_of(owner)):
+            listing = self._api.pages(path, bounds)
+            yield from each(listing, lambda item: [self._gist(item)], **known)
 
     def look_up(self, *, host_id: str, path: str, kind: Kind) -> Repository | Absence:
         place = "gists" if kind == "gist" else "repositories"
@@ -239,8 +242,8 @@ class GitHubSource:
         if kind == "gist":
             return self._gist(item)
         owner = self._find_owner()
-        if str(item["owner"]["login"]).casefold() != owner.login.casefold():
-            return Absence("transferred", f"it is now {item['full_name']}")
+        if text(item["owner"], "login").casefold() != owner.login.casefold():
+            return Absence("transferred", f"it is now {text(item, 'full_name')}")
         repository = self._repository(item)
         if kind != "wiki":
             return repository
@@ -260,16 +263,18 @@ class GitHubSource:
                     hint="check the name; an organisation that was renamed has a new one",
                 ) from error
             with taken_for("owner", forge="GitHub"):
-                is_organization = item["type"] == "Organization"
-                self._owner = _Owner(str(item["login"]), str(item["id"]), is_organization)
+                is_organization = text(item, "type") == "Organization"
+                owner_id = str(number(item, "id"))
+                self._owner = _Owner(text(item, "login"), owner_id, is_organization)
         return self._owner
 
     def _listing_of(self, owner: _Owner) -> str:
         """Choose the listing that sees the most with this kind of token."""
+        login = quote(owner.login, safe="")
         public = (
-            f"/orgs/{owner.login}/repos?type=all"
+            f"/orgs/{login}/repos?type=all"
             if owner.is_organization
-            else f"/users/{owner.login}/repos?type=owner"
+            else f"/users/{login}/repos?type=owner"
         )
         if self._credentials is None:
             self._notes[f"{owner.login}: without a token only what is public is seen"] = None
@@ -285,26 +290,25 @@ class GitHubSource:
         ] = None
         return public
 
-    def _pages_of_gists(self, owner: _Owner) -> Iterator[dict[str, Any]]:
-        """Choose the listing that sees the most of somebody's gists."""
+    def _gists_of(self, owner: _Owner) -> str:
+        """Choose the listing that sees the most of somebody's gists; empty where there are none."""
         if owner.is_organization:
             self._notes[f"{owner.login}: an organisation has no gists"] = None
-            return iter(())
+            return ""
         # Source: "Gists": installations see none but the public ones.
         credentials = self._credentials
         if credentials is not None and not credentials.is_installation and self._is_own(owner):
-            return self._pages("/gists")
+            return "/gists"
         self._notes[f"{owner.login}: of the gists only those that are public are seen"] = None
-        return self._pages(f"/users/{owner.login}/gists")
+        return f"/users/{quote(owner.login, safe='')}/gists"
 
     def _is_own(self, owner: _Owner) -> bool:
         """Tell whether the token is the owner's own."""
-        return str(self._ask("/user")["login"]).casefold() == owner.login.casefold()
+        item = self._ask("/user")
+        with taken_for("user", forge="GitHub"):
+            return text(item, "login").casefold() == owner.login.casefold()
 
     # --- Requests ---
-
-    def _pages(self, path: str) -> Iterator[dict[str, Any]]:
-        return self._api.pages(path)
 
     def _ask(self, path: str) -> dict[str, Any]:
         _, data = self._request(path)
@@ -323,29 +327,28 @@ class GitHubSource:
     # --- What an item means ---
 
     def _repository(self, item: Mapping[str, Any]) -> Repository:
-        pushed_at = item.get("pushed_at")
         return Repository(
             host=urlsplit(self._server_url).netloc.lower(),
             owner=self._find_owner().login,
-            path=str(item["name"]),
-            host_id=str(item["id"]),
-            clone_url=f"{self._server_url}/{quote(str(item['full_name']))}.git",
-            private=bool(item["private"]),
+            path=text(item, "name"),
+            host_id=str(number(item, "id")),
+            clone_url=f"{self._server_url}/{quote(text(item, 'full_name'))}.git",
+            private=flag(item, "private"),
             visibility=_visibility(item),
             archived=bool(item.get("archived")),
-            fork=bool(item["fork"]),
-            pushed_at=datetime.fromisoformat(pushed_at) if pushed_at else None,
+            fork=flag(item, "fork"),
+            pushed_at=moment(item.get("pushed_at")),
             blocked="GitHub has disabled it" if item.get("disabled") else "",
         )
 
     def _gist(self, item: Mapping[str, Any]) -> Repository:
-        gist_id, url = str(item["id"]), str(item["git_pull_url"])
+        gist_id, url = text(item, "id"), text(item, "git_pull_url")
         host = urlsplit(self._server_url).netloc.lower()
         # Gists have a host of their own, or a folder; credentials go nowhere else.
         server, place = place_of(self._server_url), place_of(url)
         ours = () if server is None else (server, server._replace(host=f"gist.{server.host}"))
         is_ours = place in ours
-        is_public = bool(item["public"])
+        is_public = flag(item, "public")
         return Repository(
             host=host,
             owner=self._find_owner().login,
