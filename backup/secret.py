@@ -8,6 +8,7 @@ stands in a URL.
 
 import base64
 import re
+from collections.abc import Callable
 from threading import Lock
 from urllib.parse import quote, quote_plus
 
@@ -20,6 +21,7 @@ ALLOWANCE = 8192
 _lock = Lock()
 _forms: set[str] = set()
 _pattern: re.Pattern[str] | None = None
+_announce: Callable[[str], None] | None = None
 
 
 class Secret:
@@ -43,6 +45,27 @@ class Secret:
 
     def __format__(self, _spec: str) -> str:
         return MASK
+
+
+def minted(text: str) -> Secret:
+    """Make a secret of what came up while we run, such as a token that lives for an hour.
+
+    What shows our log has heard of it when this returns, so before anything can be done with it.
+    """
+    secret = Secret(text)
+    if _announce is not None:
+        _announce(text)
+    return secret
+
+
+def announce_minted(announce: Callable[[str], None]) -> None:
+    """Have every secret that is minted from now on told to what shows our log.
+
+    Args:
+        announce: called with the text, from any thread, before the secret is used.
+    """
+    global _announce  # noqa: PLW0603 - one process has one log
+    _announce = announce
 
 
 def mask(text: str) -> str:

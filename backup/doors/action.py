@@ -43,6 +43,7 @@ from backup.report.alert import (
     alert_of_status,
     alert_of_verify,
 )
+from backup.secret import announce_minted
 from backup.stopping import Stop
 
 if TYPE_CHECKING:
@@ -72,11 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     # The first process of a container gets no SIGTERM that it does not ask for.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    runner = Runner(os.environ)
+    announce_minted(runner.hide)
     # An action whose `args` is an empty expression still gets one empty word.
     if any(words):
         return cli.main(words)
     prepare_streams()
-    runner = Runner(os.environ)
     config: Config | None = None
     try:
         config = read_action(_inputs(os.environ))

@@ -36,6 +36,7 @@ from backup.doors.opening import (
     stopped_by_signals,
     verify_request,
 )
+from backup.doors.runner import Runner
 from backup.doors.streams import prepare_streams
 from backup.doors.words import PROGRAM, take_apart
 from backup.errors import BackupError, ConfigError, ExitCode
@@ -45,7 +46,7 @@ from backup.report.alert import (
     alert_of_status,
     alert_of_verify,
 )
-from backup.secret import mask
+from backup.secret import announce_minted, mask
 from backup.stopping import Stop
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     prepare_streams()
+    runner = Runner(os.environ)
+    if runner.reads_our_log:
+        announce_minted(runner.hide)
     try:
         return _run_words(words)
     except BackupError as error:

@@ -1,14 +1,19 @@
-"""The runner of GitHub Actions: commands on standard output, and files that are appended to.
+"""The runner of GitHub Actions: commands in the log, and files that are appended to.
 
+All commands go to standard error, where everything else that people read goes: of two streams
+nobody knows what the runner reads first, and whether it obeys commands depends on it.
 Source: GitHub Docs, "Workflow commands for GitHub Actions"; actions/runner, `ActionCommand.cs` and
 `FileCommandManager.cs`.
 """
 
+import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
+from threading import Lock
 
 from backup.secret import mask
 
@@ -27,12 +32,36 @@ class Runner:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self.is_here = environment.get("GITHUB_ACTIONS") == "true"
+        self._lock = Lock()
+        self._resumes = ""
+
+    @property
+    def reads_our_log(self) -> bool:
+        """Whether standard error is the runner's own, and no file or other program of the step.
+
+        Then it is the one that the shell of the step has. Where that cannot be seen it is not.
+        """
+        if not self.is_here:
+            return False
+        with suppress(OSError):
+            ours, theirs = os.fstat(2), Path(f"/proc/{os.getppid()}/fd/2").stat()
+            is_one = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+            return is_one and not S_ISREG(ours.st_mode)
+        return False
 
     def hide(self, secret: str) -> None:
-        """Let the runner mask a text in everything that is printed from now on."""
-        if self.is_here:
-            for line in filter(None, (line.strip() for line in secret.splitlines())):
-                self._command("add-mask", line, masked=False)
+        """Let the runner mask a text in everything that is printed from now on; any thread may."""
+        if not self.is_here:
+            return
+        lines = filter(None, (line.strip() for line in secret.splitlines()))
+        commands = [f"::add-mask::{_escaped(line)}" for line in lines]
+        with self._lock:
+            if self._resumes:
+                # It would print them, and obey nothing. What is printed meanwhile comes before
+                # all of this or behind it: it is written at once.
+                before, self._resumes = self._resumes, secrets.token_hex(16)
+                commands = [f"::{before}::", *commands, f"::stop-commands::{self._resumes}"]
+            _print("\n".join(commands))
 
     def error(self, message: str, *, title: str = "") -> None:
         """Show an error at the top of the run."""
@@ -44,13 +73,15 @@ class Runner:
         if not self.is_here:
             yield
             return
-        token = secrets.token_hex(16)
-        self._command("stop-commands", token)
+        with self._lock:
+            self._resumes = secrets.token_hex(16)
+            self._command("stop-commands", self._resumes)
         try:
             yield
         finally:
-            sys.stderr.flush()
-            _print(f"::{token}::")
+            with self._lock:
+                _print(f"::{self._resumes}::")
+                self._resumes = ""
 
     def set_output(self, name: str, value: str) -> None:
         """Give an output to later steps."""
@@ -69,14 +100,14 @@ class Runner:
         with suppress(OSError), Path(place).open("a", encoding="utf-8") as file:
             file.write(mask(text.encode("utf-8", "backslashreplace").decode()))
 
-    def _command(self, name: str, value: str, *, title: str = "", masked: bool = True) -> None:
+    def _command(self, name: str, value: str, *, title: str = "") -> None:
         properties = f" title={_escaped(title, more=':,')}" if title else ""
-        text = mask(value) if masked else value
-        _print(f"::{name}{properties}::{_escaped(text)}")
+        _print(f"::{name}{properties}::{_escaped(mask(value))}")
 
 
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+def _print(lines: str) -> None:
+    sys.stderr.write(f"{lines}\n")
+    sys.stderr.flush()
 
 
 def _escaped(text: str, *, more: str = "") -> str:

@@ -25,7 +25,7 @@ from backup.errors import AnswerTooLarge, FileMissing, LinkExpired, SourceError
 from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, HttpClient
 from backup.git.pointers import Pointer
 from backup.git.refusals import not_what_was_asked_for, require_success
-from backup.secret import Secret, foreign
+from backup.secret import Secret, foreign, minted
 from backup.urls import Place, joined, place_of
 
 MOST_AT_ONCE = 100
@@ -255,9 +255,8 @@ class OverSsh:
             raise SourceError("git-lfs-authenticate names a server without encryption (http)")
         over_at = _over_at(found)
         good_until = time.monotonic() + _LIFE_SECONDS if over_at is None else over_at
-        return Access(
-            url.rstrip("/"), _headers(found.get("header") or {})
-        ), good_until - _LEAST_LIFE
+        headers = _headers(found.get("header") or {}, note=minted)
+        return Access(url.rstrip("/"), headers), good_until - _LEAST_LIFE
 
 
 class LfsServer:
@@ -499,8 +498,13 @@ def _whole(answer: Answer, named: str) -> bytes:
     return bytes(data)
 
 
-def _headers(given: object) -> dict[str, str]:
-    """Take the headers that a link needs; one that could not be sent as it is makes it unusable."""
+def _headers(given: object, *, note: Callable[[str], Secret] = Secret) -> dict[str, str]:
+    """Take the headers that a link needs; one that could not be sent as it is makes it unusable.
+
+    Args:
+        given: by the server.
+        note: makes credentials among them known as a secret.
+    """
     if not isinstance(given, dict):
         raise SourceError("the server's link to it is none")
     headers = {}
@@ -509,7 +513,7 @@ def _headers(given: object) -> dict[str, str]:
         if not _TOKEN.fullmatch(name) or not (text.isascii() and text.isprintable()):
             raise SourceError("the server's link to it has headers that cannot be sent")
         if name.lower() == "authorization":
-            Secret(text)
+            note(text)
         if name.lower() not in _OURS:
             headers[name] = text
     return headers

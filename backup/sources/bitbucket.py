@@ -32,7 +32,7 @@ from backup.errors import (
 )
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
-from backup.secret import Secret, foreign
+from backup.secret import Secret, foreign, minted
 from backup.sources.items import Bounds, each, taken_for
 from backup.sources.one_server import OneServerSession, basic, bearer
 from backup.times import ServerClock, http_time
@@ -174,7 +174,7 @@ class Consumer:
             value, life = token(fields, "access_token"), life_seconds(fields, "expires_in")
             self.scopes = tuple(str(fields.get("scopes") or "").split())
         self._ends_at = now + life
-        return Secret(value)
+        return minted(value)
 
 
 class BitbucketSource:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Step:
 
     Attributes:
         commands: workflow commands that the runner would obey, as (name, value).
+        stderr: as the log has it: without the lines by which the runner learns what to mask.
         shown: all that a reader of the run sees: the log, and the summary.
     """
 
@@ -64,12 +66,14 @@ class Runner:
         server_url: the GitHub that the workflow is at.
         public: whether the workflow's repository is.
         more: the job's variables.
+        log: takes standard error, where a test must know what stood in it at a moment.
     """
 
     folder: Path
     server_url: str
     public: bool = False
     more: dict[str, str] = field(default_factory=dict)
+    log: Path | None = None
 
     def __post_init__(self) -> None:
         for place in (self.workspace, self.home, self.workflow, self.file_commands):
@@ -120,15 +124,19 @@ class Runner:
         (self.workspace / _REPORT).unlink(missing_ok=True)
         given = {name.replace("_", "-"): text for name, text in inputs.items()}
         argv, env = self.command(self.env({"owner": "acme", "token": TOKEN} | given))
-        return subprocess.Popen(
-            argv,
-            env=env,
-            cwd=self.workspace,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
+        with ExitStack() as open_files:
+            log = subprocess.PIPE
+            if self.log is not None:
+                log = open_files.enter_context(self.log.open("wb")).fileno()
+            return subprocess.Popen(
+                argv,
+                env=env,
+                cwd=self.workspace,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+            )
 
     def command(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Give the words and the whole environment of the process to start."""
@@ -139,7 +147,9 @@ class Runner:
         """Run a step to its end."""
         process = self.start(**inputs)
         stdout, stderr = process.communicate(timeout=300)
-        return self.seen(process.returncode, stdout, stderr)
+        return self.seen(
+            process.returncode, stdout, stderr if self.log is None else self.log.read_text("utf-8")
+        )
 
     def cancel(self, process: "subprocess.Popen[str]") -> Step:
         """End a step as the runner does when the job is cancelled; it must not come to a kill."""
@@ -154,6 +164,7 @@ class Runner:
     def seen(self, code: int, stdout: str, stderr: str) -> Step:
         """Gather what a step that ended has left."""
         report = self.workspace / _REPORT
+        (commands, stdout), (more, stderr) = obeyed(stdout), obeyed(stderr)
         return Step(
             code,
             stdout,
@@ -161,7 +172,7 @@ class Runner:
             _outputs((self.file_commands / "GITHUB_OUTPUT").read_text("utf-8")),
             (self.file_commands / "GITHUB_STEP_SUMMARY").read_text("utf-8"),
             json.loads(report.read_text("utf-8")) if report.exists() else None,
-            _obeyed(stdout) + _obeyed(stderr),
+            commands + more,
         )
 
 
@@ -174,9 +185,13 @@ def _outputs(text: str) -> dict[str, str]:
     return found
 
 
-def _obeyed(text: str) -> list[tuple[str, str]]:
-    """Take the commands as the runner does; while they are stopped it obeys none."""
-    found, token = [], None
+def obeyed(text: str) -> tuple[list[tuple[str, str]], str]:
+    """Take the commands as the runner does; while they are stopped it obeys none.
+
+    Returns:
+        The commands, and what the log shows: all but what tells the runner what to mask.
+    """
+    found, token, shown = [], None, []
     for line in text.splitlines():
         match = re.match(r"\s*::([\w-]+)(?: [^:]*)?::(.*)", line)
         if token is not None:
@@ -186,4 +201,12 @@ def _obeyed(text: str) -> list[tuple[str, str]]:
         elif match is not None:
             value = match[2].replace("%0A", "\n").replace("%25", "%")
             found.append((match[1], value))
-    return found
+            if match[1] == "add-mask":
+                continue
+        shown.append(line)
+    return found, "\n".join(shown)
+
+
+def masked(text: str) -> list[str]:
+    """Give what a runner that reads this masks from then on."""
+    return [value for name, value in obeyed(text)[0] if name == "add-mask"]

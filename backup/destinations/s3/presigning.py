@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from backup.destinations.s3.bucket import Bucket
 from backup.destinations.s3.settings import Connection
 from backup.model import Key
-from backup.secret import Secret
+from backup.secret import Secret, minted
 
 # What configure-aws-credentials asks for, and what STS gives to whom names no duration.
 UNTOLD_SESSION_SECONDS = 3600
@@ -45,7 +45,7 @@ def upload_url(bucket: Bucket, key: Key, *, content_type: str, seconds: int) -> 
             },
             ExpiresIn=int(life),
         )
-        return Secret(str(url))
+        return minted(str(url))
 
     return bucket.wait(bucket.aside(sign), key)
 

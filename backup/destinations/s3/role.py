@@ -28,7 +28,7 @@ from botocore.utils import get_environ_proxies
 
 from backup.answers import Odd, in_time, parsed, token, whole
 from backup.errors import AccessDenied, DestinationError, DestinationUnreachable
-from backup.secret import Secret, foreign
+from backup.secret import Secret, foreign, minted
 
 # Where nothing names a region; any bucket of the partition can be asked for its own from there.
 DEFAULT_REGION = "us-east-1"
@@ -156,8 +156,8 @@ def _fetch(session: botocore.session.Session, role: JobRole, region: str) -> dic
     found = answer["Credentials"]
     return {
         "access_key": found["AccessKeyId"],
-        "secret_key": Secret(found["SecretAccessKey"]).reveal(),
-        "token": Secret(found["SessionToken"]).reveal(),
+        "secret_key": minted(found["SecretAccessKey"]).reveal(),
+        "token": minted(found["SessionToken"]).reveal(),
         "expiry_time": found["Expiration"].isoformat(),
     }
 
@@ -210,6 +210,6 @@ def _identity(role: JobRole) -> Secret:
             hint="the job needs the permission id-token: write",
         )
     try:
-        return Secret(token(parsed(body), "value"))
+        return minted(token(parsed(body), "value"))
     except (ValueError, LookupError, TypeError) as error:
         raise DestinationError("GitHub's answer to who this job is cannot be understood") from error

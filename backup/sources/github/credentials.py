@@ -25,7 +25,7 @@ from backup.errors import (
     RepositoryMissing,
     SourceError,
 )
-from backup.secret import Secret
+from backup.secret import Secret, minted
 from backup.sources.github.api import Api
 from backup.sources.items import taken_for
 from backup.times import http_time
@@ -145,7 +145,7 @@ class App:
             if ends_at is None or ends_at <= now:
                 raise Odd("expires_at is no time to come")
         self._ends_at = began + (ends_at - now).total_seconds()
-        return Secret(value)
+        return minted(value)
 
     def _installation(self, api: Api) -> int:
         """Find the installation; asked each time, since it may have been made anew.
@@ -181,7 +181,7 @@ class App:
         """
         try:
             app = Auth.AppAuth(self._app_id, self._private_key.reveal())
-            return Secret(app.create_jwt())
+            return minted(app.create_jwt())
         except Exception as error:
             # PyGithub passes on what the libraries below it say, in their own classes.
             raise ConfigError(
