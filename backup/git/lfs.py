@@ -20,8 +20,8 @@ from stat import S_ISLNK, S_ISREG
 from threading import Lock
 from typing import Any, Protocol
 
-from backup import limits
-from backup.errors import AnswerTooLarge, FileMissing, LinkExpired, SourceError
+from backup import answers, limits
+from backup.errors import AnswerTooLarge, FileMissing, HostUnreachable, LinkExpired, SourceError
 from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, HttpClient
 from backup.git.pointers import Pointer
 from backup.git.refusals import not_what_was_asked_for, require_success
@@ -44,8 +44,17 @@ _GONE = (404, 410)
 _TOO_LARGE = 413
 _MOST_LIFE = 1e9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# What the connection itself says.
-_OURS = {"accept-encoding", "connection", "content-length", "host", "transfer-encoding"}
+# What a link may not ask for, though it names it. It is ours to say what the connection does, by
+# whom it goes, who we are, and that a file is wanted whole and as it is.
+# Source: RFC 9110, sections 7.6 (connections), 13 (conditions) and 14 (ranges); RFC 6265.
+_OURS = {
+    *("accept-encoding", "connection", "content-encoding", "content-length", "cookie", "cookie2"),
+    *("expect", "forwarded", "host", "http2-settings", "keep-alive", "range", "te", "trailer"),
+    *("transfer-encoding", "upgrade", "via"),
+}
+_OURS_BY_BEGINNING = ("if-", "proxy-", "x-forwarded-")
+# Less is no transfer any more: of a file, over as long as a server may send nothing at all.
+LEAST_BYTES_PER_SECOND = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +339,7 @@ class LfsServer:
             self._count("lfs")
             answer = self._client.ask("GET", url, headers=headers, body=None, named=named)
             if answer.status not in REDIRECTS:
-                yield from _content(answer, named)
+                yield from _content(answer, named, self._client.patience_seconds)
                 return
             answer.close()
             target = joined(url, answer.headers.get("location", ""))
@@ -474,25 +483,70 @@ def _require_good_link(answer: Answer, named: str) -> None:
         )
 
 
-def _content(answer: Answer, named: str) -> Iterator[bytes]:
+def _content(answer: Answer, named: str, patience_seconds: float) -> Iterator[bytes]:
     try:
         _require_good_link(answer, named)
         # A link may lead anywhere: what is there is not for a message.
         require_success(answer, named, signed_in=True, quoted=False)
-        while data := answer.read(_PIECE_BYTES):
+        pace = Pace(named, patience_seconds)
+        while data := pace.note(lambda: answer.read(_PIECE_BYTES)):
             yield data
     finally:
         answer.close()
 
 
+class Pace:
+    """Tells a transfer from one that has no end, by what came while it was waited for.
+
+    What its reader does with it meanwhile takes no time of it.
+
+    Args:
+        named: what messages call it.
+        patience_seconds: how long it may be slower than `LEAST_BYTES_PER_SECOND`.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, named: str, patience_seconds: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._named = named
+        self._patience_seconds = patience_seconds
+        self._clock = clock
+        self._waited = 0.0
+        self._bytes = 0
+
+    def note(self, read: Callable[[], bytes]) -> bytes:
+        """Return what is read, and look at how long that took.
+
+        Raises:
+            HostUnreachable: it is too slow; it may be faster another time.
+        """
+        began = self._clock()
+        data = read()
+        self._waited += self._clock() - began
+        self._bytes += len(data)
+        if data and self._waited >= self._patience_seconds:
+            if self._bytes < LEAST_BYTES_PER_SECOND * self._waited:
+                raise HostUnreachable(
+                    f"{self._named}: {self._bytes} bytes came in {self._waited:.0f} seconds; less "
+                    f"than {LEAST_BYTES_PER_SECOND} bytes a second are not waited for"
+                )
+            self._waited, self._bytes = 0.0, 0
+        return data
+
+
 def _whole(answer: Answer, named: str) -> bytes:
     data = bytearray()
+    ends_at = time.monotonic() + answers.MOST_SECONDS
     try:
         while piece := answer.read(_PIECE_BYTES):
             data += piece
             if len(data) > limits.MOST_LFS_ANSWER_BYTES:
                 most = limits.MOST_LFS_ANSWER_BYTES
                 raise AnswerTooLarge(f"{named}: the answer has more than {most} bytes")
+            if time.monotonic() > ends_at:
+                seconds = f"{answers.MOST_SECONDS:.0f} seconds"
+                raise HostUnreachable(f"{named}: the answer takes longer than {seconds}")
     finally:
         answer.close()
     return bytes(data)
@@ -514,7 +568,7 @@ def _headers(given: object, *, note: Callable[[str], Secret] = Secret) -> dict[s
             raise SourceError("the server's link to it has headers that cannot be sent")
         if name.lower() == "authorization":
             note(text)
-        if name.lower() not in _OURS:
+        if name.lower() not in _OURS and not name.lower().startswith(_OURS_BY_BEGINNING):
             headers[name] = text
     return headers
 

@@ -2,25 +2,27 @@
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backup import limits
+from backup import answers, limits
 from backup.errors import (
     AnswerTooLarge,
     BackupError,
     FileMissing,
+    HostUnreachable,
     LinkExpired,
     RateLimited,
     RepositoryUnavailable,
     SourceError,
 )
 from backup.git.http import HttpClient, HttpSettings, basic
-from backup.git.lfs import Access, LfsServer, Offer, OverSsh, over_http
+from backup.git.lfs import Access, LfsServer, Offer, OverSsh, Pace, Upload, over_http
 from backup.git.pointers import Pointer
 from backup.secret import Secret
 from backup.stopping import Stop
@@ -51,9 +53,20 @@ class Server:
             return Answer(200, TYPE, json.dumps(self.batch).encode())
         return self.files.get(request.target, Answer(404))
 
-    def client(self, *, clone: str = "/acme/media.git", stop: Stop | None = None) -> LfsServer:
+    def client(
+        self,
+        *,
+        clone: str = "/acme/media.git",
+        stop: Stop | None = None,
+        patience_seconds: float = 300.0,
+    ) -> LfsServer:
         bundle = None if self._tls is None else str(self._tls.ca_file)
-        http = HttpClient(HttpSettings(ca_bundle=bundle), connections=2, stop=stop or Stop())
+        http = HttpClient(
+            HttpSettings(ca_bundle=bundle),
+            connections=2,
+            stop=stop or Stop(),
+            patience_seconds=patience_seconds,
+        )
         access = over_http(self.http.url + clone, lambda: AUTHORIZATION)
         return LfsServer(access, named="the server", client=http, count=lambda _: None)
 
@@ -390,3 +403,106 @@ def test_what_a_link_leads_to_is_not_repeated(status: int, server: Server) -> No
         b"".join(client.read(ONE, offer(client)))
     assert "somebody" not in caught.value.message
     assert str(status) in caught.value.message
+
+
+# --- What a link asks for that it may not ---------------------------------------------------------
+
+NOT_PASSED_ON = (
+    *("Range", "range", "Cookie", "Cookie2", "Host", "Connection", "Content-Length", "Via"),
+    *("Transfer-Encoding", "Accept-Encoding", "TE", "Upgrade", "Trailer", "Keep-Alive", "Expect"),
+    *("Proxy-Authorization", "proxy-connection", "Proxy-X", "If-None-Match", "If-Range"),
+    *("If-Modified-Since", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "HTTP2-Settings"),
+    "Content-Encoding",
+)
+
+
+@pytest.mark.parametrize("place", ["a link", "an upload", "a verification", "ssh"])
+def test_no_header_of_a_link_changes_what_is_asked_or_by_whom(
+    place: str, server: Server, tmp_path: Path
+) -> None:
+    given = {name: f"odd-{number}" for number, name in enumerate(NOT_PASSED_ON)}
+    headers = given | {"X-Amz-Date": "today", "Authorization": "Bearer of-the-link-0123456"}
+    server.files = {"/file": Answer(200, {}, CONTENT)}
+    link = {"href": f"{server.http.url}/file", "header": headers}
+    client = server.client()
+    if place == "ssh":
+        said = json.dumps({"href": f"{server.http.url}/lfs", "header": headers}).encode()
+        http = HttpClient(HttpSettings(), connections=1, stop=Stop())
+        client = LfsServer(OverSsh(lambda: said), named="x", client=http, count=lambda _: None)
+        server.links(f"{server.http.url}/file")
+        offer(client)
+        asked = [one for one in server.http.requests if one.target == "/lfs/objects/batch"]
+    elif place == "a link":
+        server.links(f"{server.http.url}/file", header=headers)
+        assert b"".join(client.read(ONE, offer(client))) == CONTENT
+        asked = [server.asked("/file")]
+    else:
+        name = "upload" if place == "an upload" else "verify"
+        server.batch = {"objects": [{"oid": ONE.oid, "size": 8, "actions": {name: link}}]}
+        (tmp_path / "file").write_bytes(CONTENT)
+        upload = client.uploads([ONE])[ONE.oid]
+        assert isinstance(upload, Upload)
+        client.send(ONE, upload, tmp_path / "file")
+        asked = [server.asked("/file")]
+    (request,) = asked
+    assert [text for text in request.headers.values() if text.startswith("odd-")] == []
+    # What it needs it gets.
+    assert request.headers["x-amz-date"] == "today"
+    assert request.headers["authorization"] == "Bearer of-the-link-0123456"
+
+
+# --- Ends -----------------------------------------------------------------------------------------
+
+
+def drip(sent: list[int], *, most: int) -> Iterator[bytes]:
+    """Send one byte now and then, as often as that."""
+    for number in range(most):
+        sent.append(number)
+        yield b"x"
+        time.sleep(0.02)
+
+
+def test_a_file_of_one_byte_now_and_then_is_given_up(server: Server) -> None:
+    sent: list[int] = []
+    server.links(f"{server.http.url}/file")
+    server.files = {"/file": Answer(200, {}, drip(sent, most=3000))}
+    client = server.client(patience_seconds=0.5)
+    with pytest.raises(HostUnreachable):
+        [*client.read(ONE, offer(client))]
+    assert len(sent) < 3000
+
+
+def test_an_answer_of_one_byte_now_and_then_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+    sent: list[int] = []
+    server.batch = Answer(200, TYPE, drip(sent, most=3000))
+    with pytest.raises(HostUnreachable, match="takes longer than"):
+        server.client().offers([ONE])
+    assert len(sent) < 3000
+
+
+def test_how_slow_is_too_slow_goes_by_what_was_waited_for() -> None:
+    now = 0.0
+
+    def reads(data: bytes, *, seconds: float) -> Callable[[], bytes]:
+        def read() -> bytes:
+            nonlocal now
+            now += seconds
+            return data
+
+        return read
+
+    pace = Pace("the file", 300.0, clock=lambda: now)
+    # A floor of 1,024 bytes a second over 300 seconds; the reader's own hours do not count.
+    for _ in range(10):
+        assert pace.note(reads(b"x" * 307_200, seconds=300.0))
+        now += 7200.0
+    for _ in range(299):
+        pace.note(reads(b"x", seconds=1.0))
+    with pytest.raises(HostUnreachable, match="300 bytes came in 300 seconds"):
+        pace.note(reads(b"x", seconds=1.0))
+    # At its end nothing is too slow.
+    last = Pace("the file", 300.0, clock=lambda: now)
+    assert last.note(reads(b"", seconds=400.0)) == b""
