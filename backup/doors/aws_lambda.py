@@ -7,6 +7,7 @@ one before ended. What is answered or raised is short; the log has the rest, and
 # ruff: noqa: PLC0415 - a refusal waits for no library
 
 import difflib
+import re
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -45,6 +46,10 @@ _LAST_SECONDS = 30.0
 _LAST_SHARE = 0.2
 # An answer may have 6 MB; whoever reads it wants the beginning.
 _MOST_LINES = 20
+_OPTION = re.compile(r"[a-z]+(?:-[a-z]+)*")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# With the quotes: eight characters are a short word, five show three.
+_SHORT, _SHOWN = 8, 5
 
 
 class Context(Protocol):
@@ -93,7 +98,8 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
                 return _run(config, stop)
     except BackupError as error:
         hint = f" (hint: {error.hint})" if error.hint else ""
-        raise Failed(f"{error.message}{hint}") from None
+        message = _cut(error.message) if isinstance(error, ConfigError) else error.message
+        raise Failed(f"{message}{hint}") from None
     except (Unfinished, Failed):
         raise
     except Exception as error:  # noqa: BLE001 - the last boundary: nobody else would mask it
@@ -123,7 +129,8 @@ def _command(name: object) -> Command:
     for command in _COMMANDS:
         if name == command:
             return command
-    raise ConfigError(f"command: {name!r} is not accepted: give {', '.join(_COMMANDS)}")
+    shown = repr(name) if isinstance(name, str) else f"what is no text ({type(name).__name__})"
+    raise ConfigError(f"command: {shown} is not accepted: give {', '.join(_COMMANDS)}")
 
 
 def _given(command: Command, options: Mapping[str, Any]) -> dict[str, Given]:
@@ -136,7 +143,8 @@ def _given(command: Command, options: Mapping[str, Any]) -> dict[str, Given]:
             hint = (
                 f"did you mean {near[0]}?" if near else "options are named as on the command line"
             )
-            raise ConfigError(f"the event has an option {name!r} that {command} has not", hint=hint)
+            shown = name if _OPTION.fullmatch(name) else repr(name)
+            raise ConfigError(f"the event has an option {shown} that {command} has not", hint=hint)
         if one.secret:
             raise ConfigError(
                 f"{name} is not accepted in an event: others can read it",
@@ -160,7 +168,21 @@ def _text(name: str, value: object, *, joined_by: str) -> str:
             expected = "a text, a number, true or false" + (
                 ", or a list of texts" * bool(joined_by)
             )
-            raise ConfigError(f"{name}: {value!r} is not accepted: give {expected}")
+            what = "a list" if isinstance(value, list) else "an object"
+            raise ConfigError(f"{name}: {what} is not accepted: give {expected}")
+
+
+def _cut(message: str) -> str:
+    """Show only the first characters of the values that a refusal repeats, which it has in quotes.
+
+    Anything may stand in the wrong field, also a token, and others read errors of functions.
+    """
+    return _QUOTED.sub(
+        lambda found: (
+            found[0] if len(found[0]) <= _SHORT else f"{found[0][:_SHOWN]}...{found[0][-1]}"
+        ),
+        message,
+    )
 
 
 def _stop(config: Config, context: Context) -> Stop:

@@ -74,7 +74,7 @@ class _Invocations(BaseHTTPRequestHandler):
     def _invoke(self, body: bytes, context: _Context) -> None:
         try:
             event = json.loads(body or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             self._answer(400, {"message": "the event is no JSON"})
             return
         try:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 
+from backup.config import Command, taken_by
 from backup.doors import aws_lambda
 from backup.doors.lambda_entry import PATH
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
@@ -113,12 +114,12 @@ def test_a_repository_that_fails_fails_the_invocation_and_no_later_one(
         ([], "give a JSON object of options"),
         (
             {"command": "restore"},
-            "command: 'restore' is not accepted: give run, verify, prune, status",
+            "command: 'rest...' is not accepted: give run, verify, prune, status",
         ),
-        ({"form": "gitlab:acme"}, "has an option 'form' that run has not (hint: did you mean from"),
+        ({"form": "gitlab:acme"}, "has an option form that run has not (hint: did you mean from"),
         ({"token": "glpat-1"}, "token is not accepted in an event"),
-        ({"from": {"a": 1}}, "from: {'a': 1} is not accepted: give a text"),
-        ({"from": "git:/x", "concurrency": ["1"]}, "concurrency: ['1'] is not accepted"),
+        ({"from": {"a": 1}}, "from: an object is not accepted: give a text"),
+        ({"from": "git:/x", "concurrency": ["1"]}, "concurrency: a list is not accepted"),
         ({"from": "git:https://x/a/b", "concurrency": "many"}, "concurrency: 'many' is no"),
         ({}, "from is missing"),
     ],
@@ -129,6 +130,53 @@ def test_what_is_not_accepted_is_said_by_its_name(
     failed = function.invoke(event)
     assert (failed.is_error, failed.body["errorType"]) == (True, "Failed")
     assert problem in failed.body["errorMessage"]
+
+
+ASTRAY = "ghp_s3nt1nelOfTheEventZyXwVuTsRqPo"
+SHAPES: dict[str, Any] = {
+    "alone": ASTRAY,
+    "in a list": [ASTRAY, "x"],
+    "in an object": {"a": ASTRAY},
+    "of a forge": f"github:{ASTRAY}",
+    "in a URL": f"git:https://x:{ASTRAY}@host/a/b",
+    "among others": f"x, {ASTRAY}, y",
+    "behind a quote": f"it's {ASTRAY}",
+    "between quotes": f"\"{ASTRAY}\" '{ASTRAY}'",
+    "in two lines": f"x\n{ASTRAY}\\",
+}
+
+
+class Minute:
+    """The time of an invocation."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("command", ["run", "verify", "prune", "status"])
+def test_a_secret_in_a_wrong_field_is_not_repeated(
+    command: Command, shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = SHAPES[shape]
+    refused = 0
+    options = [one.option(command).removeprefix("--") for one in taken_by(command)]
+    # What is accepted is followed by what is missing.
+    events: list[Any] = [{"command": command, name: value} for name in options]
+    events += [{"command": value}, {str(value): "x"}, {"command": command, str(value): 1}]
+    for event in events:
+        with pytest.raises(aws_lambda.Failed) as caught:
+            aws_lambda.handler(event, Minute())
+        told = str(caught.value)
+        assert not [at for at in range(len(ASTRAY) - 7) if ASTRAY[at : at + 8] in told], told
+        assert "bug" not in told
+        (name, *_) = [one for one in event if one != "command"] or ["command"]
+        is_accepted = "is missing" in told or "prune keeps nothing" in told
+        if name in options and not is_accepted:
+            assert name in told
+            refused += 1
+    assert refused > 3
 
 
 def slowly(seconds: float, *names: str) -> Any:
