@@ -14,9 +14,11 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from errno import ELOOP
 from pathlib import Path
 from typing import Any
 
+from backup.answers import parsed
 from backup.config import Config, goes_in_the_clear
 from backup.errors import AuthenticationError, BackupError, ConfigError
 from backup.secret import Secret
@@ -24,6 +26,8 @@ from backup.secret import Secret
 _KEY, _SECRET = "oauth-key", "oauth-secret"
 _VARIABLES = "REPO_BACKUP_OAUTH_KEY and REPO_BACKUP_OAUTH_SECRET, or REPO_BACKUP_TOKEN"
 _READ = "repository"
+_AGAIN = "remove it, and log in again"
+_MOST_BYTES = 1 << 20
 _MORE_THAN_READ = (":write", ":admin", ":delete")
 
 
@@ -120,13 +124,13 @@ def kept(server_url: str) -> tuple[str, Secret] | None:
         ConfigError: others can read the file, or it is not ours.
     """
     path = _place()
-    if path is None or not path.is_file():
+    one = None if path is None else (_read(path) or {}).get(server_url)
+    if not isinstance(one, dict):
         return None
-    _require_private(path)
-    one = _read(path).get(server_url)
-    if not isinstance(one, dict) or not {_KEY, _SECRET} <= one.keys():
+    key, secret = one.get(_KEY), one.get(_SECRET)
+    if not (isinstance(key, str) and isinstance(secret, str) and key and secret):
         return None
-    return str(one[_KEY]), Secret(str(one[_SECRET]))
+    return key, Secret(secret)
 
 
 def keep(server_url: str, key: str, secret: Secret) -> Path:
@@ -140,10 +144,7 @@ def keep(server_url: str, key: str, secret: Secret) -> Path:
         raise ConfigError("there is no home folder to keep it in: set XDG_CONFIG_HOME")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
-            _require_private(path)
-        everything = _read(path) if path.exists() else {}
-        everything = {**everything, server_url: {_KEY: key, _SECRET: secret.reveal()}}
+        everything = {**(_read(path) or {}), server_url: {_KEY: key, _SECRET: secret.reveal()}}
         _write(path, json.dumps(everything, indent=2) + "\n")
     except OSError as error:
         raise BackupError(f"{path} cannot be written: {error.strerror}") from error
@@ -165,21 +166,41 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """Read what is kept; None where nothing is.
+
+    Anyone who could put another file there could have a run send what they like: it must be a file
+    of this user, that nobody else can read, and what is looked at is what is read.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        # What is no file at all, such as a pipe, must not keep us waiting.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        words = "is a symbolic link" if error.errno == ELOOP else "cannot be read"
+        raise ConfigError(f"{path} {words}", hint=_AGAIN) from error
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ConfigError(f"{path} is no regular file", hint=_AGAIN)
+        if about.st_uid != os.geteuid():
+            raise ConfigError(f"{path} belongs to another user", hint=_AGAIN)
+        if stat.S_IMODE(about.st_mode) & 0o077:
+            raise ConfigError(
+                f"{path} can be read by others", hint=f"chmod 600 {path}, and make a new secret"
+            )
+        found = parsed(os.read(handle, _MOST_BYTES))
     except (OSError, ValueError):
         found = None
+    finally:
+        os.close(handle)
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} is not what login wrote: remove it, and log in again")
+        raise ConfigError(f"{path} is not what login wrote", hint=_AGAIN)
     return found
-
-
-def _require_private(path: Path) -> None:
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ConfigError(
-            f"{path} can be read by others", hint=f"chmod 600 {path}, and make a new secret"
-        )
 
 
 def _place() -> Path | None:

@@ -1,17 +1,23 @@
 """The OAuth consumer of a person at a terminal: asked for, tried, kept, and used by runs."""
 
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backup.doors import consumer
+from backup.errors import ConfigError
+from backup.secret import Secret
 from tests.support.bitbucket import Bitbucket
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.program import repo_backup
 from tests.support.terminal import at_terminal
 
 KEY, SECRET = "consumer-key-ABC", "consumer-secret-0123456789"
+MADE = Secret(SECRET)
 PROMPTS = ("Key of the OAuth consumer", "Secret of the OAuth consumer")
 
 
@@ -131,10 +137,64 @@ def test_a_file_that_others_can_read_or_that_is_something_else_is_refused(
         done = repo_backup(*words, env=more, check=2)
         assert "can be read by others" in done.stderr
         assert "chmod 600" in done.stderr
-    file.write_text("[1")
+    for text in ("[1", "[]", "null", "[" * 100_000, ""):
+        file.write_text(text)
+        file.chmod(0o600)
+        done = repo_backup(*run_words(tmp_path, forge), env=env, check=2)
+        assert "is not what login wrote" in done.stderr
+        assert "log in again" in done.stderr
+
+
+@pytest.mark.parametrize("kept", ["{}", '{"oauth-key": 7, "oauth-secret": ["x"]}', "7"])
+def test_what_is_no_consumer_is_as_if_nothing_were_kept(
+    kept: str, forge: Bitbucket, tmp_path: Path, env: dict[str, str], file: Path
+) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text(f'{{"{forge.url}": {kept}}}')
     file.chmod(0o600)
     done = repo_backup(*run_words(tmp_path, forge), env=env, check=2)
-    assert "is not what login wrote" in done.stderr
+    assert "there are no credentials for" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["a link", "a pipe", "a folder", "a socket", "a link to nothing"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    what: str, forge: Bitbucket, tmp_path: Path, env: dict[str, str], file: Path
+) -> None:
+    given = env | {"REPO_BACKUP_OAUTH_KEY": KEY, "REPO_BACKUP_OAUTH_SECRET": SECRET}
+    repo_backup("login", "bitbucket", env=given)
+    elsewhere = file.rename(tmp_path / "elsewhere.json")
+    match what:
+        case "a link":
+            file.symlink_to(elsewhere)
+        case "a link to nothing":
+            file.symlink_to(tmp_path / "nothing")
+        case "a pipe":
+            os.mkfifo(file, 0o600)
+        case "a folder":
+            file.mkdir(0o700)
+        case _:
+            os.mknod(file, 0o600 | stat.S_IFSOCK)
+    before = elsewhere.read_text()
+    for words, more in ((run_words(tmp_path, forge), env), (["login", "bitbucket"], given)):
+        done = repo_backup(*words, env=more, check=2, timeout_seconds=60)
+        assert str(file) in done.stderr
+        assert "remove it, and log in again" in done.stderr
+        assert SECRET not in done.stdout + done.stderr
+    assert elsewhere.read_text() == before
+
+
+def test_a_file_of_another_user_is_refused(
+    forge: Bitbucket, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = env | {"REPO_BACKUP_OAUTH_KEY": KEY, "REPO_BACKUP_OAUTH_SECRET": SECRET}
+    repo_backup("login", "bitbucket", env=given)
+    monkeypatch.setenv("XDG_CONFIG_HOME", env["XDG_CONFIG_HOME"])
+    assert consumer.kept(forge.url) is not None
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    for use in (lambda: consumer.kept(forge.url), lambda: consumer.keep("https://x", KEY, MADE)):
+        with pytest.raises(ConfigError, match="belongs to another user"):
+            use()
 
 
 def test_several_servers_are_kept_beside_each_other(
