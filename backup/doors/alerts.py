@@ -94,29 +94,38 @@ def _beat(address: Secret, way: str, text: str, *, hurried: bool = False) -> Non
     """Call the address; what stands behind its path stays there."""
     import requests
 
+    from backup.sources.one_server import LimitedAdapter
+
     parts = urlsplit(address.reveal())
     url = parts._replace(path=f"{parts.path.rstrip('/')}{way}").geturl()
+    seconds = _LAST_SECONDS if hurried else _SECONDS
     problem = ""
-    for number in range(1 if hurried else _TRIES):
-        if number:
-            time.sleep(_PAUSE_SECONDS)
-        try:
-            answer = requests.post(
-                url,
-                data=text.encode(errors="backslashreplace"),
-                headers={"Content-Type": "text/plain; charset=utf-8"},
-                timeout=_LAST_SECONDS if hurried else _SECONDS,
-                # Nothing of a .netrc.
-                auth=lambda request: request,
-            )
-        except requests.RequestException as error:
-            problem = type(error).__name__
-            continue
-        if answer.ok:
-            return
-        problem = f"it answers {answer.status_code}"
-        if answer.status_code < 500:
-            break
+    with requests.Session() as session:
+        session.mount(f"{parts.scheme}://", LimitedAdapter(seconds=seconds))
+        for number in range(1 if hurried else _TRIES):
+            if number:
+                time.sleep(_PAUSE_SECONDS)
+            try:
+                answer = session.post(
+                    url,
+                    data=text.encode(errors="backslashreplace"),
+                    headers={"Content-Type": "text/plain; charset=utf-8"},
+                    timeout=seconds,
+                    # Nothing of a .netrc.
+                    auth=lambda request: request,
+                    # What it says is not read.
+                    stream=True,
+                )
+            except (OSError, ValueError) as error:
+                # requests' own errors are OSErrors; ValueError is a refusal without an end.
+                problem = type(error).__name__
+                continue
+            answer.close()
+            if answer.ok:
+                return
+            problem = f"it answers {answer.status_code}"
+            if answer.status_code < 500:
+                break
     _note(f"the heartbeat{way} was not heard: {problem}")
 
 

@@ -116,6 +116,31 @@ def test_a_success_is_a_beat_and_no_message(monitor: Monitor, source: Path) -> N
     assert KEY not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_monitor_that_says_something_without_an_end_is_heard_to_a_limit(
+    status: int, source: Path, tmp_path: Path, tls: Certificates
+) -> None:
+    sent = 0
+
+    def without_end() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 1 << 30:
+            yield b" " * 65536
+            sent += 65536
+
+    with GitHttpServer(
+        tmp_path / "none",
+        tls=tls.server_context(),
+        answer=lambda _: Answer(status, {}, without_end()),
+    ) as server:
+        monitor = Monitor(server.url, tls.ca_file)
+        done = night(source, monitor, env={"REPO_BACKUP_SNS_TOPIC_ARN": ""})
+        assert len(server.requests) >= 2
+    assert ("was not heard" in done.stderr) == (status == 404)
+    # Of each of eight refusals at the most the limit, and what the network holds.
+    assert sent < (16 << 20 if status == 200 else 8 * (48 << 20))
+
+
 def test_a_partial_night_is_a_failure_for_both_and_says_what_to_do(
     monitor: Monitor, source: Path
 ) -> None:

@@ -11,18 +11,25 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
+from github import Auth
 
+from backup.destinations.s3 import JobRole
 from backup.destinations.s3.failures import translate
-from backup.errors import BackupError
+from backup.destinations.s3.role import _identity
+from backup.errors import BackupError, sound
 from backup.git.http import HttpClient, HttpSettings, HttpTransport, basic
-from backup.git.lfs import LfsServer, over_http
+from backup.git.lfs import LfsServer, Offer, over_http
 from backup.git.pktline import FLUSH, PacketReader, encode, refusal
 from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote
-from backup.model import ObjectId, Selection
+from backup.model import Absence, ObjectId, Selection
 from backup.secret import Secret
+from backup.sources.bitbucket import AccessToken, BitbucketSource, Consumer
+from backup.sources.github import App, GitHubSource
 from backup.sources.github.api import Api
+from backup.sources.gitlab import GitLabSource
 from backup.stopping import Stop
+from tests.integration.test_github_app import APP_ID, key
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.lfsserver import TYPE
 from tests.support.program import repo_backup
@@ -33,6 +40,8 @@ ONE = ObjectId("1" * 40)
 FILE = Pointer("a" * 64, 8)
 # What is shown of anything is cut at one of these, or near it.
 LIMITS = (20, 32, 80, 200, 300, 500, 1000, 2048, 4096, 8192, 10_000)
+# And what is shown of a forge.
+OF_FORGES = (40, 300, 4096, 10_000)
 
 
 def assert_untold(text: str, where: object) -> None:
@@ -41,9 +50,9 @@ def assert_untold(text: str, where: object) -> None:
     assert not found, (where, found, text[:3000])
 
 
-def echoes() -> Iterator[bytes]:
+def echoes(limits: Sequence[int] = LIMITS) -> Iterator[bytes]:
     """Give texts with the token across each limit, at several offsets."""
-    for limit in LIMITS:
+    for limit in limits:
         for part in (1, 8, 20, 39):
             yield b"x" * max(0, limit - part) + TOKEN.encode() + b" and more" * 40
 
@@ -236,6 +245,138 @@ def test_of_the_api_of_github(kind: str, place: Place) -> None:
         with pytest.raises(BackupError) as caught:
             api.request("GET", "/user")
         assert_untold(f"{caught.value.message} {caught.value.hint}", kind)
+
+
+# --- Of forges, and where tokens are given out ----------------------------------------------------
+
+
+def ask_github(url: str) -> None:
+    [*Api(Auth.Token(TOKEN), url).pages("/user/repos")]
+
+
+def ask_gitlab(url: str) -> None:
+    [*GitLabSource("acme", token=SECRET, server_url=url).repositories()]
+
+
+def ask_bitbucket(url: str) -> None:
+    source = BitbucketSource("acme", credentials=AccessToken(SECRET), server_url=url)
+    # The workspace is not seen by every token: what is asked for then is the listing.
+    [*source.repositories()]
+
+
+def ask_as_consumer(url: str) -> None:
+    Consumer("the-key", SECRET, server_url=url).for_api()
+
+
+def ask_as_app(url: str) -> None:
+    App(APP_ID, Secret(key()[0]), owner="acme", api_url=url).token()
+
+
+def ask_identity(url: str) -> None:
+    _identity(JobRole("arn:aws:iam::1:role/x", f"{url}/identity", SECRET, "repo-backup"))
+
+
+ASKING: dict[str, Callable[[str], None]] = {
+    "GitHub": ask_github,
+    "GitLab": ask_gitlab,
+    "Bitbucket": ask_bitbucket,
+    "a consumer's token": ask_as_consumer,
+    "an App's token": ask_as_app,
+    "a job's identity": ask_identity,
+}
+JSON = {"Content-Type": "application/json"}
+
+
+def as_json(value: object, status: int = 200, **fields: str) -> Answer:
+    return Answer(status, JSON | fields, json.dumps(value).encode())
+
+
+SAYING: dict[str, Callable[[str, int], Answer]] = {
+    "plain text": lambda said, status: Answer(status, {}, said.encode()),
+    "a message": lambda said, status: as_json({"message": said, "error": said}, status),
+    "a description": lambda said, status: as_json(
+        {"error_description": said, "error": {"message": said}, "block": {"html_url": said}}, status
+    ),
+    "no JSON": lambda said, _: Answer(200, JSON, said.encode()),
+    "in place of everything": lambda said, _: as_json(
+        {
+            "token": said,
+            "access_token": said,
+            "expires_at": said,
+            "expires_in": said,
+            "value": [said],
+        }
+    ),
+    "a redirect": lambda said, _: Answer(
+        302, JSON | {"Location": f"https://{said.replace(' ', '-')}.example/"}, b"{}"
+    ),
+    "a redirect of GitHub": lambda said, _: Answer(
+        301, JSON | {"Location": f"https://{said.replace(' ', '-')}.example/"}, b"{}"
+    ),
+    "a next page": lambda said, _: as_json(
+        {
+            "repositories": [],
+            "values": [],
+            "slug": "acme",
+            "uuid": "{1}",
+            "id": 1,
+            "full_path": "acme",
+            "next": f"https://e.example/{said.replace(' ', '-')}",
+        },
+        Link=f'<https://e.example/{said.replace(" ", "-")}>; rel="next"',
+    ),
+    "a step that is missing": lambda said, _: as_json(
+        {},
+        403,
+        **{"X-GitHub-SSO": f"required; url=https://{said}", "X-Accepted-OAuth-Scopes": said},
+        **{"X-OAuth-Scopes": said[:4000]},
+    ),
+}
+
+
+@pytest.mark.parametrize("saying", SAYING)
+@pytest.mark.parametrize("asking", ASKING)
+def test_of_the_api_of_a_forge(asking: str, saying: str, place: Place) -> None:
+    for number, said in enumerate(echoes(OF_FORGES)):
+        place.answer = SAYING[saying](whole(said), STATUSES[number % len(STATUSES)])
+        with pytest.raises(BackupError) as caught:
+            ASKING[asking](place.http.url)
+        assert_untold(f"{caught.value.message} {caught.value.hint}", (asking, saying))
+
+
+def test_of_what_a_link_of_git_lfs_needs(place: Place) -> None:
+    """Known by the link alone: no input had it."""
+    access = over_http(f"{place.http.url}/acme/one.git", lambda: None)
+    server = LfsServer(access, named="the server", client=place.client, count=lambda _: None)
+    theirs = "lfs-s3nt1nelOfALink-XyZwVuTsRq"
+    for status in STATUSES:
+        action = {"href": f"{place.http.url}/file", "header": {"Authorization": theirs}}
+        line = {"oid": FILE.oid, "size": 8, "actions": {"download": action}}
+        place.answer = as_json({"objects": [line]})
+        found = server.offers([FILE])[FILE.oid]
+        assert isinstance(found, Offer)
+        place.answer = Answer(status, {}, f"not with {theirs}".encode())
+        with pytest.raises(BackupError) as caught:
+            [*server.read(FILE, found)]
+        told = f"{caught.value.message} {caught.value.hint}"
+        assert not [at for at in range(len(theirs) - 7) if theirs[at : at + 8] in told]
+
+
+def test_of_an_item_that_is_odd_or_has_moved(place: Place) -> None:
+    source = GitHubSource(
+        "acme", credentials=None, server_url=place.http.url, api_url=place.http.url
+    )
+    owner = {"login": "acme", "id": 1, "type": "Organization"}
+    place.answer = as_json(owner)
+    assert source.identity.owner == "acme"
+    for said in map(whole, echoes(OF_FORGES)):
+        place.answer = as_json([{"owner": owner, "id": said, "name": said, said: said}])
+        (found,) = source.repositories()
+        assert_untold(found.problem, "an item")
+        place.answer = as_json({"owner": {"login": "other"}, "full_name": said[:4000]})
+        gone = source.look_up(host_id="1", path="x", kind="code")
+        assert isinstance(gone, Absence)
+        assert_untold(sound(gone.detail), "a repository that moved")
 
 
 def test_of_a_store() -> None:
