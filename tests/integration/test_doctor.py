@@ -13,7 +13,8 @@ from backup.commands.doctor import doctor
 from backup.commands.remotes import NetworkSettings
 from backup.commands.run import RunOptions, run
 from backup.destinations.memory import MemoryDestination
-from backup.destinations.s3.diagnosis import unsafe_rules
+from backup.destinations.s3 import settings
+from backup.destinations.s3.diagnosis import diagnose, unsafe_rules
 from backup.errors import Interrupted
 from backup.results import Diagnosis, Finding
 from backup.sources.plain import FolderSource
@@ -224,13 +225,32 @@ def test_git_is_a_door_of_its_own(
 # --- The bucket -----------------------------------------------------------------------------------
 
 
-def test_a_wrong_region_is_named(forge: GitHub, tmp_path: Path, moto_http: S3Server) -> None:
-    name = f"paris-{abs(hash(tmp_path)) % 10**10}"
+def looked_at_bucket(
+    store: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, *, as_aws: bool, region: str
+) -> list[Finding]:
+    """Look at a bucket within this process, as one of AWS's or of another store."""
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(settings, "is_aws", lambda url: as_aws)
+    asked = settings.S3Settings(bucket=bucket, region=region, endpoint_url=store.endpoint_url)
+    return [*diagnose(asked, stop=Stop()).findings]
+
+
+@pytest.mark.parametrize(("as_aws", "severity"), [(True, "error"), (False, "info")])
+def test_a_wrong_region_is_named(
+    tmp_path: Path,
+    moto_http: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    as_aws: bool,
+    severity: str,
+) -> None:
+    name = f"paris-{abs(hash((tmp_path, as_aws))) % 10**10}"
     with moto_http.client() as client:
         place: Any = {"LocationConstraint": "eu-west-3"}
         client.create_bucket(Bucket=name, CreateBucketConfiguration=place)
-    found = asked(forge, moto_http, name, "--region", "us-east-1", check=1)
-    assert f"bucket {name} lies in eu-west-3, and us-east-1 is asked for it" in of(found, "error")
+    found = looked_at_bucket(moto_http, name, monkeypatch, as_aws=as_aws, region="us-east-1")
+    (one,) = [one for one in found if "eu-west-3, and us-east-1 is asked for" in one.message]
+    assert one.severity == severity
 
 
 def test_a_bucket_that_is_not_there_or_not_ours_is_named(
@@ -260,16 +280,62 @@ def test_settings_that_may_not_be_seen_are_no_errors(
     assert "BucketVersioning is not seen: these credentials lack s3:GetBucketVersioning" in seen
 
 
-def test_what_an_open_bucket_lacks_is_listed(
-    forge: GitHub, tmp_path: Path, moto_http: S3Server
+# What a store has not may be a setting that only AWS knows.
+LACKS = (
+    "the bucket has no public access block of its own",
+    "the bucket has no encryption of its own",
+    "no lifecycle rule gives up unfinished uploads: their parts cost",
+)
+
+
+@pytest.mark.parametrize(("as_aws", "severity"), [(True, "warning"), (False, "info")])
+def test_what_a_bucket_lacks_is_a_fault_where_it_could_have_it(
+    tmp_path: Path,
+    moto_http: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    as_aws: bool,
+    severity: str,
 ) -> None:
-    name = f"open-{abs(hash(tmp_path)) % 10**10}"
+    name = f"open-{abs(hash((tmp_path, as_aws))) % 10**10}"
     moto_http.make_bucket(name)
+    with moto_http.client() as client:
+        client.delete_bucket_encryption(Bucket=name)
+    found = looked_at_bucket(moto_http, name, monkeypatch, as_aws=as_aws, region="us-east-1")
+    told = {one.message: one.severity for one in found}
+    assert {told[message] for message in LACKS} == {severity}
+    assert [one for one in found if one.severity == "error"] == []
+    (versions,) = [one for one in found if "versioning" in one.message]
+    assert versions.severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        *((404, "NoSuchPublicAccessBlockConfiguration"), (404, "NoSuchKey"), (404, "")),
+        *((501, "NotImplemented"), (405, "MethodNotAllowed"), (400, "InvalidRequest")),
+        (500, "InternalError"),
+    ],
+)
+def test_a_store_that_knows_no_such_settings_is_in_order(
+    forge: GitHub, bucket: tuple[str, "S3Client"], moto_http: S3Server, status: int, code: str
+) -> None:
+    body = f"<Error><Code>{code}</Code></Error>".encode() if code else b""
+    target = r"\?(encryption|publicAccessBlock|lifecycle|object-lock)"
+    fault = ProxyFault(action="refuse", target=target, status=status, body=body, times=None)
+    with FaultProxy(moto_http.endpoint_url, fault) as proxy:
+        found = asked(forge, moto_http, bucket[0], more={"AWS_ENDPOINT_URL_S3": proxy.url})
+    assert of(found, "error", "warning") == []
+
+
+def test_public_access_that_a_bucket_leaves_open_is_an_error_everywhere(
+    forge: GitHub, bucket: tuple[str, "S3Client"], moto_http: S3Server
+) -> None:
+    name, client = bucket
+    client.put_public_access_block(
+        Bucket=name, PublicAccessBlockConfiguration={"BlockPublicAcls": True}
+    )
     found = asked(forge, moto_http, name, check=1)
     assert any("public access to the bucket is not blocked" in one for one in of(found, "error"))
-    warned = "\n".join(of(found, "warning"))
-    assert "versioning is not enabled" in warned
-    assert "no lifecycle rule gives up unfinished uploads" in warned
 
 
 def test_a_lifecycle_that_expires_what_is_needed_is_an_error(

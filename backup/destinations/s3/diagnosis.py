@@ -1,5 +1,7 @@
 """What a bucket's settings mean for a vault. Looks only, and needs rights that backing up does not.
 
+Other stores than AWS need not know a setting: what such a store has not is no fault, and is told.
+
 Source: Amazon S3 User Guide, "Managing the lifecycle of objects", "Blocking public access",
 "Locking objects with Object Lock", "Retaining multiple versions".
 """
@@ -108,8 +110,9 @@ class _Look:
         region = headers.get("x-amz-bucket-region") or "untold"
         asked = self._bucket.settings.region
         if asked is not None and region not in {asked, "untold"}:
+            # Another store that answered did not mind.
             yield Finding(
-                "error",
+                "error" if self._bucket.is_aws else "info",
                 f"bucket {self._name} lies in {region}, and {asked} is asked for it",
                 f"give --region {region}, or leave it out",
             )
@@ -161,8 +164,7 @@ class _Look:
         if any(kinds):
             yield Finding("info", f"encryption at rest: {', '.join(filter(None, kinds))}")
         else:
-            yield Finding(
-                "warning",
+            yield self._lacks(
                 "the bucket has no encryption of its own",
                 "set a default encryption, or give runs --encryption sse-s3",
             )
@@ -172,8 +174,13 @@ class _Look:
         if isinstance(answer, Finding):
             yield answer
             return
-        block = answer.get("PublicAccessBlockConfiguration", {})
-        if not all(block.get(name) for name in _BLOCKS):
+        block = answer.get("PublicAccessBlockConfiguration")
+        if block is None:
+            yield self._lacks(
+                "the bucket has no public access block of its own",
+                "switch on all four settings of Block Public Access, unless the account has them",
+            )
+        elif not all(block.get(name) for name in _BLOCKS):
             yield Finding(
                 "error",
                 "public access to the bucket is not blocked: one policy shows all of it",
@@ -195,8 +202,7 @@ class _Look:
             for one in rules
         )
         if not aborts:
-            yield Finding(
-                "warning",
+            yield self._lacks(
                 "no lifecycle rule gives up unfinished uploads: their parts cost",
                 "add AbortIncompleteMultipartUpload after 7 days, or run prune",
             )
@@ -211,6 +217,12 @@ class _Look:
             yield Finding("info", "Object Lock is available (--object-lock-mode)")
         else:
             yield Finding("info", "Object Lock is not switched on")
+
+    def _lacks(self, what: str, fix: str) -> Finding:
+        """Say what the bucket has not: at AWS it could have it, another store may not know it."""
+        if self._bucket.is_aws:
+            return Finding("warning", what, fix)
+        return Finding("info", what, f"where the store has such a setting: {fix}")
 
     def _ask(self, operation: str, right: str) -> Answer | Finding:
         """Ask for one of the bucket's settings; what it has not is an empty answer."""
