@@ -319,6 +319,16 @@ class Destination(Protocol):
     def writer(self, key: Key) -> Writer:
         """Begin an object; a present one makes ``commit`` raise WriteConflict."""
 
+    def probe(self, key: Key) -> str:
+        """Prove that an object can be begun under key, and leave none: at most two requests.
+
+        Returns:
+            What people should know all the same, in one line; empty as a rule.
+
+        Raises:
+            BackupError: nothing could be stored there.
+        """
+
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         """Store a small object whole; equal content already there is success.
 
@@ -605,7 +615,8 @@ class RunReport:
         outcomes: every repository of the listing and every one that left it, in the order of
             owner and path.
         listed: repositories in the listings.
-        requests: counted by what was asked (``git``, ``list``, ``get``, ``put``).
+        requests: counted by what was asked (``git``, ``probe``, ``list``, ``get``,
+            ``put``).
         objects_written: objects created in the destination, manifests included.
         problems: what concerns the run as a whole and made it partial or failed.
         notes: what people should know and what changed no result.

@@ -74,7 +74,7 @@ MEANINGS: Mapping[str, str] = {
     "Totals.gone": "not listed any more",
     "Totals.bytes_uploaded": "stored by the run before this document",
     "Totals.objects_written": "vault objects stored by the run before this document",
-    "Totals.requests": "by what was asked: `git`, `list`, `get`, `put`",
+    "Totals.requests": "by what was asked: `git`, `probe`, `list`, `get`, `put`",
     "Header.format": "this format",
     "Header.document": "which document it is",
     "Header.snapshot_id": "the run",

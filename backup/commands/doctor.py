@@ -1,4 +1,7 @@
-"""Looks for mistakes in a set-up before they cost a night. Changes nothing, writes nothing."""
+"""Looks for mistakes in a set-up before they cost a night. Changes nothing.
+
+Whether the vault may be written is tried by something that is begun and taken back at once.
+"""
 
 import shutil
 import tempfile
@@ -15,7 +18,7 @@ from backup.git.command import require_git
 from backup.model import Destination, Repository, Selection, Source
 from backup.results import Diagnosis, DoctorReport, Finding
 from backup.stopping import Stop
-from backup.vault.layout import Layout
+from backup.vault.layout import DocumentName, Layout, new_snapshot_id
 
 # S3 refuses a clock that is 15 minutes off, and a GitHub App's statement sooner.
 _MOST_SKEW = timedelta(minutes=5)
@@ -158,6 +161,8 @@ class _Examination:
             diagnosis = source.diagnose()
             yield from diagnosis.findings
             yield from _clock(identity.host, diagnosis.server_time, self._clock())
+        layout = Layout.of(host=identity.host, owner=identity.owner)
+        yield from self._place(layout)
         self._stop.check()
         listing = list(source.repositories())
         count = sum(not one.problem for one in listing)
@@ -168,7 +173,21 @@ class _Examination:
         for note in source.notes:
             yield Finding("warning", note)
         yield from self._git(listing)
-        yield from self._vault(Layout.of(host=identity.host, owner=identity.owner), count)
+        yield from self._vault(layout, count)
+
+    def _place(self, layout: Layout) -> Iterator[Finding]:
+        """Try to begin what a run writes last, and loses the night without."""
+        where = self._destination.uri(layout.prefix)
+        key = layout.document(DocumentName(new_snapshot_id(self._clock())))
+        try:
+            note = self._destination.probe(key)
+        except BackupError as error:
+            yield Finding("error", f"{where} cannot be written: {error.message}", error.hint)
+            return
+        if note:
+            yield Finding("warning", f"{where}: {note}")
+        else:
+            yield Finding("info", f"{where} can be written")
 
     def _git(self, listing: Sequence[Repository]) -> Iterator[Finding]:
         """Ask one repository for its refs: the API and git are two doors."""

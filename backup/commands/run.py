@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from backup.commands.exporting import ExportOptions, Limit
 from backup.commands.owner import REQUESTS_PER_CAPTURE, OwnerRun
 from backup.commands.remotes import Network, NetworkSettings
+from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
@@ -21,7 +22,7 @@ from backup.git.command import require_git
 from backup.git.work import work_folder
 from backup.model import Destination, Events, RunReport, RunResult, Source
 from backup.stopping import Stop
-from backup.vault.layout import new_snapshot_id
+from backup.vault.layout import DocumentName, Layout, new_snapshot_id
 
 __all__ = ["RunOptions", "run"]
 
@@ -82,6 +83,9 @@ def run(
                 continue
             owners.append(owner)
             try:
+                if not options.dry_run:
+                    note = _probe(source, counting, snapshot_id, events=events, stop=stop)
+                    owner.ledger.notes += [note] if note else []
                 owner.back_up()
             except BackupError as error:
                 owner.give_up(error)
@@ -109,6 +113,33 @@ def run(
         notes=(*options.told, *(note for owner in owners for note in owner.ledger.notes)),
         drills=tuple(owner.last_drill for owner in owners if owner.last_drill is not None),
     )
+
+
+def _probe(
+    source: Source, destination: Destination, snapshot_id: str, *, events: Events, stop: Stop
+) -> str:
+    """See that an owner's manifest could be written, before anything is fetched for it.
+
+    Returns:
+        What people should know all the same; empty as a rule.
+
+    Raises:
+        BackupError: it could not.
+    """
+    identity = source.identity
+    layout = Layout.of(host=identity.host, owner=identity.owner)
+    key = layout.document(DocumentName(snapshot_id))
+    note = repeat(
+        lambda: destination.probe(key),
+        tries=TRIES,
+        stop=stop,
+        again=lambda error, seconds: events.note(f"{error.message}; again in {seconds:.0f} s"),
+        may_pass=lambda _: not destination.listing_is_local,
+    )
+    if note:
+        note = f"{destination.uri(layout.prefix)}: {note}"
+        events.note(note)
+    return note
 
 
 _EXIT_CODES: dict[RunResult, ExitCode] = {

@@ -57,8 +57,8 @@ class CountingDestination:
     """Passes everything on and counts it; every promise is the inner destination's.
 
     Counted is what was asked, whether or not it succeeded, by the names ``put`` (a commit or
-    `put_if_absent`), ``get`` (`open` and `stat`), ``list`` (`list`, `versions`, `children`
-    and `archived`) and ``delete``.
+    `put_if_absent`), ``probe``, ``get`` (`open` and `stat`), ``list`` (`list`, `versions`,
+    `children` and `archived`) and ``delete``.
     How many requests a store makes of one of these is its own affair.
 
     Args:
@@ -95,6 +95,10 @@ class CountingDestination:
     def writer(self, key: Key) -> Writer:
         inner = self._inner.writer(key)
         return _CountingWriter(inner, requests=self._counts, written=self._written)
+
+    def probe(self, key: Key) -> str:
+        self._counts.increment("probe")
+        return self._inner.probe(key)
 
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         self._counts.increment("put")

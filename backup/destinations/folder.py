@@ -42,6 +42,7 @@ from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObje
 _Names = list[str]
 
 _PARTIAL = ".partial"
+_PROBE = ".probe-"
 
 # Times that a folder may be pruned by another process between its making and its first object.
 _PUBLISH_ATTEMPTS = 20
@@ -116,7 +117,7 @@ class _FolderWriter:
                 self._size_bytes += more
         except OSError as error:
             self.abort()
-            self._failure = _write_error(error, self._uri)
+            self._failure = _write_error(error, f"{self._uri} could not be stored")
             raise self._failure from error
 
     def commit(self, *, sha256: str | None = None) -> StoredObject:
@@ -202,6 +203,20 @@ class FolderDestination:
             self._check_length(key)
             file = self._open_temporary()
         return _FolderWriter(file, key=key, uri=self.uri(key), publish=self._publish)
+
+    def probe(self, key: Key) -> str:
+        """Write a file and name it as objects are named, in a folder that key's object needs.
+
+        That is the deepest one that is there; none is made.
+        """
+        _check_key(key)
+        folder = self._path(key).parent
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        _try_folder(folder)
+        if self._partial.is_dir():
+            _try_folder(self._partial)
+        return ""
 
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         try:
@@ -522,12 +537,13 @@ class FolderDestination:
 def _check_key(key: Key) -> None:
     check_key(key)
     if _is_reserved(key):
-        raise ValueError(f"{key!r} is no key: {_PARTIAL}/ holds unfinished objects")
+        raise ValueError(f"{key!r} is no key: it is the name of what is being written or tried")
 
 
 def _is_reserved(name: str) -> bool:
     # In any letter case, since the file system may not tell them apart.
-    return name.split("/", 1)[0].lower() == _PARTIAL
+    first, last = name.split("/", 1)[0].lower(), name.rpartition("/")[2].lower()
+    return first == _PARTIAL or last.startswith(_PROBE)
 
 
 def _remove_left_overs(folder: Path) -> None:
@@ -578,6 +594,26 @@ def _name_without_replacing(temporary: Path, target: Path) -> None:
         os.close(descriptor)
 
 
+def _try_folder(folder: Path) -> None:
+    """Write a file in a folder as objects are written, and remove it.
+
+    Raises:
+        DestinationError: that cannot be done.
+    """
+    written, named = (folder / f"{_PROBE}{uuid4().hex}" for _ in range(2))
+    try:
+        with FileIO(str(written), "x") as file:
+            file.write(b"\0")
+            _sync(file.fileno())
+        _name_without_replacing(written, named)
+    except OSError as error:
+        raise _write_error(error, f"{folder} cannot be written") from error
+    finally:
+        for path in (written, named):
+            with suppress(OSError):
+                path.unlink()
+
+
 def _stored_at(status: os.stat_result) -> datetime:
     return datetime.fromtimestamp(status.st_mtime, UTC)
 
@@ -614,7 +650,7 @@ def _writing(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _write_error(error, uri) from error
+        raise _write_error(error, f"{uri} could not be stored") from error
 
 
 @contextmanager
@@ -625,9 +661,12 @@ def _deleting(uri: str) -> Iterator[None]:
         raise _error(error, f"{uri} could not be deleted") from error
 
 
-def _write_error(error: OSError, uri: str) -> DestinationError:
-    what = f"{uri} could not be stored"
-    if error.errno in _FORBIDDEN | _IMPOSSIBLE_NAMES:
+def _write_error(error: OSError, what: str) -> DestinationError:
+    if error.errno in _FORBIDDEN:
+        return AccessDenied(
+            f"{what}: {_reason(error)}", hint="give the right to write there, or another folder"
+        )
+    if error.errno in _IMPOSSIBLE_NAMES:
         return _error(error, what)
     hint = _FULL_HINTS.get(error.errno or 0, "")
     return IncompleteWrite(f"{what}: {_reason(error)}", hint=hint)

@@ -105,6 +105,10 @@ class MemoryDestination:
         check_key(key)
         return _MemoryWriter(self._objects, key)
 
+    def probe(self, key: Key) -> str:
+        check_key(key)
+        return ""
+
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         check_key(key)
         if self._objects.add(key, bytes(data)) not in (None, data):

@@ -150,6 +150,9 @@ class OriginalsDestination:
     def writer(self, key: Key) -> Writer:
         return self._inner.writer(key)
 
+    def probe(self, key: Key) -> str:
+        return self._inner.probe(key)
+
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         return self._inner.put_if_absent(key, data)
 

@@ -85,9 +85,10 @@ PAGES: Mapping[Command, Page] = {
         "Look for mistakes in a set-up before they cost a night.",
         "repo-backup doctor --from github:acme --to s3://bucket/git",
         text="Looks at this machine, at each source and its credentials, and at the bucket and its "
-        "settings; writes nothing. Each finding comes with what to do. Some settings of a bucket "
-        "are seen only by who may look at them, which the role that backs up need not. Ends with 1 "
-        "when there is an error among them.",
+        "settings. Whether the vault may be written is tried by an upload that is aborted, or a "
+        "file that is removed; nothing is left. Each finding comes with what to do. Some settings "
+        "of a bucket are seen only by who may look at them, which the role that backs up need not. "
+        "Ends with 1 when there is an error among them.",
     ),
     "login": Page(
         "Keep the OAuth consumer of a Bitbucket workspace on this machine.",

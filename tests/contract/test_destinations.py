@@ -120,6 +120,19 @@ class TestWriting:
 
         assert keys_of(destination) == [KEY]
 
+    def test_it_is_tried_whether_a_key_could_be_written_and_nothing_is_left(
+        self, destination: Destination
+    ) -> None:
+        other = Key(f"{KEY}.other")
+        for _ in range(2):
+            assert destination.probe(KEY) == ""
+            assert keys_of(destination) == []
+            assert destination.abort_uploads(older_than=datetime.now(UTC) + timedelta(1)) == 0
+            put(destination, other)
+            assert destination.probe(KEY) == ""
+            assert keys_of(destination) == [other]
+            destination.delete([other])
+
     def test_leaving_without_a_commit_leaves_nothing(self, destination: Destination) -> None:
         with destination.writer(KEY) as writer:
             writer.write(b"half")

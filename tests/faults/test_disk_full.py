@@ -1,53 +1,20 @@
 """Disks that run out of room: of the temporary folder, and of the destination."""
 
-import os
 import random
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backup.destinations.folder import FolderDestination
+from tests.support.disks import fill, resize, small_disk
 from tests.support.faults import OWNER, GitShim, assert_nothing_false, bring_back, states_of
 from tests.support.git import FastImport, commit_chain, init_bare, update_refs
 from tests.support.program import repo_backup
 
 MEBIBYTE = 1 << 20
 TIP = b"refs/heads/main"
-
-
-def _as_root(*command: str | Path) -> None:
-    rights = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    subprocess.run([*rights, *command], check=True, capture_output=True)
-
-
-@contextmanager
-def small_disk(place: Path, size_bytes: int) -> Iterator[Path]:
-    """Mount a file system of so many bytes; mounting takes root, or sudo without a password."""
-    place.mkdir()
-    _as_root("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=1777", "tmpfs", place)
-    try:
-        yield place
-    finally:
-        # Lazily: a child that is just being ended may still have a file open there.
-        _as_root("umount", "--lazy", place)
-
-
-def resize(place: Path, size_bytes: int) -> None:
-    _as_root("mount", "-o", f"remount,size={size_bytes}", place)
-
-
-def fill(path: Path) -> None:
-    """Write a file until there is no room left."""
-    with suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
-    assert shutil.disk_usage(path.parent).free == 0
 
 
 def add_noise(path: Path, size_bytes: int, *, seed: int = 1) -> None:

@@ -128,9 +128,13 @@ def done(report: RunReport, path: str) -> tuple[str, str | None, str]:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """List everything below a folder with its size and time."""
+    """List everything below a folder, each file with its size and time."""
     found = ((path, path.lstat()) for path in folder.rglob("*"))
-    return {str(path): (status.st_size, status.st_mtime_ns) for path, status in found}
+    # That a file could be made in a folder is tried, and shows in the folder's time.
+    return {
+        str(path): (0, 0) if path.is_dir() else (status.st_size, status.st_mtime_ns)
+        for path, status in found
+    }
 
 
 # --- What a night costs ------------------------------------------------------------------------

@@ -471,8 +471,8 @@ class DestinationFault:
 
     Attributes:
         at: the operation's number, from 0, among those that the next two choose.
-        operation: ``writer``, ``write``, ``commit``, ``put``, ``open``, ``read``, ``stat``,
-            ``list``, ``children``, ``archived`` or ``delete``; empty counts them all.
+        operation: ``probe``, ``writer``, ``write``, ``commit``, ``put``, ``open``, ``read``,
+            ``stat``, ``list``, ``children``, ``archived`` or ``delete``; empty counts them all.
         how: ``fail`` raises and does nothing; ``lost`` does it and then raises, a listing breaks
             off; ``short`` lets an object end in its middle; ``die`` kills this process, before
             the operation or after it.
@@ -529,6 +529,9 @@ class FaultyDestination:
     def writer(self, key: Key) -> Writer:
         self.before("writer", key)
         return _FaultyWriter(self._inner.writer(key), self, key)
+
+    def probe(self, key: Key) -> str:
+        return self.around("probe", key, lambda: self._inner.probe(key))
 
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         return self.around("put", key, lambda: self._inner.put_if_absent(key, data))

@@ -97,6 +97,9 @@ class Timed:
     def versions(self, prefix: str) -> Iterator[ObjectVersions]:
         return self._inner.versions(prefix)
 
+    def probe(self, key: Key) -> str:
+        return self._inner.probe(key)
+
     def children(self, prefix: str, *, hidden: bool = False) -> tuple[str, ...]:
         return self._inner.children(prefix, hidden=hidden)
 

@@ -138,7 +138,8 @@ class Bucket:
             self._give_up_if_due(waited_since)
 
     def _failure(self, error: Exception, key: str) -> Exception:
-        return translate(error, self.uri(key)) or error
+        objects = f"arn:aws:s3:::{self.settings.bucket}/{self.name('*')}"
+        return translate(error, self.uri(key), objects=objects) or error
 
     def _give_up_if_due(self, waited_since: float) -> None:
         if not self.stop.interrupted:

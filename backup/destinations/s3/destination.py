@@ -13,7 +13,7 @@ from backup.destinations.s3.failures import NotSupported, UploadGone
 from backup.destinations.s3.presigning import upload_url
 from backup.destinations.s3.reading import S3Reader
 from backup.destinations.s3.settings import S3Settings
-from backup.destinations.s3.upload import S3Writer, put
+from backup.destinations.s3.upload import S3Writer, probe, put
 from backup.destinations.s3.versions import irregular_versions
 from backup.errors import AccessDenied, ConfigError, DestinationError, ObjectNotFound
 from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
@@ -63,6 +63,15 @@ class S3Destination:
     def writer(self, key: Key) -> Writer:
         check_key(key)
         return S3Writer(self._bucket, key)
+
+    def probe(self, key: Key) -> str:
+        """Begin an upload in parts and abort it.
+
+        The rights are ``s3:PutObject`` and ``s3:AbortMultipartUpload``, and those of the
+        encryption that is asked for.
+        """
+        check_key(key)
+        return probe(self._bucket, key)
 
     def put_if_absent(self, key: Key, data: bytes) -> StoredObject:
         check_key(key)

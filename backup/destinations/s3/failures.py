@@ -71,14 +71,44 @@ class Undecided(DestinationUnreachable):
     """Somebody else writes the same key at this moment; it is to be asked again."""
 
 
-def translate(error: Exception, uri: str) -> BackupError | None:
+_TO_WRITE = "s3:PutObject on {objects}"
+# What is missing is refused, too, to who may not list.
+_TO_READ = "s3:GetObject and s3:GetObjectVersion on {objects}, and s3:ListBucket on {bucket}"
+_TO_DELETE = "s3:DeleteObject on {objects}"
+_TO_LIST = "s3:ListBucket on {bucket}"
+# What a policy must allow, by the operation.
+_RIGHTS = {
+    "AbortMultipartUpload": "s3:AbortMultipartUpload on {objects}",
+    "CompleteMultipartUpload": _TO_WRITE,
+    "CreateMultipartUpload": _TO_WRITE,
+    "DeleteObject": _TO_DELETE,
+    "DeleteObjects": _TO_DELETE,
+    "GetObject": _TO_READ,
+    "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration on {bucket}",
+    "HeadBucket": _TO_LIST,
+    "HeadObject": _TO_READ,
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads on {bucket}",
+    "ListObjectVersions": "s3:ListBucketVersions on {bucket}",
+    "ListObjectsV2": _TO_LIST,
+    "PutObject": _TO_WRITE,
+    "PutObjectRetention": "s3:PutObjectRetention on {objects}",
+    "UploadPart": _TO_WRITE,
+}
+
+
+def translate(error: Exception, uri: str, *, objects: str = "") -> BackupError | None:
     """Make the error of ours for what a request for an object raised.
+
+    Args:
+        error: what was raised.
+        uri: of the object.
+        objects: all that the vault may hold, as policies name it: ``arn:aws:s3:::bucket/prefix/*``.
 
     Returns:
         None for what has nothing to do with the store or the way to it: a bug.
     """
     if isinstance(error, ClientError):
-        return _refusal(error, uri)
+        return _refusal(error, uri, objects)
     if isinstance(error, SSLError):
         return DestinationError(
             f"{uri}: the store's certificate is not trusted, or TLS fails: {error}",
@@ -138,7 +168,7 @@ _TAKEN = _Meaning(WriteConflict, "exists already")
 _FORBIDDEN = _Meaning(
     AccessDenied,
     "the store forbids {operation} ({words})",
-    "check the role's policy, the bucket's policy and --expected-bucket-owner",
+    "{needs}check the role's policy, the bucket's policy and --expected-bucket-owner",
 )
 _OF_CODE = {
     "ExpiredToken": _EXPIRED,
@@ -202,7 +232,17 @@ _OF_STATUS = {
 _REFUSED = _Meaning(DestinationError, "the store refuses {operation} ({words})")
 
 
-def _refusal(error: ClientError, uri: str) -> BackupError:
+def _needs(operation: str, words: str, objects: str) -> str:
+    """Say which right a refused request needs, and on what; empty where nobody knows."""
+    if "kms:" in words:
+        return "to encrypt it needs kms:GenerateDataKey and kms:Decrypt on the KMS key; "
+    if (right := _RIGHTS.get(operation)) is None:
+        return ""
+    bucket = objects.partition("/")[0]
+    return f"it needs {right.format(objects=objects, bucket=bucket)}; "
+
+
+def _refusal(error: ClientError, uri: str, objects: str) -> BackupError:
     """Name what the store's answer says: by its code, or else by the status."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -213,7 +253,10 @@ def _refusal(error: ClientError, uri: str) -> BackupError:
     words = f"{code}: {said}" if said and said != code else code or str(status)
     problem = meaning.problem.format(words=words, operation=error.operation_name)
     joint = " " if meaning in {_MISSING, _TAKEN} else ": "
-    return meaning.kind(f"{uri}{joint}{problem}", hint=meaning.hint)
+    hint = meaning.hint
+    if meaning is _FORBIDDEN:
+        hint = hint.format(needs=_needs(error.operation_name, words, objects))
+    return meaning.kind(f"{uri}{joint}{problem}", hint=hint)
 
 
 def _words(error: Exception) -> str:

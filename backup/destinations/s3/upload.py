@@ -154,17 +154,7 @@ class S3Writer:
         self._in_flight.append((self._begun, future))
 
     def _begin(self) -> None:
-        parameters = self._bucket.keeping(is_bundle=True)
-        self._retain_until = parameters.get("ObjectLockRetainUntilDate")
-        if self._bucket.is_aws:
-            parameters["ChecksumAlgorithm"] = "CRC32"
-        future = self._bucket.begin(
-            "create_multipart_upload",
-            self._key,
-            Key=self._bucket.name(self._key),
-            **parameters,
-        )
-        answer = self._bucket.wait(future, self._key, obey=True)
+        answer, self._retain_until = _begin_upload(self._bucket, self._key)
         self._upload_id = str(answer["UploadId"])
         self._bucket.require_encryption(answer, self._key)
 
@@ -241,6 +231,49 @@ class S3Writer:
             Key=self._bucket.name(self._key),
             UploadId=upload_id,
         ).result(patience_seconds)
+
+
+def _begin_upload(bucket: Bucket, key: Key) -> tuple[Answer, datetime | None]:
+    """Begin an upload as bundles are kept; return the answer, and how long they are locked."""
+    parameters = bucket.keeping(is_bundle=True)
+    until: datetime | None = parameters.get("ObjectLockRetainUntilDate")
+    if bucket.is_aws:
+        parameters["ChecksumAlgorithm"] = "CRC32"
+    future = bucket.begin("create_multipart_upload", key, Key=bucket.name(key), **parameters)
+    return bucket.wait(future, key, obey=True), until
+
+
+def probe(bucket: Bucket, key: Key) -> str:
+    """Prove that an upload can be begun as those of bundles are, and abort it: two requests.
+
+    Returns:
+        What people should know all the same, in one line; empty as a rule.
+
+    Raises:
+        BackupError: it cannot be begun.
+    """
+    try:
+        answer, _ = _begin_upload(bucket, key)
+    except NotSupported as error:
+        return (
+            f"objects of more than {FIRST_PART_BYTES >> 20} MiB cannot be stored: {error.message}"
+        )
+    try:
+        bucket.require_encryption(answer, key)
+    finally:
+        problem = _why_not_aborted(bucket, key, str(answer["UploadId"]))
+    return problem
+
+
+def _why_not_aborted(bucket: Bucket, key: Key, upload_id: str) -> str:
+    try:
+        bucket.ask("abort_multipart_upload", key, Key=bucket.name(key), UploadId=upload_id)
+    except (UploadGone, ObjectNotFound):
+        return ""
+    except DestinationError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        return f"uploads that break off stay, and their parts cost: {error.message}{hint}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
