@@ -16,6 +16,7 @@ from backup.errors import (
     DocumentTooLarge,
     IncompleteRepository,
     IncompleteWrite,
+    TemporaryFolderError,
 )
 from backup.git.bundle import BundleHeader
 from backup.git.check import Ancestry, Disk, DiskTooSmall, PackCheck, Survey
@@ -440,25 +441,33 @@ def _pass_through(
         _pour(pieces, meter.update, *sinks, check.feed)
         summary = meter.finish()
         too_small = check.finish()
-        if too_small is not None:
-            detail = _disk_detail(too_small, summary)
-            return _Checked(summary, "trailer (disk)", detail, {}, compare_refs(plan, {}))
-        listed = ("commit", "tag") if plan.action == "full" else ("commit", "tree", "tag")
-        # What a tag names may be a blob, and these are not listed.
-        survey = check.survey({*plan.wants, *plan.refs.peeled.values()}, listed=listed)
-        ids = _ids_of(plan, check, survey, means)
-        level: Check = "connected" if plan.action == "full" else "pack"
-        changes = _proved_changes(plan, check, survey.kinds)
-        return _Checked(
-            summary,
-            level,
-            "",
-            survey.kinds,
-            changes,
-            pointers=survey.found.pointers,
-            look_alikes=survey.found.look_alikes,
-            ids=ids,
-        )
+        if too_small is None:
+            try:
+                with means.disk.blamed():
+                    return _surveyed(plan, check, summary, means)
+            except TemporaryFolderError as error:
+                too_small = DiskTooSmall(summary.size_bytes, 0, error.message)
+        detail = _disk_detail(too_small, summary)
+        return _Checked(summary, "trailer (disk)", detail, {}, compare_refs(plan, {}))
+
+
+def _surveyed(plan: Plan, check: PackCheck, summary: PackSummary, means: Means) -> _Checked:
+    """Go through a pack that passed its check, and prove that it holds what the plan needs."""
+    listed = ("commit", "tag") if plan.action == "full" else ("commit", "tree", "tag")
+    # What a tag names may be a blob, and these are not listed.
+    survey = check.survey({*plan.wants, *plan.refs.peeled.values()}, listed=listed)
+    ids = _ids_of(plan, check, survey, means)
+    level: Check = "connected" if plan.action == "full" else "pack"
+    return _Checked(
+        summary,
+        level,
+        "",
+        survey.kinds,
+        _proved_changes(plan, check, survey.kinds),
+        pointers=survey.found.pointers,
+        look_alikes=survey.found.look_alikes,
+        ids=ids,
+    )
 
 
 def _ids_of(plan: Plan, check: PackCheck, survey: Survey, means: Means) -> str | None:
@@ -588,6 +597,8 @@ def _require_every_tip(refs: Refs, kinds: dict[ObjectId, str]) -> None:
 
 
 def _disk_detail(too_small: DiskTooSmall, summary: PackSummary) -> str:
+    if too_small.trouble:
+        return too_small.trouble
     return (
         f"the pack has {summary.size_bytes} bytes; after {too_small.needed_bytes} bytes of it "
         f"{too_small.free_bytes} were free in the temporary folder"

@@ -247,6 +247,10 @@ class IncompleteWrite(DestinationError):
     retryable = True
 
 
+class TemporaryFolderError(BackupError):
+    """The temporary folder is gone, cannot be written, or is full."""
+
+
 class IntegrityError(BackupError):
     """Stored data is not what was recorded."""
 

@@ -329,19 +329,25 @@ class FileKeeper:
     def _search(self, line: BundleLine, object_format: ObjectFormat) -> PointersFound | None:
         """Have git index a stored pack, and search it; None where there is no room for it."""
         means = self._means
-        # What did not fit tonight would not either, and need not be downloaded to see that.
-        room = means.disk.free_bytes() - means.disk.reserve_bytes
-        if line.snapshot_id == means.snapshot_id or line.size_bytes > room:
+        if line.snapshot_id == means.snapshot_id:
             return None
-        with PackCheck(
-            object_format=object_format, connected=False, disk=means.disk, stop=means.stop
-        ) as check:
+        means.disk.require_usable()
+        # What did not fit before would not now, and need not be downloaded to see that.
+        if line.size_bytes > means.disk.free_bytes() - means.disk.reserve_bytes:
+            return None
+        with (
+            means.disk.blamed(),
+            PackCheck(
+                object_format=object_format, connected=False, disk=means.disk, stop=means.stop
+            ) as check,
+        ):
             for piece in verified_pack(
                 means.destination, means.layout, line, transferred=self._transferred
             ):
                 means.stop.check()
                 check.feed(piece)
             if check.finish() is not None:
+                means.disk.require_usable()
                 return None
             return check.survey(()).found
 

@@ -54,6 +54,7 @@ from backup.errors import (
 )
 from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote
+from backup.git.work import trouble_with
 from backup.model import (
     Events,
     ObjectId,
@@ -178,6 +179,8 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
             result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001  one repository never stops the others
         reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            reason = trouble_with(shop.means.disk.folder) or reason
         result = _failed(repository, entry, shop, reason=reason)
     seconds = round(time.monotonic() - started, 3)
     outcome = replace(result.outcome, duration_seconds=seconds, retries=retries)
@@ -550,7 +553,7 @@ def _capture(
     damaged: tuple[Pointer, ...] = ()
     if entry is not None and plan.previous is not None:
         damaged = _pointers(damaged_files(entry), plan.previous, shop)
-    return capture(
+    captured = capture(
         plan,
         remote,
         shop.means,
@@ -559,6 +562,10 @@ def _capture(
         if shop.selection.lfs
         else None,
     )
+    if captured.check == "trailer (disk)":
+        why = captured.record.chain[-1].check_detail
+        shop.events.note(f"{name}: checked by its trailer alone: {why}")
+    return captured
 
 
 # --- Files of Git LFS ---

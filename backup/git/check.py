@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,13 @@ from types import TracebackType
 from typing import Literal, Self
 from uuid import uuid4
 
-from backup.errors import IncompleteRepository, MalformedPack
+from backup.errors import (
+    IncompleteRepository,
+    MalformedPack,
+    ProtocolError,
+    SourceError,
+    TemporaryFolderError,
+)
 from backup.git.child import Child
 from backup.git.command import (
     PATIENCE_SECONDS,
@@ -28,6 +35,7 @@ from backup.git.command import (
 from backup.git.commits import Commit, read_commits
 from backup.git.objects import ObjectReader
 from backup.git.pointers import PointersFound, find_pointers
+from backup.git.work import ANOTHER_FOLDER, trouble_with
 from backup.model import ObjectFormat, ObjectId, split_ids
 from backup.stopping import Stop
 
@@ -62,23 +70,52 @@ class Disk:
     reserve_bytes: int
     free_bytes: Callable[[], int]
 
+    def require_usable(self) -> None:
+        """Raise TemporaryFolderError where nothing more can be written in the folder."""
+        if trouble := trouble_with(self.folder):
+            raise TemporaryFolderError(trouble, hint=ANOTHER_FOLDER)
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Blame the folder for what git fails at here, where the folder is in trouble.
+
+        Raises:
+            TemporaryFolderError: in place of what the repository would be blamed for.
+        """
+        try:
+            yield
+        except (ProtocolError, SourceError, OSError):
+            self.require_usable()
+            raise
+
 
 def disk_of(folder: Path) -> Disk:
-    """Look at a folder's file system; a tenth of it stays free, at most 256 MiB."""
+    """Look at a folder's file system; a tenth of it stays free, at most 256 MiB.
+
+    A folder that is gone has no room.
+    """
     usage = shutil.disk_usage(folder)
-    return Disk(
-        folder,
-        reserve_bytes=min(256 << 20, usage.total // 10),
-        free_bytes=lambda: shutil.disk_usage(folder).free,
-    )
+
+    def free_bytes() -> int:
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:
+            return 0
+
+    return Disk(folder, reserve_bytes=min(256 << 20, usage.total // 10), free_bytes=free_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class DiskTooSmall:
-    """Why a pack could not be checked: what it needed so far and what there was."""
+    """Why a pack could not be checked: what it needed so far and what there was.
+
+    Attributes:
+        trouble: what is wrong with the folder itself; empty where it is only too small.
+    """
 
     needed_bytes: int
     free_bytes: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +136,8 @@ class Survey:
 class PackCheck:
     """index-pack beside one stream. Used by one thread; close it to give the disk back.
 
-    When the disk cannot hold what arrives, the check ends and the stream goes on: `feed` then does
-    nothing and `finish` answers DiskTooSmall.
+    When the disk cannot hold what arrives, or the folder is gone or cannot be written any more, the
+    check ends and the stream goes on: `feed` then does nothing and `finish` answers DiskTooSmall.
 
     Args:
         connected: also prove that the pack holds everything its objects name.
@@ -117,7 +154,8 @@ class PackCheck:
         self._too_small: DiskTooSmall | None = None
         self._child: Child | None = None
         self.repository = disk.folder / f"check-{uuid4().hex}"
-        if disk.free_bytes() < disk.reserve_bytes:
+        # What is gone would be made anew, and nothing would remove it.
+        if disk.free_bytes() < disk.reserve_bytes or not disk.folder.is_dir():
             self._give_up()
             return
         try:
@@ -134,7 +172,8 @@ class PackCheck:
             )
         except (GitFailed, OSError) as error:
             # git does not always say why it could not write.
-            if not is_disk_full(str(error)) and disk.free_bytes() >= _LEAST_FREE_BYTES:
+            is_full = is_disk_full(str(error)) or disk.free_bytes() < _LEAST_FREE_BYTES
+            if not is_full and not trouble_with(disk.folder):
                 raise
             self._give_up()
         except BaseException:
@@ -254,7 +293,7 @@ class PackCheck:
         self.close()
 
     def _judge(self, words: str) -> None:
-        if is_disk_full(words):
+        if is_disk_full(words) or trouble_with(self._disk.folder):
             self._give_up()
             return
         if _LACKING.search(words):
@@ -265,7 +304,8 @@ class PackCheck:
         raise MalformedPack(f"git index-pack refused the pack: {words}")
 
     def _give_up(self) -> None:
-        self._too_small = DiskTooSmall(self._fed_bytes, self._disk.free_bytes())
+        trouble = trouble_with(self._disk.folder)
+        self._too_small = DiskTooSmall(self._fed_bytes, self._disk.free_bytes(), trouble)
         self.close()
 
 

@@ -6,14 +6,16 @@ transfer and disk each time, and its captures are fulls (said so in the record).
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
+from backup.errors import TemporaryFolderError
 from backup.git.check import Disk
-from backup.git.command import clean_environment, run_git
+from backup.git.command import GitFailed, clean_environment, is_disk_full, run_git
+from backup.git.work import ANOTHER_FOLDER
 from backup.stopping import Stop
 
 _STALLED_SECONDS = 300
@@ -43,8 +45,9 @@ def mirrored(clone_url: str, *, reach: Reach, disk: Disk, stop: Stop) -> Iterato
 
     Raises:
         GitFailed: git could not make it.
+        TemporaryFolderError: there is no place for it, or there is none any more.
     """
-    folder = Path(tempfile.mkdtemp(prefix="mirror-", dir=disk.folder))
+    folder = disk.folder / f"mirror-{uuid4().hex}"
     mirror = folder / "mirror.git"
     environment = clean_environment(
         safe_directories=[*reach.safe, mirror],
@@ -57,6 +60,16 @@ def mirrored(clone_url: str, *, reach: Reach, disk: Disk, stop: Stop) -> Iterato
     )
     environment["GIT_ALLOW_PROTOCOL"] = reach.protocol
     environment |= reach.variables
+    with disk.blamed():
+        try:
+            folder.mkdir(mode=0o700)
+            _clone(clone_url, mirror, environment=environment, stop=stop)
+            yield mirror
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clone(clone_url: str, mirror: Path, *, environment: Mapping[str, str], stop: Stop) -> None:
     try:
         run_git(
             "clone",
@@ -68,10 +81,15 @@ def mirrored(clone_url: str, *, reach: Reach, disk: Disk, stop: Stop) -> Iterato
             "--",
             clone_url,
             os.fspath(mirror),
-            directory=folder,
+            directory=mirror.parent,
             stop=stop,
             environment=environment,
         )
-        yield mirror
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    except GitFailed as error:
+        if is_disk_full(error.message):
+            # git has removed by now what filled it.
+            raise TemporaryFolderError(
+                f"the temporary folder {mirror.parent.parent} is full: {error.message}",
+                hint=ANOTHER_FOLDER,
+            ) from error
+        raise

@@ -14,6 +14,7 @@ from backup.git.command import (
     make_bare_repository,
     run_git,
 )
+from backup.git.work import trouble_with
 from backup.model import ObjectFormat, ObjectId, RefName
 from backup.refs import to_bytes
 from backup.stopping import Stop
@@ -37,7 +38,7 @@ class Rebuild:
 
         Raises:
             DamagedDocument: git refused the pack.
-            DestinationError: the disk is full.
+            DestinationError: the disk is full, or the folder is gone or cannot be written.
         """
         argv: list[str | os.PathLike[str]] = ["git", "-C", self._directory, "index-pack", "--stdin"]
         if connected:
@@ -58,6 +59,7 @@ class Rebuild:
             words = child.words()
         if is_disk_full(words):
             raise _disk_full(words)
+        self._require_folder()
         raise DamagedDocument(f"{where} is damaged: git index-pack refused its pack: {words}")
 
     def prove_connected(self, tips: Iterable[ObjectId]) -> None:
@@ -75,7 +77,13 @@ class Rebuild:
                 data=b"".join(oid.encode() + b"\n" for oid in tips),
             )
         except GitFailed as error:
+            self._require_folder()
             raise BrokenChain(f"the chain does not hold all objects: {error.message}") from error
+
+    def _require_folder(self) -> None:
+        """Blame nothing stored for what the folder is to blame for."""
+        if trouble := trouble_with(self._directory, called="the folder"):
+            raise DestinationError(trouble, hint="restore again, to where nothing clears it")
 
     def prove_present(self, tips: Iterable[ObjectId]) -> None:
         """Prove that the tips themselves are there.
@@ -125,7 +133,7 @@ class Rebuild:
             folder: the one that this repository is ``.git`` of.
 
         Raises:
-            DestinationError: the disk is full.
+            DestinationError: the disk is full, or the folder is gone or cannot be written.
             GitFailed: git refuses a file, for its name as a rule.
         """
         self._git("config", "core.bare", "false")

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from backup.errors import BackupError
+from backup.errors import TemporaryFolderError
 from backup.git.command import clean_environment, make_bare_repository, run_git
+from backup.git.work import ANOTHER_FOLDER, trouble_with
 from backup.model import ObjectFormat, ObjectId
 from backup.stopping import Stop
 
@@ -59,7 +60,7 @@ class Stage:
             refs: full name to id.
 
         Raises:
-            BackupError: they cannot be written.
+            TemporaryFolderError: they cannot be written.
         """
         # Source: gitrepository-layout(5), packed-refs. No id goes through a command.
         packed = self.folder / "packed-refs"
@@ -67,9 +68,10 @@ class Stage:
         try:
             packed.write_bytes(b"".join(b"%b %b\n" % (oid, name) for name, oid in lines))
         except OSError as error:
-            raise BackupError(
-                f"the temporary folder cannot be used: {error.strerror}",
-                hint="make room in it, or name another in TMPDIR",
+            raise TemporaryFolderError(
+                trouble_with(self.folder)
+                or f"the temporary folder {self.folder} cannot be used: {error.strerror}",
+                hint=ANOTHER_FOLDER,
             ) from error
         try:
             yield
