@@ -378,6 +378,8 @@ def _files_problem(outcome: Outcome, kept: FilesKept | None) -> str:
         found.append(
             f"{len(new)} files of Git LFS are not stored, first {new[0].oid}: {new[0].reason}"
         )
+    if unasked := sum(not one.asked for one in kept.line.not_stored):
+        found.append(f"{unasked} of them were not asked for, since too many others are missing")
     if kept.unsearched:
         found.append(
             f"{len(kept.unsearched)} packs were not searched for Git LFS: {kept.unsearched[0]}"
@@ -393,9 +395,9 @@ def both(one: str, other: str) -> str:
 def tells_more(kept: FilesKept, record: Record) -> bool:
     """Tell whether the record does not say what is known now, but for when and in which words."""
 
-    def key(line: LfsLine | None) -> set[tuple[str, bool, bool]]:
+    def key(line: LfsLine | None) -> set[tuple[str, bool, bool, bool]]:
         lines = () if line is None else line.not_stored
-        return {(one.oid, one.permanent, one.condemned) for one in lines}
+        return {(one.oid, one.permanent, one.condemned, one.asked) for one in lines}
 
     is_first = record.lfs is None and kept.wanted > 0
     return is_first or kept.chain != record.chain or key(kept.line) != key(record.lfs)

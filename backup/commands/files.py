@@ -5,18 +5,33 @@ content, and its key in the vault. That a file is in the vault gives no reposito
 each repository's own source is asked for what is new to it. What the source offers and the vault
 has is not downloaded again. That a file is not to be had never keeps a repository from being
 captured; it is noted, and asked for again by each run.
+
+Whoever may push can commit pointers to nothing. What the source says that it does not have is
+therefore asked for again by a hundred a night, and each file within 30 days; and a night in which
+too much came to nothing asks for no more. What was not asked for is not known to be missing.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from threading import Condition, Lock
 
 from backup.capture import FilesKept, Means, save_lfs_index
 from backup.commands.hidden import hidden_words
+from backup.commands.missing_files import (
+    LONGEST_REASON,
+    MISSING,
+    MOST_MISSES,
+    OFFERED_MISS,
+    Failure,
+    asked_for_later,
+    missing_lines,
+    not_asked,
+    turn_of,
+)
 from backup.commands.rebuilding import verified_pack
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.stored_files import is_whole, read_index
@@ -40,8 +55,9 @@ from backup.git.check import PackCheck
 from backup.git.lfs import MOST_AT_ONCE, FileSource, Offer
 from backup.git.pointers import NO_LOOK_ALIKES, Pointer, PointersFound
 from backup.model import Key, ObjectFormat
+from backup.secret import foreign
 from backup.stopping import Stop
-from backup.vault.documents import BundleLine, LfsIndex, LfsLine, LfsMissing, Record
+from backup.vault.documents import BundleLine, LfsIndex, LfsLine, Record
 from backup.vault.layout import lfs_key
 from backup.vault.manifest import load
 
@@ -55,31 +71,26 @@ _NO_ROOM = "the temporary folder has no room for the pack"
 _CONDEMNED = "nothing needed it for a while, and a prune may delete it; the next one spares it"
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why a file is not stored.
-
-    Attributes:
-        permanent: its source says that it does not have it.
-        condemned: a prune may delete it.
-        of_all: what is true of the others, too.
-    """
-
-    reason: str
-    permanent: bool = False
-    condemned: bool = False
-    of_all: bool = False
-
-
 @dataclass(slots=True)
 class _Work:
-    """What came of the files so far. Its numbers are added to by one thread."""
+    """What came of the files so far. Its numbers are added to by one thread.
 
-    failures: dict[str, _Failure] = field(default_factory=dict)
+    Attributes:
+        unasked: ids of files that were not asked for, since too much had come to nothing.
+        misses: how much has.
+    """
+
+    failures: dict[str, Failure] = field(default_factory=dict)
+    unasked: set[str] = field(default_factory=set)
+    misses: int = 0
     stored: int = 0
     stored_bytes: int = 0
     retain_until: datetime | None = None
     lock_unknown: bool = False
+
+    def has(self, oid: str) -> bool:
+        """Return whether a file that was to be stored is."""
+        return oid not in self.failures and oid not in self.unasked
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,23 @@ class _Stored:
     retain_until: datetime | None = None
     was_there: bool = False
     stored_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Searched:
+    """What a chain points to.
+
+    Attributes:
+        lines: of its bundles, with what was found out about them.
+        pointers: of those bundles that had to be looked at.
+        unsearched: why others could not be.
+        no_room: the number of those that the temporary folder has no room for.
+    """
+
+    lines: list[BundleLine] = field(default_factory=list)
+    pointers: list[Pointer] = field(default_factory=list)
+    unsearched: list[str] = field(default_factory=list)
+    no_room: int = 0
 
 
 class Turns:
@@ -178,6 +206,7 @@ class FileKeeper:
         means: where to.
         turns: shared with the other repositories.
         also: files that are looked for whatever is captured: they are known to be damaged.
+        looked_at: when files were last looked for; None where nobody knows.
         renew: gets other credentials where these were refused; false where there are none.
         again: hears of what failed and will be tried again, and of the seconds until then.
         transferred: hears of every so many bytes that went through; called from several threads.
@@ -190,6 +219,7 @@ class FileKeeper:
         *,
         turns: Turns,
         also: tuple[Pointer, ...] = (),
+        looked_at: datetime | None = None,
         renew: Callable[[], bool],
         again: Callable[[BackupError, float], None],
         transferred: Callable[[int], None],
@@ -198,11 +228,12 @@ class FileKeeper:
         self._means = means
         self._turns = turns
         self._also = also
+        self._looked_at = looked_at
         self._renew = renew
         self._again = again
         self._transferred = transferred
         self._lock = Lock()
-        self._given_up: _Failure | None = None
+        self._given_up: Failure | None = None
         self._look_alikes = NO_LOOK_ALIKES
 
     def keep(
@@ -234,53 +265,47 @@ class FileKeeper:
         known = previous.lfs if previous is not None else None
         before = {one.oid: one for one in known.not_stored} if known is not None else {}
         gone = frozenset(one.oid for one in also)
+        # What was stored once stays promised: that it is gone is damage, and not the source's word.
+        once = {one.oid for one in (*also, *self._also)}
         wanted: dict[str, Pointer] = {}
         _add((*also, *self._also), wanted)
         done: set[str] = set()
         if previous is not None and known is not None and goes_on:
             _add((Pointer(oid, one.size_bytes) for oid, one in before.items()), wanted)
             done = {line.key for line in previous.chain if line.lfs_scanned}
-        lines, unsearched, no_room = [], [], 0
-        for line in chain:
-            each = line
-            if line.key not in done:
-                each, pointers, problem = self._pointers_of(line, found, object_format)
-                _add(pointers, wanted)
-                unsearched += [problem] if problem and problem != _NO_ROOM else []
-                no_room += problem == _NO_ROOM
-            lines.append(each)
+        searched = self._search_chain(chain, done, found, object_format)
+        _add(searched.pointers, wanted)
         promised = gone
         if previous is not None and known is not None and wanted.keys() - before.keys() - gone:
             promised |= self._promised(previous.chain) - before.keys()
-        work = self._store(sorted(wanted.values()), promised)
+        # A full points to everything: what of it is new nobody can tell.
+        new = {one.oid for one in searched.pointers} if goes_on else set()
         now = self._means.clock()
-        # What was stored once stays promised: that it is gone is damage, and not the source's word.
-        once = {one.oid for one in (*also, *self._also)}
-        failures = [*work.failures.items()]
+        due = [one for one in before.values() if one.oid not in new | once]
+        later = asked_for_later(due, looked_at=self._looked_at, now=now) & wanted.keys()
+        asked = [one for oid, one in wanted.items() if oid not in later]
+        asked.sort(key=lambda one: (turn_of(before.get(one.oid)), one))
+        work = _Work()
+        self._store(asked, promised, work)
+        if any(turn_of(before.get(one.oid)) == MISSING and work.has(one.oid) for one in asked):
+            # Where one is back others may be.
+            self._store(sorted(wanted[oid] for oid in later), promised, work)
+            later = set()
+        for oid in (*later, *work.unasked):
+            work.failures[oid] = not_asked(before.get(oid))
         lost = {
             oid: self._why_lost(oid, failure)
-            for oid, failure in failures
+            for oid, failure in work.failures.items()
             if oid in once and not failure.condemned
         }
-        missing = tuple(
-            LfsMissing(
-                oid=oid,
-                size_bytes=wanted[oid].size_bytes,
-                since=before[oid].since if oid in before else now,
-                reason=failure.reason,
-                permanent=failure.permanent,
-                condemned=failure.condemned,
-            )
-            for oid, failure in sorted(failures)
-            if oid not in lost
-        )
+        failures = {oid: one for oid, one in work.failures.items() if oid not in lost}
         return FilesKept(
-            chain=tuple(lines),
-            line=LfsLine(not_stored=missing),
+            chain=tuple(searched.lines),
+            line=LfsLine(not_stored=missing_lines(failures, wanted, before, now=now)),
             wanted=len(wanted),
             known=frozenset(oid for oid, one in before.items() if one.permanent or one.condemned),
-            unsearched=tuple(unsearched),
-            no_room=no_room,
+            unsearched=tuple(searched.unsearched),
+            no_room=searched.no_room,
             stored=work.stored,
             stored_bytes=work.stored_bytes,
             retain_until=work.retain_until,
@@ -289,7 +314,25 @@ class FileKeeper:
             lost=lost,
         )
 
-    def _why_lost(self, oid: str, failure: _Failure) -> str:
+    def _search_chain(
+        self,
+        chain: tuple[BundleLine, ...],
+        done: Collection[str],
+        found: Mapping[str, tuple[Pointer, ...]],
+        object_format: ObjectFormat,
+    ) -> _Searched:
+        searched = _Searched()
+        for line in chain:
+            each = line
+            if line.key not in done:
+                each, pointers, problem = self._pointers_of(line, found, object_format)
+                searched.pointers += pointers
+                searched.unsearched += [problem] if problem and problem != _NO_ROOM else []
+                searched.no_room += problem == _NO_ROOM
+            searched.lines.append(each)
+        return searched
+
+    def _why_lost(self, oid: str, failure: Failure) -> str:
         means = self._means
         hidden = hidden_words(means.destination, means.layout, lfs_key(oid))
         return "; ".join(filter(None, (failure.reason, hidden)))
@@ -372,24 +415,26 @@ class FileKeeper:
 
     # --- Storing ---
 
-    def _store(self, pointers: list[Pointer], promised: frozenset[str]) -> _Work:
-        """Store files; of those that are promised, only what is gone from the vault."""
-        work = _Work()
+    def _store(self, pointers: list[Pointer], promised: frozenset[str], work: _Work) -> None:
+        """Store files, in their order; of those that are promised, only what is gone."""
         asked = [one for one in pointers if one.oid not in promised]
         for some in _hundreds([one for one in pointers if one.oid in promised]):
             asked += self._absent(some, work)
-        for some in _hundreds(sorted(asked)):
+        for some in _hundreds(asked):
+            if work.misses >= MOST_MISSES and self._given_up is None:
+                work.unasked.update(one.oid for one in some)
+                continue
             offers = self._offers(some)
             large = [one for one in some if one.size_bytes > _SMALL_BYTES]
             small = [one for one in some if one.size_bytes <= _SMALL_BYTES]
             for group, at_once in ((small, _SMALL_AT_ONCE), (large, 1)):
                 for pointer, result in self._each(group, offers, at_once=at_once):
                     self._take(result, pointer, work)
-        return work
 
-    def _take(self, result: "_Stored | _Failure", pointer: Pointer, work: _Work) -> None:
-        if isinstance(result, _Failure):
+    def _take(self, result: "_Stored | Failure", pointer: Pointer, work: _Work) -> None:
+        if isinstance(result, Failure):
             work.failures[pointer.oid] = result
+            work.misses += result.cost
             return
         if not result.was_there:
             work.stored += 1
@@ -411,21 +456,21 @@ class FileKeeper:
                     self._take(found, pointer, work)
         return absent
 
-    def _look(self, pointer: Pointer) -> "_Stored | _Failure | None":
+    def _look(self, pointer: Pointer) -> "_Stored | Failure | None":
         """Tell whether a file is in the vault; None where it is not."""
         destination, key = self._means.destination, self._key(lfs_key(pointer.oid))
         if (stored := self._turns.stored(pointer.oid)) is not None:
             return stored
         try:
             if self._turns.is_condemned(pointer.oid):
-                return _Failure(_CONDEMNED, condemned=True)
+                return Failure(_CONDEMNED, condemned=True, cost=0)
         except IntegrityError as error:
             # It may be: nobody knows before the next prune, which must not wait for this run.
-            return _Failure(sound(error.message), condemned=True)
+            return Failure(sound(error.message), condemned=True, cost=0)
         except SessionExpired:
             raise
         except BackupError as error:
-            return _Failure(sound(error.message))
+            return Failure(sound(error.message))
         try:
             found = destination.stat(key)
             if found.size_bytes == pointer.size_bytes or is_whole(destination, key, pointer.oid):
@@ -440,10 +485,10 @@ class FileKeeper:
         except SessionExpired:
             raise
         except BackupError as error:
-            return _Failure(sound(error.message))
+            return Failure(sound(error.message))
         return self._damaged(pointer)
 
-    def _look_for_new(self, pointer: Pointer) -> "_Stored | _Failure | None":
+    def _look_for_new(self, pointer: Pointer) -> "_Stored | Failure | None":
         """Look as `_look` does for a file that this repository did not have before.
 
         Its size does not make a file sound that is known to be damaged. It is not read again to see
@@ -459,11 +504,11 @@ class FileKeeper:
             return found
         return self._damaged(pointer)
 
-    def _damaged(self, pointer: Pointer) -> _Failure:
+    def _damaged(self, pointer: Pointer) -> Failure:
         uri = self._means.destination.uri(self._key(lfs_key(pointer.oid)))
-        return _Failure(f"{uri} is damaged: remove it, and the next run stores it anew")
+        return Failure(f"{uri} is damaged: remove it, and the next run stores it anew")
 
-    def _offers(self, pointers: list[Pointer]) -> "Mapping[str, Offer | SourceError | _Failure]":
+    def _offers(self, pointers: list[Pointer]) -> "Mapping[str, Offer | SourceError | Failure]":
         """Ask for links to all of them; where there are none, nothing more is asked for."""
         if self._given_up is None:
             try:
@@ -472,7 +517,7 @@ class FileKeeper:
                 raise
             except BackupError as error:
                 self._fail(error, of_all=True)
-        failure = self._given_up or _Failure("not tried")
+        failure = self._given_up or Failure("not tried")
         return dict.fromkeys((one.oid for one in pointers), failure)
 
     def _ask(self, pointers: list[Pointer]) -> Mapping[str, Offer | SourceError]:
@@ -490,22 +535,22 @@ class FileKeeper:
     def _each(
         self,
         pointers: list[Pointer],
-        offers: "Mapping[str, Offer | SourceError | _Failure]",
+        offers: "Mapping[str, Offer | SourceError | Failure]",
         *,
         at_once: int,
-    ) -> "Iterator[tuple[Pointer, _Stored | _Failure]]":
+    ) -> "Iterator[tuple[Pointer, _Stored | Failure]]":
         with ThreadPoolExecutor(at_once) as pool:
             results = pool.map(lambda one: self._fetch(one, offers[one.oid]), pointers)
             yield from zip(pointers, results, strict=True)
 
     def _fetch(
-        self, pointer: Pointer, offer: "Offer | SourceError | _Failure"
-    ) -> "_Stored | _Failure":
+        self, pointer: Pointer, offer: "Offer | SourceError | Failure"
+    ) -> "_Stored | Failure":
         """Store one file that its source offers; whatever keeps it from being stored is the result.
 
         The vault is looked at only then, so that nothing tells what it has of others.
         """
-        if isinstance(offer, _Failure):
+        if isinstance(offer, Failure):
             return offer
         if isinstance(offer, SourceError):
             return self._fail(offer, of_all=False)
@@ -523,34 +568,42 @@ class FileKeeper:
         except SessionExpired:
             raise
         except BackupError as error:
-            return self._fail(error, of_all=False)
+            return replace(self._fail(error, of_all=False), cost=OFFERED_MISS)
 
     def _download(self, pointer: Pointer, offer: Offer) -> "_Stored":
-        left = [offer]
+        left, gone = [offer], 0
 
         def attempt() -> _Stored:
+            nonlocal gone
             given = left.pop() if left else self._ask([pointer])[pointer.oid]
             if isinstance(given, Offer) and given.is_over:
                 given = self._ask([pointer])[pointer.oid]
             if not isinstance(given, Offer):
                 raise given
-            return self._pour(pointer, given)
+            try:
+                return self._pour(pointer, given)
+            except LinkExpired as error:
+                gone += error.is_gone
+                if gone > 1:
+                    # Another link led to nothing, too.
+                    raise FileMissing(error.message) from error
+                raise
 
         return repeat(attempt, tries=TRIES, stop=self._means.stop, again=self._again)
 
     def _prove(
-        self, pointer: Pointer, offer: Offer, known: "_Stored | _Failure"
-    ) -> "_Stored | _Failure":
+        self, pointer: Pointer, offer: Offer, known: "_Stored | Failure"
+    ) -> "_Stored | Failure":
         """Have a source that cannot vouch for a file show that it has it, before it gets ours."""
         if not self._source.vouches:
             for _ in self._content(pointer, offer):
                 pass
         return known
 
-    def _fail(self, error: BackupError, *, of_all: bool) -> _Failure:
+    def _fail(self, error: BackupError, *, of_all: bool) -> Failure:
         """Turn an error into what is said of a file; what hinders every file is not tried again."""
         if isinstance(error, Interrupted | DeadlineReached):
-            failure = _Failure(f"not reached: {error.message}", of_all=True)
+            failure = Failure(f"not reached: {error.message}", of_all=True)
         else:
             permanent = isinstance(error, FileMissing | RepositoryMissing) or (
                 isinstance(error, LinkExpired) and error.is_gone
@@ -558,7 +611,8 @@ class FileKeeper:
             # Tried often enough: a server or store that is away is away for the next file, too.
             away = error.retryable and not isinstance(error, LinkExpired)
             away = away or isinstance(error, AccessDenied)
-            failure = _Failure(sound(error.message), permanent=permanent, of_all=of_all or away)
+            reason = foreign(error.message, LONGEST_REASON)
+            failure = Failure(reason, permanent=permanent, of_all=of_all or away)
         if failure.of_all:
             with self._lock:
                 self._given_up = self._given_up or failure

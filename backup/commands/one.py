@@ -461,7 +461,7 @@ def _look_after(
         due = due or f"{len(damaged)} files of Git LFS are damaged in the vault"
     if not due:
         return as_before
-    return _look_for_files(repository, as_before, record, shop, why=due, lost=lost)
+    return _look_for_files(repository, entry, as_before, record, shop, why=due, lost=lost)
 
 
 def _plan(
@@ -558,7 +558,7 @@ def _capture(
         remote,
         shop.means,
         transferred=lambda size: shop.events.transferred(name, size),
-        files=_keeper(plan.repository, shop, also=(*lost, *damaged))
+        files=_keeper(plan.repository, entry, shop, also=(*lost, *damaged))
         if shop.selection.lfs
         else None,
     )
@@ -583,7 +583,7 @@ def _pointers(oids: Collection[str], record: Record, shop: Workshop) -> tuple[Po
 
 
 def _keeper(
-    repository: Repository, shop: Workshop, *, also: tuple[Pointer, ...] = ()
+    repository: Repository, entry: Entry | None, shop: Workshop, *, also: tuple[Pointer, ...] = ()
 ) -> FileKeeper:
     name = f"{repository.owner}/{repository.path}"
 
@@ -595,6 +595,7 @@ def _keeper(
         shop.means,
         turns=shop.turns,
         also=also,
+        looked_at=None if entry is None else entry.checked_at,
         renew=shop.remotes.renew,
         again=again,
         transferred=lambda size: shop.events.transferred(name, size),
@@ -603,6 +604,7 @@ def _keeper(
 
 def _look_for_files(
     repository: Repository,
+    entry: Entry,
     as_before: Result,
     record: Record,
     shop: Workshop,
@@ -616,7 +618,7 @@ def _look_for_files(
             outcome = replace(as_before.outcome, status="planned", reason=why)
             return replace(as_before, outcome=outcome)
         shop.events.capturing(f"{repository.owner}/{repository.path}", "files", why)
-        kept = _keeper(repository, shop).keep(
+        kept = _keeper(repository, entry, shop).keep(
             record.chain,
             previous=record,
             goes_on=True,

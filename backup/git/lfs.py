@@ -42,6 +42,7 @@ _REFUSED = {400, 401, 403, 404, 410}
 # Compared, and not looked up: what a server says may be anything.
 _GONE = (404, 410)
 _TOO_LARGE = 413
+_NOT_VALID = 422
 _MOST_LIFE = 1e9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What a link may not ask for, though it names it. It is ours to say what the connection does, by
@@ -464,9 +465,10 @@ def _actions(line: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if isinstance(error, dict):
         code = error.get("code")
         message = foreign(str(error.get("message") or "the server refuses it"), 200)
-        kind = FileMissing if code in _GONE else SourceError
+        # 422: the server takes no such id or size, and never will.
+        kind = FileMissing if code in (*_GONE, _NOT_VALID) else SourceError
         # A code is a number of HTTP (batch.md, "Response Errors"); anything else is not repeated.
-        is_code = isinstance(code, int) and 0 < code < 1000
+        is_code = type(code) is int and 0 < code < 1000
         raise kind(f"{message} ({code if is_code else 'no code'})")
     # Source: docs/api/v1/legacy.md: servers of the first version say "_links".
     actions = line.get("actions") or line.get("_links") or {}

@@ -368,6 +368,10 @@ class LfsMissing(Part):
     condemned: bool = Field(
         default=False, description="a prune may delete it, or take it off its list"
     )
+    asked: bool = Field(
+        default=True,
+        description="false where nobody has asked for it yet: too many others were missing",
+    )
 
 
 class LfsLine(Part):

@@ -215,7 +215,7 @@ def test_a_night_and_a_restore_need_no_more_than_the_role_may(stack: Stack, tmp_
     refused = [one for one in asked if not is_allowed(stack.statements, one)]
     assert refused == []
     assert {one.action for one in asked} == {
-        *("s3:PutObject", "s3:GetObject", "s3:GetObjectVersion"),
+        *("s3:PutObject", "s3:AbortMultipartUpload", "s3:GetObject", "s3:GetObjectVersion"),
         *("s3:ListBucket", "s3:ListBucketVersions"),
     }
     # Puts, and the completion of an upload in parts, say that the key must be new.
