@@ -67,7 +67,8 @@ _FEW = 10
 def why_files_are_due(entry: Entry, selection: Selection) -> str:
     """Say why the files of Git LFS of an unchanged repository must be looked at, if they must.
 
-    What could not be had is asked for again by each run, for good or not.
+    What could not be had is looked at by each run, for good or not; which of it is asked for is
+    chosen there (`backup.commands.missing_files`).
     """
     if not selection.lfs:
         return ""

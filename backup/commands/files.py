@@ -4,11 +4,7 @@ What each pack points to stands in a document beside its bundle. A file's id is 
 content, and its key in the vault. That a file is in the vault gives no repository a claim to it:
 each repository's own source is asked for what is new to it. What the source offers and the vault
 has is not downloaded again. That a file is not to be had never keeps a repository from being
-captured; it is noted, and asked for again by each run.
-
-Whoever may push can commit pointers to nothing. What the source says that it does not have is
-therefore asked for again by a hundred a night, and each file within 30 days; and a night in which
-too much came to nothing asks for no more. What was not asked for is not known to be missing.
+captured; it is noted, and asked for again (when, `backup.commands.missing_files` says).
 """
 
 import hashlib

@@ -216,7 +216,9 @@ def test_what_is_too_much_for_a_server_is_asked_for_by_halves(server: Server) ->
     [
         ({"error": {"code": 404, "message": "gone"}}, FileMissing, "gone (404)"),
         ({"error": {"code": 410}}, FileMissing, "the server refuses it (410)"),
-        ({"error": {"code": 422, "message": "bad size"}}, SourceError, "bad size (422)"),
+        ({"error": {"code": 422, "message": "bad size"}}, FileMissing, "bad size (422)"),
+        ({"error": {"code": "4" * 140_000}}, SourceError, "the server refuses it (no code)"),
+        ({"error": {"code": True}}, SourceError, "the server refuses it (no code)"),
         ({"error": {"code": [404], "message": {}}}, SourceError, "the server refuses it (no code)"),
         ({}, SourceError, "gives no link"),
         ({"actions": []}, SourceError, "gives no link"),

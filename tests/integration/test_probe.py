@@ -138,8 +138,10 @@ def test_who_may_only_read_is_refused_once_and_told_the_right(
 
 def test_a_policy_by_prefix_is_met_where_the_run_writes(account: Account, source: Path) -> None:
     env = account.user(*ALL, denied=f"arn:aws:s3:::{BUCKET}/git/folder/acme/*")
-    assert len(errors(looked(source, env, check=1))) == 1
-    night(source, env, check=1)
+    (error,) = errors(looked(source, env, check=1))
+    assert "/git/folder/acme/ cannot be written: " in error[0]
+    done = night(source, env, "--json", check=1)
+    assert "the store forbids CreateMultipartUpload" in done.json["error"]["message"]
     assert account.left() == []
 
 
