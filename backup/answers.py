@@ -2,7 +2,7 @@
 
 A server may be broken or hostile: its answer never ends, unpacks to gigabytes, comes at one byte a
 second, or holds something else than was asked for. All of that is an error of that one server. No
-forge that works meets one of the limits; docs/explanation/threat-model.md names them.
+forge that works meets one of the limits, which `backup.limits` has.
 """
 
 import json
@@ -13,15 +13,10 @@ from datetime import UTC, datetime
 from threading import Thread
 from typing import Any, TypeVar
 
+from backup import limits
+
 T = TypeVar("T")
 
-# Of one answer, packed and unpacked. Parsed it takes up to 25 times that; pages have about 1 MiB.
-MOST_BYTES = 32 << 20
-# For one answer, from the request to its last byte.
-MOST_SECONDS = 300.0
-# Of the listings of one owner. Pages may hold less than they could, also nothing.
-MOST_PAGES = 50_000
-MOST_ITEMS = 500_000
 _MOST_CHARACTERS = 4096
 _MOST_NUMBER = (1 << 63) - 1
 # Longer than any token lives.
@@ -44,12 +39,12 @@ def in_time(
     Args:
         do: may go on when it is waited for no more.
         give_up: lets it end then; called from this thread.
-        seconds: `MOST_SECONDS` when left out.
+        seconds: that of an answer when left out.
 
     Raises:
         TimeoutError: it took longer.
     """
-    limit = MOST_SECONDS if seconds is None else seconds
+    limit = limits.MOST_API_SECONDS if seconds is None else seconds
     future: Future[T] = Future()
 
     def work() -> None:
@@ -77,13 +72,13 @@ def whole(pieces: Iterable[bytes], *, came: Callable[[], int] = lambda: 0) -> by
         came: tells how many bytes came so far as they were sent.
 
     Raises:
-        Odd: it is longer than `MOST_BYTES`.
+        Odd: it is longer than is taken.
     """
     data = bytearray()
     for piece in pieces:
         data += piece
-        if max(len(data), came()) > MOST_BYTES:
-            raise Odd(f"more than {MOST_BYTES >> 20} MiB")
+        if max(len(data), came()) > limits.MOST_API_BYTES:
+            raise Odd(f"more than {limits.MOST_API_BYTES >> 20} MiB")
     return bytes(data)
 
 

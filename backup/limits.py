@@ -14,6 +14,13 @@ MOST_CAPABILITY_BYTES = 1 << 20
 # An answer about a hundred files has some 100 KB.
 MOST_LFS_ANSWER_BYTES = 16 << 20
 MOST_LFS_SSH_BYTES = 1 << 16
+# Of an API's: parsed it takes up to 25 times that; pages have about 1 MiB.
+MOST_API_BYTES = 32 << 20
+# From the request to the last byte.
+MOST_API_SECONDS = 300.0
+# Of the listings of one owner. Pages may hold less than they could, also nothing.
+MOST_PAGES = 50_000
+MOST_ITEMS = 500_000
 # Of a page or message in place of an answer; a title may stand behind a long style sheet.
 MOST_PAGE_BYTES = 1 << 16
 # What unpacks to more is made to keep a reader busy; text of one kind packs to a hundredth, a list
@@ -63,6 +70,20 @@ LIMITS = (
         "bytes",
         "those files fail",
     ),
+    Limit(
+        "an answer of a forge's API, packed and unpacked",
+        MOST_API_BYTES,
+        "bytes",
+        "the owner's listing fails",
+    ),
+    Limit(
+        "the time for an answer of an API or an LFS server, to its last byte",
+        int(MOST_API_SECONDS),
+        "seconds",
+        "the owner's listing or those files fail",
+    ),
+    Limit("the listings of an owner", MOST_PAGES, "pages", "the owner's listing fails"),
+    Limit("the listings of an owner", MOST_ITEMS, "items", "the owner's listing fails"),
     Limit(
         "a page or a message in place of an answer",
         MOST_PAGE_BYTES,

@@ -37,7 +37,7 @@ GROUND = (
 )
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "answers": (),
+    "answers": ("limits",),
     "model": ("secret",),
     "errors": ("secret",),
     "secret": (),

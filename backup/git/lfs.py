@@ -20,7 +20,7 @@ from stat import S_ISLNK, S_ISREG
 from threading import Lock
 from typing import Any, Protocol
 
-from backup import answers, limits
+from backup import limits
 from backup.errors import AnswerTooLarge, FileMissing, HostUnreachable, LinkExpired, SourceError
 from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, HttpClient
 from backup.git.pointers import Pointer
@@ -539,7 +539,7 @@ class Pace:
 
 def _whole(answer: Answer, named: str) -> bytes:
     data = bytearray()
-    ends_at = time.monotonic() + answers.MOST_SECONDS
+    ends_at = time.monotonic() + limits.MOST_API_SECONDS
     try:
         while piece := answer.read(_PIECE_BYTES):
             data += piece
@@ -547,7 +547,7 @@ def _whole(answer: Answer, named: str) -> bytes:
                 most = limits.MOST_LFS_ANSWER_BYTES
                 raise AnswerTooLarge(f"{named}: the answer has more than {most} bytes")
             if time.monotonic() > ends_at:
-                seconds = f"{answers.MOST_SECONDS:.0f} seconds"
+                seconds = f"{limits.MOST_API_SECONDS:.0f} seconds"
                 raise HostUnreachable(f"{named}: the answer takes longer than {seconds}")
     finally:
         answer.close()

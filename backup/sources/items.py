@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from backup import answers
+from backup import limits
 from backup.answers import Odd
 from backup.errors import SourceError
 from backup.model import Repository
@@ -39,10 +39,10 @@ class Bounds:
             raise SourceError(f"{self._forge} answers {path} with something that is no list")
         self._pages += 1
         self._items += len(items)
-        if self._pages > answers.MOST_PAGES or self._items > answers.MOST_ITEMS:
+        if self._pages > limits.MOST_PAGES or self._items > limits.MOST_ITEMS:
             raise SourceError(
-                f"{self._forge}'s listing {path} does not end: more than {answers.MOST_PAGES:,} "
-                f"pages or {answers.MOST_ITEMS:,} items"
+                f"{self._forge}'s listing {path} does not end: more than {limits.MOST_PAGES:,} "
+                f"pages or {limits.MOST_ITEMS:,} items"
             )
         return items
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import botocore.credentials
 import pytest
 
-from backup import answers
+from backup import limits
 from backup.commands.run import RunOptions
 from backup.destinations.s3 import JobRole, S3Destination, S3Settings, caller_identity
 from backup.destinations.s3.bucket import Bucket
@@ -243,7 +243,7 @@ def test_an_identity_without_an_end_is_taken_to_a_limit(
             yield b" "
             time.sleep(0.02)
 
-    monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "MOST_API_SECONDS", 0.5)
     place.issuers.identity = Answer(200, {}, slow())
     with pytest.raises(DestinationUnreachable, match="takes longer than"):
         _identity(role)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backup import answers, limits
+from backup import limits
 from backup.errors import (
     AnswerTooLarge,
     BackupError,
@@ -477,7 +477,7 @@ def test_a_file_of_one_byte_now_and_then_is_given_up(server: Server) -> None:
 def test_an_answer_of_one_byte_now_and_then_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "MOST_API_SECONDS", 0.5)
     sent: list[int] = []
     server.batch = Answer(200, TYPE, drip(sent, most=3000))
     with pytest.raises(HostUnreachable, match="takes longer than"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backup import answers
+from backup import limits
 from backup.commands.run import RunOptions, run
 from backup.destinations.memory import MemoryDestination
 from backup.errors import BackupError, HostUnreachable, SourceError
@@ -217,7 +217,7 @@ def test_of_a_body_without_an_end_so_much_is_taken_and_no_more(
     with pytest.raises(SourceError, match="more than 32 MiB"):
         [*forge.source().repositories()]
     # And what the network holds of it.
-    assert answers.MOST_BYTES < body.sent_bytes < answers.MOST_BYTES + (16 << 20)
+    assert limits.MOST_API_BYTES < body.sent_bytes < limits.MOST_API_BYTES + (16 << 20)
     report = run_with_another(forge, tmp_path)
     assert report.exit_code == 1
     assert any("more than 32 MiB" in one for one in report.problems), report.problems
@@ -238,7 +238,7 @@ def test_a_body_that_unpacks_to_a_gigabyte_takes_no_gigabyte(status: int, forge:
     try:
         with pytest.raises(SourceError, match="more than 32 MiB"):
             [*source.repositories()]
-        assert tracemalloc.get_traced_memory()[1] < 8 * answers.MOST_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 8 * limits.MOST_API_BYTES
     finally:
         tracemalloc.stop()
 
@@ -248,7 +248,7 @@ def test_a_body_of_one_byte_now_and_then_is_waited_for_no_longer_than_that(
     where: str, forge: Forge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = forge.source()
-    monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "MOST_API_SECONDS", 0.5)
     body = Endless(b" ", pause_seconds=0.02, most=3000)
     is_it = forge.is_owner if where == "owner" else forge.is_listing
     forge.fake.answer = lambda request: (
@@ -262,7 +262,7 @@ def test_a_body_of_one_byte_now_and_then_is_waited_for_no_longer_than_that(
 def test_a_listing_of_ever_more_pages_ends(
     forge: Forge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(answers, "MOST_PAGES", 20)
+    monkeypatch.setattr(limits, "MOST_PAGES", 20)
     asked = 0
 
     def answer(request: Request) -> Answer | None:
@@ -282,8 +282,8 @@ def test_a_listing_of_ever_more_pages_ends(
     assert asked == 21
     # The same by the number of items, of which a page may have any.
     asked = 0
-    monkeypatch.setattr(answers, "MOST_PAGES", 10_000)
-    monkeypatch.setattr(answers, "MOST_ITEMS", 40)
+    monkeypatch.setattr(limits, "MOST_PAGES", 10_000)
+    monkeypatch.setattr(limits, "MOST_ITEMS", 40)
     items = [json.dumps(forge.item(number)) for number in range(1, 11)]
     monkeypatch.setattr(Forge, "page", _with_items(items))
     with pytest.raises(SourceError, match="does not end"):
@@ -301,9 +301,9 @@ def _with_items(items: list[str]) -> Callable[..., bytes]:
 
 
 def test_no_owner_that_there_is_meets_a_limit() -> None:
-    assert answers.MOST_ITEMS >= 250_000
-    assert answers.MOST_PAGES * 100 >= 250_000
-    assert answers.MOST_BYTES >= 10 << 20
+    assert limits.MOST_ITEMS >= 250_000
+    assert limits.MOST_PAGES * 100 >= 250_000
+    assert limits.MOST_API_BYTES >= 10 << 20
 
 
 # --- JSON that is none, or another than was asked for ---------------------------------------------
