@@ -472,7 +472,8 @@ class DestinationFault:
     Attributes:
         at: the operation's number, from 0, among those that the next two choose.
         operation: ``probe``, ``writer``, ``write``, ``commit``, ``put``, ``open``, ``read``,
-            ``stat``, ``list``, ``children``, ``archived`` or ``delete``; empty counts them all.
+            ``stat``, ``list``, ``children``, ``archived`` or ``delete``; empty counts them all but
+            ``probe``.
         how: ``fail`` raises and does nothing; ``lost`` does it and then raises, a listing breaks
             off; ``short`` lets an object end in its middle; ``die`` kills this process, before
             the operation or after it.
@@ -590,7 +591,8 @@ class FaultyDestination:
         with self._lock:
             self.operations.append(operation)
             for number, fault in enumerate(self._faults):
-                if fault.operation in {"", operation} and fault.key in key:
+                named = {operation} if operation == "probe" else {"", operation}
+                if fault.operation in named and fault.key in key:
                     if self._seen[number] == fault.at:
                         struck.append(fault)
                     self._seen[number] += 1
