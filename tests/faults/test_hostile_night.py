@@ -148,7 +148,9 @@ def test_every_other_repository_is_backed_up_whole(
     moto_http.make_bucket(bucket)
     store = moto_http.environment() | {"AWS_ENDPOINT_URL": moto_http.endpoint_url}
     runner = Runner(tmp_path / "runner", forge.url, more=store)
-    step = runner.step(bucket=bucket, prefix="git", wikis="false", concurrency="8")
+    process = runner.start(bucket=bucket, prefix="git", wikis="false", concurrency="8")
+    stdout, stderr = process.communicate(timeout=300 + COUNT)
+    step = runner.seen(process.returncode, stdout, stderr)
     rows = {one["path"]: one for one in step.report["repositories"]}
     assert (step.code, len(rows)) == (3, COUNT), step.stderr[-2000:]
     honest = [name for name in rows if name.startswith("honest-")]
