@@ -259,6 +259,22 @@ def test_a_body_of_one_byte_now_and_then_is_waited_for_no_longer_than_that(
     assert body.sent_bytes < 3000
 
 
+def test_an_export_of_one_byte_now_and_then_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = Endless(b" ", pause_seconds=0.02, most=3000)
+    with GitLab(tmp_path / "git") as fake:
+        fake.tokens = {TOKEN: "private-token"}
+        fake.answer = lambda request: (
+            Answer(200, {}, body) if request.target.endswith("/export/download") else None
+        )
+        source = GitLabSource("acme", token=Secret(TOKEN), server_url=fake.url)
+        monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+        with pytest.raises(HostUnreachable, match="takes longer than"):
+            [*source.download_export("7")]
+    assert body.sent_bytes < 3000
+
+
 def test_a_listing_of_ever_more_pages_ends(
     forge: Forge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
