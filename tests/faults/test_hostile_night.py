@@ -1,6 +1,6 @@
 """One night in which every second repository is hostile or broken: the others are all backed up.
 
-``REPO_BACKUP_HOSTILE=2000 pytest --junitxml=FILE tests/faults/test_hostile_night.py`` makes it a
+``HOSTILE_REPOSITORIES=2000 pytest --junitxml=FILE tests/faults/test_hostile_night.py`` makes it a
 large one, and the file says what it took.
 """
 
@@ -25,7 +25,7 @@ from tests.support.runner import TOKEN, Runner
 from tests.support.s3server import S3Server
 from tests.support.vaults import to_be_kept
 
-COUNT = int(os.environ.get("REPO_BACKUP_HOSTILE", "84"))
+COUNT = int(os.environ.get("HOSTILE_REPOSITORIES", "84"))
 MAIN = b"refs/heads/main"
 LISTED = {"Content-Type": "application/x-git-upload-pack-advertisement"}
 ANSWERED = {"Content-Type": "application/x-git-upload-pack-result"}
