@@ -269,7 +269,7 @@ def test_an_export_of_one_byte_now_and_then_is_given_up(
             Answer(200, {}, body) if request.target.endswith("/export/download") else None
         )
         source = GitLabSource("acme", token=Secret(TOKEN), server_url=fake.url)
-        monkeypatch.setattr(answers, "MOST_SECONDS", 0.5)
+        monkeypatch.setattr(limits, "MOST_API_SECONDS", 0.5)
         with pytest.raises(HostUnreachable, match="takes longer than"):
             [*source.download_export("7")]
     assert body.sent_bytes < 3000
