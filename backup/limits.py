@@ -27,7 +27,12 @@ MOST_PAGE_BYTES = 1 << 16
 # of refs that all name one commit to a thirtieth, a pack hardly.
 MOST_RATIO = 250
 UNPACKED_AT_ANY_RATIO_BYTES = 16 << 20
+# What a document of the vault unpacks to.
 MAX_DOCUMENT_BYTES = 256 << 20
+# A document of a few bytes may unpack to as many brackets, each of which takes a hundred.
+MAX_VALUES = 1 << 24
+MAX_OBJECTS = 1 << 22
+MAX_ENTRIES = 250_000
 
 
 class Limit(NamedTuple):
@@ -96,4 +101,7 @@ LIMITS = (
         "bytes",
         "a record fails its repository, a manifest its owner",
     ),
+    Limit("a document of the vault", MAX_VALUES, "values", "the same"),
+    Limit("a document of the vault", MAX_OBJECTS, "JSON objects", "the same"),
+    Limit("a manifest", MAX_ENTRIES, "entries", "its owner's run fails"),
 )

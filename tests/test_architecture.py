@@ -27,6 +27,7 @@ GROUND = (
     "answers",
     "model",
     "errors",
+    "keys",
     "limits",
     "secret",
     "stopping",
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "times": (),
     "urls": ("secret",),
     "counting": (),
+    "keys": (),
     "results": ("model", "errors"),
     "refs": ("model",),
     "vault": (*GROUND, "refs"),
@@ -73,7 +75,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
         "backup.vault.documents_of_prune",
         "backup.vault.fields",
     ),
-    "pydantic_core": ("backup.config", "backup.vault.documents"),
+    "pydantic_core": ("backup.config", "backup.vault.documents", "backup.vault.packing"),
     "boto3": ("backup.destinations.s3",),
     "botocore": ("backup.destinations.s3",),
     "github": ("backup.sources.github", "backup.metadata.github"),
@@ -141,7 +143,6 @@ def test_imports_point_one_way(module: str) -> None:
 
 # Helpers that adapters of one kind share.
 SHARED = {
-    "backup.destinations.keys",
     "backup.report.words",
     "backup.sources.confined",
     "backup.sources.items",

@@ -48,6 +48,7 @@ from backup.vault.manifest import (
 
 # A twentieth of the repositories each night, and some nights that failed.
 _MOST_DRILLS = 40
+_MOST_NAMED = 10
 _TIME = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"
     r"(?:[T ](?P<minute>\d\d:\d\d)(?P<second>:\d\d(?P<fraction>\.\d{1,6})?)?"
@@ -331,13 +332,13 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
     if not chosen:
         raise ConfigError(
             f"REPOSITORY: {text!r} is not in this vault",
-            hint=f"it holds {_some_names(everything)}; list --from shows all",
+            hint=f"it holds {_some([found.name for found in everything])}; list --from shows all",
         )
     raise _several(chosen, text)
 
 
 def _several(chosen: Iterable[Found], text: str) -> ConfigError:
-    meant = ", ".join(sorted(f"{f.host}/{f.name} (id {f.entry.host_id})" for f in chosen))
+    meant = _some([f"{f.host}/{f.name} (id {f.entry.host_id})" for f in chosen])
     return ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint="give the id")
 
 
@@ -409,9 +410,11 @@ def _spellings(found: Found, path: str) -> set[str]:
     return {path, f"{found.owner}/{path}", f"{found.host}/{found.owner}/{path}"}
 
 
-def _some_names(everything: list[Found]) -> str:
-    names = sorted(found.name for found in everything)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _some(names: list[str]) -> str:
+    """Name the first ones, and count the others."""
+    named = ", ".join(sorted(names)[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def _of_snapshot(

@@ -28,7 +28,6 @@ from types import TracebackType
 from typing import BinaryIO, Self
 from uuid import uuid4
 
-from backup.destinations.keys import check_key, check_prefix, is_segment
 from backup.errors import (
     AccessDenied,
     DestinationError,
@@ -36,6 +35,7 @@ from backup.errors import (
     ObjectNotFound,
     WriteConflict,
 )
+from backup.keys import check_key, check_prefix, is_segment
 from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 
 # Inside the class, list is a method.

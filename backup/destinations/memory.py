@@ -7,8 +7,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from backup.destinations.keys import check_key, check_prefix
 from backup.errors import DestinationError, ObjectNotFound, WriteConflict
+from backup.keys import check_key, check_prefix
 from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 
 

@@ -7,9 +7,7 @@ docs/reference/schemas/ holds the JSON Schemas made from these classes.
 """
 
 import base64
-import gzip
 import hashlib
-import zlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,7 +15,6 @@ import pydantic_core
 from pydantic import Field, ValidationError, model_validator
 
 from backup.errors import DamagedDocument, DocumentTooLarge, UnsupportedFormat, sound
-from backup.limits import MAX_DOCUMENT_BYTES
 from backup.model import (
     BundleKind,
     ChangeKind,
@@ -33,30 +30,46 @@ from backup.refs import in_order, is_well_formed, to_bytes
 from backup.vault.documents_of_exports import ExportLine
 from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import (
+    Base64,
+    BundleKey,
     Count,
+    Counts,
     Depth,
+    Flag,
+    Format,
     HexId,
     HexIds,
+    IdsKey,
+    LfsIndexKey,
+    Many,
+    Name,
     Part,
     Path,
+    RecordKey,
     RelativeKey,
+    Seconds,
     Sha256,
     SnapshotId,
     Stem,
     Time,
 )
+from backup.vault.packing import excess, fields_in, pack, too_many
 
 T = TypeVar("T", bound=Part)
 
 FORMAT = 1
+_NO_FORMAT = 1 << 16
+# Of what is wrong in a document a person reads so much.
+_MOST_NAMED = 10
+_LONGEST_PLACE = 100
 
 
 class SourceLine(Part):
     """Where the root's repositories come from."""
 
     provider: str
-    host: str
-    owner: str
+    host: Name
+    owner: Name
     location: str = Field("", description="for a folder its absolute path, else empty")
     owner_id: str | None = Field(None, description="the forge's identity of the owner")
 
@@ -64,15 +77,15 @@ class SourceLine(Part):
 class ShardLine(Part):
     """Which part of a run a document is of."""
 
-    index: Annotated[int, Field(ge=1)]
-    count: Annotated[int, Field(ge=1)]
+    index: Annotated[Count, Field(ge=1)]
+    count: Annotated[Count, Field(ge=1)]
 
 
 class SelectionLine(Part):
     """What of a repository was asked for."""
 
-    pull_refs: bool = False
-    lfs: bool = False
+    pull_refs: Flag = False
+    lfs: Flag = False
     metadata: tuple[str, ...] = ()
 
 
@@ -88,7 +101,7 @@ class AbsenceLine(Part):
 class PinLine(Part):
     """A record that retention must keep, and why."""
 
-    record: RelativeKey
+    record: RecordKey
     snapshot_id: SnapshotId
     at: Time
     reason: str
@@ -107,10 +120,10 @@ class ChangeCounts(Part):
 class ForgottenLine(Part):
     """A repository that the vault was told to forget."""
 
-    host_id: str
+    host_id: Name
     kind: Kind = "code"
     path: Path
-    aliases: tuple[str, ...] = ()
+    aliases: tuple[Path, ...] = ()
     snapshot_id: SnapshotId
     at: Time
     reason: str
@@ -129,7 +142,7 @@ class EntryDamage(Part):
     depth: Depth = "objects"
     found_at: Time
     found_by: Literal["run", "verify"] = "verify"
-    accepted: bool = Field(
+    accepted: Flag = Field(
         default=False, description="what can still be restored is kept: somebody accepted it"
     )
     repaired_at: Time | None = Field(
@@ -140,17 +153,17 @@ class EntryDamage(Part):
 class Entry(Part):
     """One repository in a manifest: its state, and what the run did with it."""
 
-    host_id: str
+    host_id: Name
     path: Path
     kind: Kind = "code"
-    aliases: tuple[str, ...] = Field((), description="earlier paths, oldest first")
-    private: bool = False
-    archived: bool = False
-    fork: bool = False
+    aliases: tuple[Path, ...] = Field((), description="earlier paths, oldest first")
+    private: Flag = False
+    archived: Flag = False
+    fork: Flag = False
     pushed_at: Time | None = None
 
     digest: Sha256 | None = Field(None, description="of the refs that the record holds")
-    record: RelativeKey | None = Field(None, description="key of the newest record")
+    record: RecordKey | None = Field(None, description="key of the newest record")
     record_version_id: str | None = Field(None, description="in a versioned store")
     checked_at: Time | None = Field(None, description="when the source last answered with refs")
     captured_at: Time | None = Field(None, description="when the record was made")
@@ -163,14 +176,14 @@ class Entry(Part):
     chain_length: Count = Field(0, description="bundles in the record's chain")
     chain_bytes: Count = Field(0, description="their sizes together")
     selection: SelectionLine = SelectionLine()
-    empty: bool = Field(default=False, description="the repository had nothing to capture")
+    empty: Flag = Field(default=False, description="the repository had nothing to capture")
     unfinished: tuple[str, ...] = Field((), description="what must be captured again")
     degraded: tuple[str, ...] = Field((), description="what cannot be stored, and is said")
-    refs_not_selected: Mapping[str, Count] = Field(
+    refs_not_selected: Counts = Field(
         default_factory=dict,
         description="the number of refs that the source has and that are not asked for, by pattern",
     )
-    unproven: bool = Field(
+    unproven: Flag = Field(
         default=False,
         description="what is in a pack of the chain was never looked at: its check is trailer",
     )
@@ -178,7 +191,7 @@ class Entry(Part):
         (), description="objects of the current chain that are known to be missing or damaged"
     )
     absence: AbsenceLine | None = None
-    not_selected: bool = Field(default=False, description="left out by a filter of this run")
+    not_selected: Flag = Field(default=False, description="left out by a filter of this run")
     carried_from: str | None = Field(None, description="snapshot that made this entry")
     failing_since: Time | None = None
     pins: tuple[PinLine, ...] = ()
@@ -193,7 +206,7 @@ class Entry(Part):
     reason: str = ""
     bytes: Count = 0
     objects: Count = 0
-    duration_seconds: Annotated[float, Field(ge=0)] = 0.0
+    duration_seconds: Seconds = 0.0
     changes: ChangeCounts = ChangeCounts()
 
     @property
@@ -216,13 +229,13 @@ class Totals(Part):
     gone: Count = 0
     bytes_uploaded: Count = 0
     objects_written: Count = 0
-    requests: Mapping[str, Count] = Field(default_factory=dict)
+    requests: Counts = Field(default_factory=dict)
 
 
 class Header(Part):
     """What stands at the head of every manifest and checkpoint."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["manifest", "checkpoint"]
     snapshot_id: SnapshotId
     started_at: Time
@@ -230,7 +243,7 @@ class Header(Part):
     version: str = Field(description="of the program that wrote it")
     source: SourceLine
     shard: ShardLine | None = None
-    complete: bool = Field(description="every selected repository was reached")
+    complete: Flag = Field(description="every selected repository was reached")
     result: Literal["success", "partial", "failed"]
     totals: Totals = Totals()
     store_behind_seconds: Count = Field(
@@ -252,14 +265,16 @@ class Manifest(Header):
     )
     problems: tuple[str, ...] = ()
     writer: str | None = Field(None, description="account and role that wrote it, where known")
-    entries: tuple[Entry, ...]
+    entries: Many[Entry]
 
 
 class NamedRef(Part):
     """A ref's name as it can be shown, and exactly where that differs."""
 
     name: str
-    name_base64: str | None = Field(None, description="the name's bytes, when they are not UTF-8")
+    name_base64: Base64 | None = Field(
+        None, description="the name's bytes, when they are not UTF-8"
+    )
 
     @property
     def ref_name(self) -> RefName:
@@ -294,7 +309,7 @@ class HeadLine(Part):
     """Where HEAD points: to a ref by name, or, detached, to an id."""
 
     symref: str | None = None
-    symref_base64: str | None = None
+    symref_base64: Base64 | None = None
     id: HexId | None = Field(None, description="what HEAD resolves to; None when unborn")
 
     @property
@@ -320,7 +335,7 @@ class RefChangeLine(NamedRef):
 class BundleLine(Part):
     """One bundle of a chain."""
 
-    key: RelativeKey
+    key: BundleKey
     kind: BundleKind
     snapshot_id: SnapshotId
     size_bytes: Count
@@ -333,9 +348,9 @@ class BundleLine(Part):
     version_id: str | None = Field(None, description="in a versioned store")
     storage_class: str | None = None
     retain_until: Time | None = Field(None, description="object lock")
-    lfs_scanned: bool = False
-    lfs: RelativeKey | None = Field(None, description="ids of LFS objects this pack points to")
-    ids: RelativeKey | None = Field(
+    lfs_scanned: Flag = False
+    lfs: LfsIndexKey | None = Field(None, description="ids of LFS objects this pack points to")
+    ids: IdsKey | None = Field(
         None, description="of a full: the ids in its pack, where its record has no room for them"
     )
 
@@ -362,13 +377,13 @@ class LfsMissing(Part):
     size_bytes: Count
     since: Time = Field(description="when it was first asked for in vain")
     reason: str
-    permanent: bool = Field(
+    permanent: Flag = Field(
         default=False, description="the source itself says that it does not have it"
     )
-    condemned: bool = Field(
+    condemned: Flag = Field(
         default=False, description="a prune may delete it, or take it off its list"
     )
-    asked: bool = Field(
+    asked: Flag = Field(
         default=True,
         description="false where nobody has asked for it yet: too many others were missing",
     )
@@ -380,23 +395,23 @@ class LfsLine(Part):
     Packs whose lines say that they were not searched may point to more.
     """
 
-    not_stored: tuple[LfsMissing, ...] = Field((), description="sorted by id")
+    not_stored: Many[LfsMissing] = Field((), description="sorted by id")
 
 
 class RepositoryLine(Part):
     """Which repository a record is of, as it was called then."""
 
-    host: str
-    owner: str
+    host: Name
+    owner: Name
     path: Path
-    host_id: str
+    host_id: Name
     kind: Kind = "code"
 
 
 class Record(Part):
     """One repository's refs and chain at one capture; holds exactly what its chain holds."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["record"]
     snapshot_id: SnapshotId
     version: str = Field(description="of the program that wrote it")
@@ -406,15 +421,15 @@ class Record(Part):
     selection: SelectionLine = SelectionLine()
     digest: Sha256
     head: HeadLine = HeadLine()
-    refs: tuple[RefLine, ...] = Field(description="sorted by the bytes of the name")
-    left_out: tuple[LeftOutLine, ...] = ()
-    refs_not_selected: Mapping[str, Count] = Field(
+    refs: Many[RefLine] = Field(description="sorted by the bytes of the name")
+    left_out: Many[LeftOutLine] = ()
+    refs_not_selected: Counts = Field(
         default_factory=dict,
         description="the number of refs that were advertised and not asked for, by pattern",
     )
-    chain: tuple[BundleLine, ...] = Field(description="in the order to apply")
-    changes: tuple[RefChangeLine, ...] = ()
-    previous: RelativeKey | None = Field(None, description="the record before this one")
+    chain: Many[BundleLine] = Field(description="in the order to apply")
+    changes: Many[RefChangeLine] = ()
+    previous: RecordKey | None = Field(None, description="the record before this one")
     fallback: str | None = Field(None, description="how it was captured without protocol v2")
     metadata: DocumentLine | None = None
     lfs: LfsLine | None = Field(None, description="what became of the chain's LFS objects")
@@ -422,10 +437,18 @@ class Record(Part):
         None,
         description="of the commits, root trees and tags in the pack that came with this record",
     )
-    unproven: bool = Field(
+    unproven: Flag = Field(
         default=False,
         description="what is in a pack of the chain was never looked at: its check is trailer",
     )
+
+    @model_validator(mode="after")
+    def _check_chain(self) -> Self:
+        if len({line.key for line in self.chain}) < len(self.chain):
+            raise ValueError("the chain has a bundle twice")
+        if sum(line.size_bytes for line in self.chain) >= 1 << 63:
+            raise ValueError("the chain's bundles have more bytes than there can be")
+        return self
 
     def tips(self) -> dict[RefName, ObjectId]:
         """Return the exact ref map."""
@@ -442,16 +465,16 @@ class LfsObject(Part):
 class LfsIndex(Part):
     """The LFS objects that one bundle's pack points to."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["lfs"]
     snapshot_id: SnapshotId
-    objects: tuple[LfsObject, ...]
+    objects: Many[LfsObject]
 
 
 class Ids(Part):
     """The ids of the commits, root trees and annotated tags that a full's pack holds."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["ids"]
     snapshot_id: SnapshotId
     ids: HexIds = Field(description="one behind another, in no order")
@@ -460,7 +483,7 @@ class Ids(Part):
 class HolderLine(Part):
     """A repository that needs a damaged object."""
 
-    host_id: str
+    host_id: Name
     kind: Kind = "code"
 
     @property
@@ -504,38 +527,38 @@ class EarlierLine(Part):
 class DrillLine(Part):
     """One repository of a drill."""
 
-    host_id: str
+    host_id: Name
     kind: Kind = "code"
-    record: RelativeKey
-    ok: bool
+    record: RecordKey
+    ok: Flag
     not_readable: Count = Field(
         0, description="objects of it that lie in an archive and were not read"
     )
-    duration_seconds: Annotated[float, Field(ge=0)] = 0.0
+    duration_seconds: Seconds = 0.0
 
 
 class Drill(Part):
     """What a verification found."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["drill"]
     snapshot_id: SnapshotId
     started_at: Time
     finished_at: Time
     version: str
     depth: Depth
-    checked: tuple[DrillLine, ...]
-    damaged: tuple[DamageLine, ...] = ()
-    standing: tuple[DamageLine, ...] = Field(
+    checked: Many[DrillLine]
+    damaged: Many[DamageLine] = ()
+    standing: Many[DamageLine] = Field(
         (), description="damage found by earlier drills that has not passed one since"
     )
-    passed: tuple[PassedLine, ...] = Field(
+    passed: Many[PassedLine] = Field(
         (), description="damage found by earlier drills that this one found no more"
     )
     merged: tuple[SnapshotId, ...] = Field(
         (), description="earlier drills of the last days whose damage is in this document"
     )
-    earlier: tuple[EarlierLine, ...] = Field(
+    earlier: Many[EarlierLine] = Field(
         (), description="when the repositories were last looked at that are not in `checked`"
     )
 
@@ -553,12 +576,12 @@ class Accepted(Part):
     An object that was whole again after that, and is damaged once more, is not accepted by it.
     """
 
-    format: Literal[1]
+    format: Format
     document: Literal["accepted"]
     snapshot_id: SnapshotId
     at: Time
     by: str | None = Field(None, description="account and role, where known")
-    host_id: str
+    host_id: Name
     kind: Kind = "code"
     path: Path
     objects: tuple[AcceptedLine, ...]
@@ -592,12 +615,10 @@ def encode(document: Part) -> bytes:
     except (UnicodeEncodeError, pydantic_core.PydanticSerializationError):
         # A message with bytes of a name in it must not keep a manifest from being written.
         text = pydantic_core.to_json(_sound(document.model_dump(exclude_defaults=True)))
-    if len(text) > MAX_DOCUMENT_BYTES:
+    if problem := excess(text) or too_many(vars(document)):
         kind = getattr(document, "document", type(document).__name__)
-        raise DocumentTooLarge(
-            f"the {kind} would have {len(text)} bytes, and {MAX_DOCUMENT_BYTES} are the most"
-        )
-    return gzip.compress(text, compresslevel=9, mtime=0)
+        raise DocumentTooLarge(f"the {kind} would have {problem}")
+    return pack(text)
 
 
 def decode(data: bytes, kind: type[T], *, where: str) -> T:
@@ -613,11 +634,12 @@ def decode(data: bytes, kind: type[T], *, where: str) -> T:
         UnsupportedFormat: a newer version of this program wrote it.
     """
     try:
-        fields = pydantic_core.from_json(_unpack(data))
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+        fields = fields_in(data)
+    except ValueError as error:
         raise DamagedDocument(f"{where} is damaged: {error}") from error
     written = fields.get("format") if isinstance(fields, dict) else None
-    if isinstance(written, int) and written > FORMAT:
+    # A greater one than there will ever be is no newer format.
+    if type(written) is int and FORMAT < written < _NO_FORMAT:
         raise UnsupportedFormat(
             f"{where} has format {written}, this version reads format {FORMAT}",
             hint="use a newer version of repo-backup",
@@ -625,9 +647,19 @@ def decode(data: bytes, kind: type[T], *, where: str) -> T:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DamagedDocument(f"{where} is damaged: {place}: {first['msg']}") from error
+        raise DamagedDocument(f"{where} is damaged: {_first_of(error)}") from error
+
+
+def _first_of(error: ValidationError) -> str:
+    """Name the first places that are wrong, and count the others."""
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [".".join(map(str, one["loc"]))[:_LONGEST_PLACE] for one in wrong[:_MOST_NAMED]]
+    named = [
+        f"{place}: {one['msg'].removeprefix('Value error, ')}"
+        for place, one in zip(places, wrong, strict=False)
+    ]
+    more = len(wrong) - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more else "")
 
 
 def _sound(value: Any) -> Any:
@@ -636,16 +668,6 @@ def _sound(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_sound(name): _sound(one) for name, one in value.items()}
     return [_sound(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _unpack(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    text = unpacker.decompress(data, MAX_DOCUMENT_BYTES + 1)
-    if len(text) > MAX_DOCUMENT_BYTES:
-        raise ValueError(f"it unpacks to more than {MAX_DOCUMENT_BYTES} bytes")
-    if not unpacker.eof or unpacker.unused_data:
-        raise EOFError("the gzip stream does not end where the object does")
-    return text
 
 
 def shown(name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backup.vault.fields import Count, Part, RelativeKey, Sha256, Time
+from backup.vault.fields import Count, ExportKey, Part, Sha256, Time
 
 
 class ExportLoss(Part):
@@ -22,7 +22,7 @@ class ExportLoss(Part):
 class ExportLine(Part):
     """An archive of a project that its forge made."""
 
-    key: RelativeKey
+    key: ExportKey
     requested_at: Time
     stored_at: Time | None = None
     size_bytes: Count = 0

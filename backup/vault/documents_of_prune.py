@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backup.vault.fields import Part, RelativeKey, SnapshotId, Stem, Time
+from backup.vault.fields import Format, Many, Part, RelativeKey, SnapshotId, Stem, Time
 
 
 class CondemnedLine(Part):
@@ -19,17 +19,17 @@ class CondemnedLine(Part):
 class Condemned(Part):
     """The files that a prune may delete: no run leans on them."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["condemned"]
     snapshot_id: SnapshotId
     at: Time
-    objects: tuple[CondemnedLine, ...] = Field(description="sorted by key")
+    objects: Many[CondemnedLine] = Field(description="sorted by key")
 
 
 class Pruned(Part):
     """Which manifests a prune left, so that the next one notices when others are missing."""
 
-    format: Literal[1]
+    format: Format
     document: Literal["pruned"]
     snapshot_id: SnapshotId
     at: Time

@@ -1,11 +1,51 @@
 """The types that the fields of documents have, and what a value must be to be one."""
 
+from base64 import b64decode
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+)
 
-from backup.vault.layout import is_snapshot_id
+from backup.keys import is_key
+from backup.vault.layout import (
+    export_time,
+    is_bundle,
+    is_ids,
+    is_key_of_record,
+    is_lfs_index,
+    is_of_repository,
+    is_snapshot_id,
+)
+
+T = TypeVar("T")
+
+# S3 takes no longer key, and this one is behind the root's and the bucket's prefix.
+_MAX_KEY_CHARACTERS = 1024
+_MAX_NUMBERS = 1000
+
+
+def _no_flag(value: Any) -> Any:
+    # 1.0 and `true` are equal to 1.
+    if type(value) is not int:
+        raise ValueError("a format is a whole number")
+    return value
+
+
+def _written(value: Any) -> Any:
+    # Numbers would be taken for seconds, and texts of digits, too.
+    if isinstance(value, datetime) or (isinstance(value, str) and "T" in value):
+        return value
+    raise ValueError("a time is written as in RFC 3339")
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -38,12 +78,43 @@ def _segments(path: str) -> str:
 
 
 def _relative(key: str) -> str:
-    if not key or any(segment in {"", ".", ".."} for segment in key.split("/")):
-        raise ValueError("a key must stay below its root")
+    if not is_key(key) or len(key) > _MAX_KEY_CHARACTERS:
+        raise ValueError("a key must stay below its root, and has no characters but plain ones")
     return key
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+def _key_of(what: str, is_one: Callable[[str], object]) -> AfterValidator:
+    def check(key: str) -> str:
+        if not is_one(key):
+            raise ValueError(f"this is not the key of {what}")
+        return key
+
+    return AfterValidator(check)
+
+
+def _of_repository(is_one: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda key: is_of_repository(key) and is_one(key)
+
+
+def _base64(text: str) -> str:
+    b64decode(text, validate=True)
+    return text
+
+
+def _few(value: Any) -> Any:
+    if isinstance(value, Mapping) and len(value) > _MAX_NUMBERS:
+        raise ValueError(f"{len(value)} numbers, and {_MAX_NUMBERS} are the most")
+    return value
+
+
+Format = Annotated[Literal[1], BeforeValidator(_no_flag)]
+# What JSON has for a value is that value and no other: `true` is no number, and "1" is none.
+Flag = Annotated[bool, Field(strict=True)]
+# As large as any program's integers, and none whose digits alone fill a document.
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Counts = Annotated[Mapping[str, Count], BeforeValidator(_few)]
+Time = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 HexId = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")]
 # Ids one behind another: each has the length of the record's object format.
 HexIds = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{8})*$")]
@@ -51,9 +122,18 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SnapshotId = Annotated[str, AfterValidator(_timely)]
 Stem = Annotated[str, AfterValidator(_stem)]
 Path = Annotated[str, AfterValidator(_segments)]
+# What a segment of a key is made of cannot be empty.
+Name = Annotated[str, Field(min_length=1)]
 RelativeKey = Annotated[str, AfterValidator(_relative)]
+RecordKey = Annotated[RelativeKey, _key_of("a record", is_key_of_record)]
+BundleKey = Annotated[RelativeKey, _key_of("a bundle", _of_repository(is_bundle))]
+LfsIndexKey = Annotated[RelativeKey, _key_of("a list of files", _of_repository(is_lfs_index))]
+IdsKey = Annotated[RelativeKey, _key_of("a list of ids", _of_repository(is_ids))]
+ExportKey = Annotated[RelativeKey, _key_of("an export", export_time)]
+Base64 = Annotated[str, AfterValidator(_base64)]
 Depth = Literal["objects", "packs", "restore"]
-Count = Annotated[int, Field(ge=0)]
+# Of a million parts the first that is wrong is enough, and all of them would fill the memory.
+Many = Annotated[tuple[T, ...], FailFast()]
 
 
 class Part(BaseModel):

@@ -227,11 +227,7 @@ class Layout:
     def is_object(self, key: str) -> bool:
         """Return whether a run stored this object of a repository, as far as its key tells."""
         relative = key.removeprefix(self.prefix)
-        return bool(
-            (relative.startswith("repositories/") and snapshot_of(relative))
-            or lfs_oid(relative)
-            or export_time(relative)
-        )
+        return bool(is_of_repository(relative) or lfs_oid(relative) or export_time(relative))
 
     def folder(
         self,
@@ -382,10 +378,14 @@ def is_record(key: str) -> bool:
     return key.endswith(".record.json.gz")
 
 
+def is_of_repository(key: str) -> bool:
+    """Return whether a relative key is one that a run can have given an object of a repository."""
+    return key.startswith("repositories/") and bool(snapshot_of(key))
+
+
 def is_key_of_record(key: str) -> bool:
     """Tell whether a relative key is one that a run can have given a record."""
-    is_ours = key.startswith("repositories/") and is_record(key) and bool(snapshot_of(key))
-    return is_ours and key.isascii() and key.isprintable()
+    return is_record(key) and is_of_repository(key)
 
 
 def is_bundle(key: str) -> bool:

@@ -31,7 +31,7 @@ from backup.vault.documents import (
     refs_digest,
 )
 from backup.vault.documents_of_exports import ExportLine
-from backup.vault.fields import Part, RelativeKey, Stem
+from backup.vault.fields import Count, Flag, Many, Name, Part, Path, RecordKey, Stem
 from backup.vault.layout import (
     DOCUMENT_FOLDERS,
     DocumentName,
@@ -40,6 +40,7 @@ from backup.vault.layout import (
     snapshot_of,
     snapshot_time,
 )
+from backup.vault.packing import MAX_STORED_BYTES
 
 T = TypeVar("T", bound=Part)
 R = TypeVar("R")
@@ -152,9 +153,12 @@ def load(destination: Destination, key: Key, kind: type[T], *, version: str | No
         ObjectNotFound: it is not there.
         DamagedDocument: it is not what was written.
     """
+    where = destination.uri(key)
     with destination.open(key, version=version) as reader:
-        data = reader.read()
-    return decode(data, kind, where=destination.uri(key))
+        data = reader.read(MAX_STORED_BYTES + 1)
+    if len(data) > MAX_STORED_BYTES:
+        raise DamagedDocument(f"{where} is damaged: it has more than {MAX_STORED_BYTES} bytes")
+    return decode(data, kind, where=where)
 
 
 def load_manifest(destination: Destination, layout: Layout, name: DocumentName) -> Manifest:
@@ -223,14 +227,14 @@ class _HeaderAlone(Header, extra="ignore"):
 class Stored(Part, extra="ignore"):
     """What of a repository a manifest says is stored, and nothing else of it."""
 
-    host_id: str
-    path: str
+    host_id: Name
+    path: Path
     kind: Kind = "code"
-    private: bool = False
-    record: RelativeKey | None = None
+    private: Flag = False
+    record: RecordKey | None = None
     record_version_id: str | None = None
-    unproven: bool = False
-    chain_bytes: int = 0
+    unproven: Flag = False
+    chain_bytes: Count = 0
     pins: tuple[PinLine, ...] = ()
     export: ExportLine | None = None
 
@@ -243,7 +247,7 @@ class Stored(Part, extra="ignore"):
 class Contents(Header, extra="ignore"):
     """What a manifest or checkpoint says is stored; a fifth of the memory of all of it."""
 
-    entries: tuple[Stored, ...]
+    entries: Many[Stored]
     merged: tuple[Stem, ...] = ()
     forgotten: tuple[ForgottenLine, ...] = ()
 

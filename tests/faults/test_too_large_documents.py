@@ -12,7 +12,7 @@ from backup.destinations.memory import MemoryDestination
 from backup.errors import BackupError, DamagedDocument, DocumentTooLarge, SourceError
 from backup.model import Key, Outcome, RunReport
 from backup.sources.plain import FolderSource
-from backup.vault import documents
+from backup.vault import packing
 from backup.vault.documents import Ids, Record, decode, encode
 from tests.support.git import commit_chain, init_bare, update_refs
 from tests.support.vaults import run_at
@@ -23,7 +23,7 @@ MAIN = b"refs/heads/main"
 
 def limit(monkeypatch: pytest.MonkeyPatch, size_bytes: int) -> None:
     """Let readers and writers accept less than they do: a quarter of a gigabyte takes too long."""
-    for module in (documents, capture):
+    for module in (packing, capture):
         monkeypatch.setattr(module, "MAX_DOCUMENT_BYTES", size_bytes)
 
 

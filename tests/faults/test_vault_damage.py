@@ -1,10 +1,13 @@
 """What is stored gets lost or altered behind our back: it is noticed, said, and mended."""
 
+import gzip
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -243,6 +246,61 @@ def test_a_record_that_is_lost_or_damaged_costs_a_full_and_nothing_else(
     assert (report.exit_code, outcome.status, outcome.plan) == (0, "captured", "full")
     assert record.name in outcome.reason
     assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a letter that no key has": lambda record: _in_key(record, "é"),
+    "a line break": lambda record: _in_key(record, "\n"),
+    "a backslash": lambda record: _in_key(record, "\\"),
+    "a way out": lambda record: _in_key(record, "/../../../"),
+    "a key of something else": lambda record: _in_key(record, ".txt"),
+    "a name that is no base64": lambda record: record["refs"][0].update(name_base64="****"),
+    "an odd name of what was left out": lambda record: record.update(
+        left_out=[{"name": "x", "name_base64": "a", "id": "1", "reason": "odd"}]
+    ),
+    "a bundle twice": lambda record: record["chain"].append(record["chain"][-1]),
+    "a flag for a size": lambda record: record["chain"][0].update(size_bytes=True),
+}
+
+
+def _in_key(record: dict[str, Any], text: str) -> None:
+    line = record["chain"][0]
+    line["key"] = line["key"].replace(".bundle", f"{text}.bundle")
+
+
+def make_hostile(nights: Nights, hostile: str) -> Path:
+    record = nights.stored("repositories/chained/*/*.record.json.gz")[-1]
+    document = json.loads(gzip.decompress(record.read_bytes()))
+    HOSTILE[hostile](document)
+    record.write_bytes(gzip.compress(json.dumps(document).encode()))
+    return record
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_record_is_damage_of_its_repository_and_of_no_other(
+    hostile: str, nights: Nights, tmp_path: Path
+) -> None:
+    record = make_hostile(nights, hostile)
+    every = RestoreRequest(repository=None, all=True, at=None, target=tmp_path / "all")
+    report = restore(nights.destination, every, events=Heard(), stop=Stop())
+    assert report.exit_code == ExitCode.DAMAGED
+    assert [f"{record.name} is damaged" in words for words in report.failed] == [True]
+    assert states_of(tmp_path / "all") == {"quiet": nights.states[-1]["quiet"]}
+    one = RestoreRequest(repository="chained", all=False, at=None, target=tmp_path / "one")
+    with pytest.raises(DamagedDocument, match=f"{record.name} is damaged"):
+        restore(nights.destination, one, events=Heard(), stop=Stop())
+    outcomes = by_path(back_up(nights.source, nights.destination).outcomes)
+    assert (outcomes["chained"].plan, outcomes["quiet"].status) == ("full", "unchanged")
+    assert bring_back(nights.destination, tmp_path / "again") == nights.states[-1]
+
+
+def test_the_program_names_a_hostile_record_and_ends_with_4(nights: Nights, tmp_path: Path) -> None:
+    record = make_hostile(nights, "a letter that no key has")
+    vault = ("--from", nights.vault)
+    for words in (("restore", "--all", tmp_path / "all"), ("list", "chained"), ("verify",)):
+        done = repo_backup(*words, *vault, check=4)
+        assert record.name in done.stderr + done.stdout
+    assert states_of(tmp_path / "all") == {"quiet": nights.states[-1]["quiet"]}
 
 
 # --- Manifests and checkpoints --------------------------------------------------------------------

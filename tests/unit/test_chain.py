@@ -12,7 +12,7 @@ FOLDER = "repositories/widgets/1/"
 def bundle(number: int, size_bytes: int) -> BundleLine:
     kind: BundleKind = "full" if number == 0 else "incremental"
     return BundleLine(
-        key=f"{FOLDER}{number}.{kind}.bundle",
+        key=f"{FOLDER}2026110{number + 1}T023000Z-0000.{kind}.bundle",
         kind=kind,
         snapshot_id=f"2026110{number + 1}T023000Z-0000",
         size_bytes=size_bytes,

@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,9 +19,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from backup.errors import DamagedDocument, UnsupportedFormat
-from backup.model import LeftOut, ObjectId, RefName, Refs
+from backup.destinations.memory import MemoryDestination
+from backup.errors import DamagedDocument, DocumentTooLarge, UnsupportedFormat
+from backup.limits import MAX_ENTRIES, MAX_OBJECTS, MAX_VALUES
+from backup.model import Key, LeftOut, ObjectId, RefName, Refs
 from backup.refs import to_name
+from backup.vault import packing
 from backup.vault.documents import (
     STORED,
     Accepted,
@@ -40,6 +45,7 @@ from backup.vault.documents import (
 )
 from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import Part
+from backup.vault.manifest import load
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 DOCUMENTS: dict[str, type[Part]] = {
@@ -288,6 +294,24 @@ WRONG_FIELDS: list[tuple[tuple[str | int, ...], object]] = [
     (("chain", 0, "sha256"), "0" * 63),
     (("chain", 0, "prerequisites"), ["refs/heads/main"]),
     (("repository", "kind"), "issue"),
+    (("repository", "host_id"), ""),
+    (("repository", "owner"), ""),
+    (("format",), True),
+    (("format",), 1.0),
+    (("captured_at",), 1764550000),
+    (("captured_at",), "1764550000"),
+    (("unproven",), 1),
+    (("unproven",), "true"),
+    (("chain", 0, "size_bytes"), True),
+    (("chain", 0, "size_bytes"), "20"),
+    (("chain", 0, "size_bytes"), 20.0),
+    (("chain", 0, "size_bytes"), 1 << 63),
+    (("chain", 0, "size_bytes"), 10**400),
+    (("refs_not_selected",), {"refs/pull/*/head": -1}),
+    (("refs_not_selected",), {str(number): 1 for number in range(1001)}),
+    (("left_out", 0, "name_base64"), "****"),
+    (("left_out", 0, "name_base64"), "a"),
+    (("changes", 0, "name_base64"), "ä"),
 ]
 
 
@@ -309,11 +333,127 @@ def test_a_wrong_field_is_damage_and_the_message_names_its_place(
     # A check over several fields can only name what holds them all.
     place = path[:-1] if path[-1] in {"name", "name_base64", "symref_base64"} else path
     assert f"vault/document is damaged: {'.'.join(map(str, place))}" in caught.value.message
+    assert len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize("value", [1 << 63, float("inf"), float("-inf"), -0.1, True, "1"])
+def test_a_duration_that_could_not_be_written_back_is_damage(value: object) -> None:
+    document = replaced(golden("format-1-drill"), ("checked", 0, "duration_seconds"), value)
+    if value == 1 << 63:
+        assert unpacked(encode(read(document, Drill)))["checked"][0]["duration_seconds"] == value
+        return
+    with pytest.raises(DamagedDocument, match=r"checked\.0\.duration_seconds"):
+        read(document, Drill)
+
+
+def test_a_chain_that_has_a_bundle_twice_or_no_end_is_damage() -> None:
+    document = golden("format-1-record")
+    base = document["chain"][0]
+    for chain, message in (
+        ([base, base], "the chain has a bundle twice"),
+        ([base, {**base, "key": base["key"].replace("-", "-0")}], "more bytes than there can be"),
+    ):
+        lines = [{**line, "size_bytes": (1 << 63) - 1} for line in chain]
+        with pytest.raises(DamagedDocument, match=message):
+            read({**document, "chain": lines}, Record)
+
+
+def test_of_many_wrong_fields_ten_are_named_and_the_others_counted() -> None:
+    document = golden("format-1-record")
+    wrong = {"format": 1} | {key: {"no": "such"} for key in document if key != "format"}
+    with pytest.raises(DamagedDocument) as caught:
+        read(wrong, Record)
+    assert caught.value.message.count(": ") >= 10
+    assert re.search(r"; and \d+ more$", caught.value.message)
+    entries = [{"host_id": number} for number in range(100_000)]
+    with pytest.raises(DamagedDocument, match=r"entries\.0\.host_id: ") as caught:
+        read({**golden("format-1-manifest"), "entries": entries}, Manifest)
+    # Of a list the first that is wrong is enough.
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("number", [10**400, 1 << 16, -2, 2.0])
+def test_a_number_that_no_format_will_have_is_damage(number: object) -> None:
+    with pytest.raises(DamagedDocument, match="format: "):
+        read({**golden("format-1-record"), "format": number}, Record)
+
+
+# --- Limits --------------------------------------------------------------------------------------
+
+
+def entries_of(count: int) -> bytes:
+    return b"[" + b",".join([b'{"host_id":"1","path":"a"}'] * count) + b"]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[" + b"0," * MAX_VALUES + b"0]", "16777217 values, and 16777216 are the most"),
+        (b"[" * (MAX_VALUES + 1), "16777217 values, and 16777216 are the most"),
+        (
+            b"[" + b"{}," * MAX_OBJECTS + b"{}]",
+            "4194305 JSON objects, and 4194304 are the most",
+        ),
+        (
+            b'{"entries":' + entries_of(MAX_ENTRIES + 1) + b"}",
+            "250001 entries, and 250000 are",
+        ),
+    ],
+    ids=["values", "brackets", "objects", "entries"],
+)
+def test_a_small_object_that_stands_for_very_much_is_stopped_before_it_is_read(
+    text: bytes, message: str
+) -> None:
+    """The memory of the reader is measured: it grows with the text, not with what it stands for."""
+    tracemalloc.start()
+    with pytest.raises(DamagedDocument, match=f"^bomb is damaged: it has {message}"):
+        decode(gzip.compress(text, compresslevel=1), Manifest, where="bomb")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # What unpacks it holds the text twice for a moment. Entries are read, and nothing made of them.
+    most = 150 if b"entries" in text else 2.5 * len(text) / (1 << 20) + 5
+    assert peak >> 20 < most
+
+
+def test_what_readers_refuse_for_its_number_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = busy_owner(30)
+    values = json.dumps(unpacked(encode(manifest)), separators=(",", ":"))
+    numbers = {
+        "MAX_ENTRIES": (30, "30 entries, and 29 are the most"),
+        "MAX_OBJECTS": (values.count("{"), "JSON objects, and"),
+        "MAX_VALUES": (sum(map(values.count, "{[,")), "values, and"),
+    }
+    for name, (number, message) in numbers.items():
+        monkeypatch.setattr(packing, name, number)
+        assert decode(encode(manifest), Manifest, where="here") == manifest
+        whole = encode(manifest)
+        monkeypatch.setattr(packing, name, number - 1)
+        with pytest.raises(DocumentTooLarge, match=f"^the manifest would have .*{message}"):
+            encode(manifest)
+        with pytest.raises(DamagedDocument, match=f"it has .*{message}"):
+            decode(whole, Manifest, where="here")
+        monkeypatch.undo()
+
+
+def test_no_more_of_an_object_is_read_than_a_document_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vault, key = MemoryDestination(), Key("a/b.json.gz")
+    data = encode(busy_owner(1))
+    vault.put_if_absent(key, data)
+    monkeypatch.setattr("backup.vault.manifest.MAX_STORED_BYTES", len(data))
+    assert load(vault, key, Manifest).entries
+    monkeypatch.setattr("backup.vault.manifest.MAX_STORED_BYTES", len(data) - 1)
+    with pytest.raises(DamagedDocument, match="it has more than"):
+        load(vault, key, Manifest)
 
 
 @pytest.mark.parametrize(
     "key",
-    ["", "..", ".", "../x", "a/../b", "a/./b", "/etc/passwd", "a//b", "a/", "/", "a/..", "../../a"],
+    [
+        *("", "..", ".", "../x", "a/../b", "a/./b", "/etc/passwd", "a//b", "a/", "/", "a/.."),
+        *("../../a", "é", "a\nb", "a\\b", "a\0b", "a" * 1025),
+    ],
 )
 @pytest.mark.parametrize(
     ("name", "kind", "path"),
@@ -325,11 +465,42 @@ def test_a_wrong_field_is_damage_and_the_message_names_its_place(
         ("format-1-manifest", Manifest, ("entries", 0, "pins", 0, "record")),
     ],
 )
-def test_a_key_that_leaves_its_root_is_damage(
+def test_a_key_that_leaves_its_root_or_is_none_is_damage(
     name: str, kind: type[Part], path: tuple[str | int, ...], key: str
 ) -> None:
-    with pytest.raises(DamagedDocument):
-        read(replaced(golden(name), path, key), kind)
+    whole: Any = golden(name)
+    for step in path:
+        whole = whole[step]
+    segments = whole.split("/")
+    # Behind what begins and ends as a key of ours does, too.
+    hostile = "/".join([segments[0], key, *segments[1:]])
+    for wrong in (key, hostile):
+        with pytest.raises(DamagedDocument):
+            read(replaced(golden(name), path, wrong), kind)
+
+
+KEYS_OF_KINDS = {
+    kind: f"repositories/widgets/1/20261101T023000Z-1a2b3c4d.{kind}"
+    for kind in ("record.json.gz", "full.bundle", "lfs.json.gz", "ids.json.gz")
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        (("previous",), "record.json.gz"),
+        (("chain", 0, "key"), "full.bundle"),
+        (("chain", 0, "lfs"), "lfs.json.gz"),
+        (("chain", 0, "ids"), "ids.json.gz"),
+    ],
+)
+def test_a_key_is_one_of_the_kind_that_stands_there(path: tuple[str | int, ...], own: str) -> None:
+    record = golden("format-1-record")
+    read(replaced(record, path, KEYS_OF_KINDS[own]), Record)
+    others = [key for kind, key in KEYS_OF_KINDS.items() if kind != own]
+    for key in (*others, "x", "99991231T235959Z-aaaa", KEYS_OF_KINDS[own].replace("T", "t")):
+        with pytest.raises(DamagedDocument, match="this is not the key of"):
+            read(replaced(record, path, key), Record)
 
 
 def test_a_document_that_unpacks_without_end_is_stopped() -> None:

@@ -164,10 +164,18 @@ def test_a_name_that_means_several_is_refused_and_all_are_listed(gone: bool) -> 
 
 
 def test_a_name_that_means_none_is_refused_with_some_that_are_there() -> None:
-    candidates = [found(f"r{number}", f"{number}") for number in range(7)]
+    candidates = [found(f"r{number:02}", f"{number}") for number in range(12)]
     with pytest.raises(ConfigError, match="'acme/nothing' is not in this vault") as caught:
         find_repository(candidates, "acme/nothing")
-    assert "acme/r0, acme/r1, acme/r2, acme/r3, acme/r4 and 2 more" in caught.value.hint
+    ten = ", ".join(f"acme/r{number:02}" for number in range(10))
+    assert f"it holds {ten} and 2 more; list" in caught.value.hint
+
+
+def test_of_very_many_that_a_name_means_ten_are_told() -> None:
+    candidates = [found("r", f"{number}") for number in range(1000)]
+    with pytest.raises(ConfigError, match=r"means several: .* and 990 more$") as caught:
+        find_repository(candidates, "r")
+    assert caught.value.message.count("(id ") == 10
 
 
 def test_the_same_letter_case_comes_first_and_another_will_do() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backup.destinations.keys import check_key, is_segment
+from backup.keys import check_key, is_key, is_segment
 from backup.vault.layout import (
     SNAPSHOT_ID,
     DocumentName,
@@ -140,6 +140,14 @@ def test_any_path_gives_keys_that_are_bounded_and_stay_below_the_root(path: list
         assert whole.startswith("github.com/acme/repositories/")
         assert ".." not in whole.split("/")
         assert len(whole) < 1024
+
+
+@given(st.text(st.sampled_from("a./\\é\n~ [\x7f"), max_size=8))
+@example("../a")
+@example("a/..")
+@example("...")
+def test_a_key_is_what_its_segments_are(text: str) -> None:
+    assert is_key(text) == all(map(is_segment, text.split("/")))
 
 
 @given(st.lists(PATHS.map("/".join), min_size=2, max_size=20, unique=True))

@@ -46,6 +46,7 @@ REPOSITORY = Repository(
     host="github.com", owner="acme", path="widgets", host_id="1", clone_url="/srv/widgets.git"
 )
 FOLDER = "repositories/widgets/1/"
+RECORD_KEY = f"{FOLDER}20261114T023000Z-0000.record.json.gz"
 MAIN, DEVELOP, TAG = map(RefName, ("refs/heads/main", "refs/heads/develop", "refs/tags/v1"))
 
 
@@ -59,7 +60,7 @@ ONE, TWO, THREE, FOUR = map(oid, (1, 2, 3, 4))
 def bundle(number: int, size_bytes: int, made_at: datetime) -> BundleLine:
     kind: BundleKind = "full" if number == 0 else "incremental"
     return BundleLine(
-        key=f"{FOLDER}{number}.{kind}.bundle",
+        key=f"{FOLDER}{made_at:%Y%m%dT%H%M%SZ}-{number:04}.{kind}.bundle",
         kind=kind,
         snapshot_id=f"{made_at:%Y%m%dT%H%M%SZ}-0000",
         size_bytes=size_bytes,
@@ -113,7 +114,7 @@ def planned(
         repository,
         refs,
         why=why,
-        entry=None if record is None else Entry(host_id="1", path="widgets", record="a/record"),
+        entry=None if record is None else Entry(host_id="1", path="widgets", record=RECORD_KEY),
         record=record,
         stored=there if stored is None else stored,
         selection=selection or Selection(),
@@ -126,7 +127,7 @@ def planned(
 
 REFS = Refs(tips={MAIN: ONE})
 DIGEST = refs_digest(REFS)
-LAST = Entry(host_id="1", path="widgets", record="a/record", digest=DIGEST)
+LAST = Entry(host_id="1", path="widgets", record=RECORD_KEY, digest=DIGEST)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_a_repository_that_lost_all_its_refs_keeps_its_history_in_reach() -> Non
     plan = planned(Refs(tips={}), record)
     assert plan.action == "empty"
     assert plan.previous == record
-    assert plan.previous_key == "a/record"
+    assert plan.previous_key == RECORD_KEY
 
 
 def test_a_detached_head_alone_is_something_to_hold() -> None:
@@ -201,7 +202,7 @@ def test_a_changed_repository_gets_an_increment_of_what_is_new() -> None:
     assert plan.wants == (THREE,)
     assert plan.haves == (ONE, TWO)
     assert plan.prerequisites == (ONE,)
-    assert (plan.previous, plan.previous_key) == (record, "a/record")
+    assert (plan.previous, plan.previous_key) == (record, RECORD_KEY)
 
 
 @pytest.mark.parametrize(

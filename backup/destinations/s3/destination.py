@@ -6,7 +6,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 
-from backup.destinations.keys import check_key, check_prefix, is_segment
 from backup.destinations.s3.archive import archived_among, folders_of
 from backup.destinations.s3.bucket import Answer, Bucket, version_of
 from backup.destinations.s3.failures import NotSupported, UploadGone
@@ -16,6 +15,7 @@ from backup.destinations.s3.settings import S3Settings
 from backup.destinations.s3.upload import S3Writer, probe, put
 from backup.destinations.s3.versions import irregular_versions
 from backup.errors import AccessDenied, ConfigError, DestinationError, ObjectNotFound
+from backup.keys import check_key, check_prefix, is_segment
 from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 from backup.secret import Secret
 from backup.stopping import Stop

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
 
-from backup.destinations.keys import is_segment
 from backup.destinations.s3.bucket import Answer, Bucket
+from backup.keys import is_segment
 from backup.model import Key, ObjectVersions
 
 
