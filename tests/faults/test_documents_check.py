@@ -30,6 +30,7 @@ from backup.vault.manifest import list_documents, load_manifest
 from tests.faults.test_prune import LAYOUT
 from tests.faults.test_prune_files import FILES, FileEstate
 from tests.support.faults import OWNER, Heard, back_up
+from tests.support.mutations import changed, overlaid, pack, paths, standing_at
 from tests.support.vaults import Silence
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -189,66 +190,21 @@ def stopped_by_damage(vault: Vault, stored: MemoryDestination, target: Path) -> 
 # --- Mutations ---
 
 
-def overlaid(real: Any, golden: Any) -> Any:
-    """Give a real document the optional fields that it has at their defaults, from an example."""
-    if isinstance(real, dict) and isinstance(golden, dict):
-        both = {key: overlaid(real[key], golden[key]) for key in real.keys() & golden.keys()}
-        return {**real, **{key: golden[key] for key in golden.keys() - real.keys()}, **both}
-    if isinstance(real, list) and isinstance(golden, list) and real and golden:
-        return [overlaid(real[0], golden[0]), *real[1:]]
-    return real
-
-
-def paths(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the way to every field; of a list to its first item."""
-    if isinstance(document, dict):
-        items = [*document.items()]
-    else:
-        items = [*enumerate(document[:1])] if isinstance(document, list) else []
-    for step, value in items:
-        yield (*path, step)
-        yield from paths(value, (*path, step))
-
-
 def mutations(real: Any, golden: Any) -> Iterator[tuple[str, Any]]:
     """Yield documents with one field of a wrong type, or without a field that they had."""
     rich = overlaid(real, golden)
     for path in paths(rich):
         # Only what leads to the field comes from the example: the rest stays as it was.
         for wrong in ({"no": "such"}, None, -1):
-            yield f"{path} is {wrong}", _changed(real, rich, path, wrong)
+            yield f"{path} is {wrong}", changed(real, rich, path, wrong)
         if path in {*paths(real)} and isinstance(path[-1], str):
             document = deepcopy(real)
-            del _at(document, path[:-1])[path[-1]]
+            del standing_at(document, path[:-1])[path[-1]]
             yield f"{path} is gone", document
 
 
-def _changed(real: Any, rich: Any, path: tuple[Any, ...], wrong: Any) -> Any:
-    document, there, example = deepcopy(real), True, rich
-    place = document
-    for step in path[:-1]:
-        example = example[step]
-        there = there and (step in place if isinstance(place, dict) else step < len(place))
-        if not there and isinstance(place, dict) and step not in place:
-            place[step] = deepcopy(example)
-        elif isinstance(place, list) and step >= len(place):
-            place.append(deepcopy(example))
-        place = place[step]
-    if isinstance(place, list) and path[-1] >= len(place):
-        place.append(wrong)
-    else:
-        place[path[-1]] = wrong
-    return document
-
-
-def _at(document: Any, path: tuple[Any, ...]) -> Any:
-    for step in path:
-        document = document[step]
-    return document
-
-
-def pack(document: Any) -> bytes:
-    return gzip.compress(json.dumps(document).encode(), mtime=0)
+def packed(document: Any) -> bytes:
+    return pack(json.dumps(document).encode())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,7 +216,7 @@ def test_a_field_that_stops_any_command_is_damage_for_verify(
     golden = json.loads((GOLDEN / f"format-1-{KINDS[kind][0]}.json").read_text())
     found = harmless = 0
     for what, document in mutations(real, golden):
-        stored = vault.with_content(key, pack(document))
+        stored = vault.with_content(key, packed(document))
         if damaged := look(copy_of(stored)):
             # Of a sound document that names what is not there, that is named.
             found += key in damaged
@@ -278,8 +234,8 @@ def test_a_field_that_stops_any_command_is_damage_for_verify(
         lambda data: data + b"\n",
         lambda data: b"",
         lambda data: b"<!DOCTYPE html>",
-        lambda data: pack([]),
-        lambda data: pack({**json.loads(gzip.decompress(data)), "format": 2}),
+        lambda data: packed([]),
+        lambda data: packed({**json.loads(gzip.decompress(data)), "format": 2}),
     ],
     ids=["cut", "grown", "empty", "foreign", "no object", "of a newer format"],
 )
