@@ -337,6 +337,8 @@ class VerifyReport:
             or not so deep.
         exit_code: 0 when nothing is damaged, 4 when something is.
         not_readable: URIs of objects that lie in an archive: neither damaged nor proved.
+        newer: of documents that a newer version of this program wrote, that they cannot be read:
+            they are not damaged, and what they may promise was not looked at.
     """
 
     depth: str
@@ -346,6 +348,7 @@ class VerifyReport:
     exit_code: int
     standing: int = 0
     not_readable: tuple[str, ...] = ()
+    newer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from backup.errors import DamagedDocument, ObjectNotFound
+from backup.errors import DamagedDocument, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination, Key
 from backup.vault.documents import encode
 from backup.vault.documents_of_prune import Pruned
@@ -117,7 +117,11 @@ def missing_manifests(destination: Destination, layout: Layout) -> frozenset[str
 
 
 def _look_for_manifests(destination: Destination, layout: Layout) -> frozenset[str]:
-    _, notes, _ = _read_notes(destination, layout)
+    try:
+        _, notes, _ = _read_notes(destination, layout)
+    except UnsupportedFormat:
+        # What a newer version's prune deleted is not known: nothing is missed that it may have.
+        return frozenset()
     if not notes:
         return frozenset()
     there = {name.stem for name in list_documents(destination, layout)}

@@ -2,7 +2,8 @@
 
 What stops another command must be damage for verify, too: a list of files that may be deleted, the
 result of a drill, which damage is accepted, what a pack points to in Git LFS, the ids in a pack,
-and a record that a run left behind.
+and a record that a run left behind. What a newer version of this program wrote is no damage, where
+nothing of this one's names it.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from backup.vault.layout import (
     is_lfs_index,
     is_record,
     pruned_of,
+    record_key,
     snapshot_of,
 )
 from backup.vault.manifest import Identity, load
@@ -63,8 +65,10 @@ def damaged_documents(
     holders: Mapping[str, Holders],
     concurrency: int,
     stop: Stop,
-) -> list[Damage]:
-    """Read every document but those of runs and the records that they name; return damaged ones.
+) -> tuple[list[Damage], list[str]]:
+    """Read every document but those of runs and the records that they name.
+
+    Return the damaged ones, and of those that a newer version wrote that they cannot be read.
 
     One that is gone by now was pruned, or is missed where something names it.
 
@@ -77,34 +81,40 @@ def damaged_documents(
             damaged takes a new full where a chain needs it.
         concurrency: the number of documents that are read at once; each is dropped when read.
         stop: ends it.
-
-    Raises:
-        UnsupportedFormat: a newer version wrote one: this one cannot tell whether it is damaged.
     """
 
-    def read(one: tuple[Key, type[Part]]) -> Damage | None:
+    def read(one: tuple[Key, type[Part]]) -> Damage | str | None:
         key, kind = one
         stop.check()
         try:
             load(destination, key, kind)
         except ObjectNotFound:
             return None
-        except UnsupportedFormat:
-            raise
         except IntegrityError as error:
+            if isinstance(error, UnsupportedFormat) and not is_named(key):
+                return error.message
             of = holders.get(folder_of(key.removeprefix(layout.prefix)), Holders())
             return Damage(
                 destination.uri(key), error.message, of.names, (), of.private, of.identities
             )
         return None
 
+    def is_named(key: Key) -> bool:
+        # What stands beside a bundle is named where its record is.
+        relative = key.removeprefix(layout.prefix)
+        return record_key(folder_of(relative), snapshot_of(relative)) in named
+
     documents = [*_documents(destination, layout, listed, named)]
     with ThreadPoolExecutor(concurrency) as pool:
         try:
-            return [damage for damage in pool.map(read, documents) if damage is not None]
+            found = [*pool.map(read, documents)]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return (
+        [one for one in found if isinstance(one, Damage)],
+        [one for one in found if isinstance(one, str)],
+    )
 
 
 def _documents(

@@ -211,15 +211,15 @@ def state_of_vault(destination: Destination, layout: Layout, *, now: datetime) -
 
 def forgotten_in_vault(
     destination: Destination, layout: Layout
-) -> tuple[tuple[ForgottenLine, ...], tuple[DocumentName, ...]]:
-    """Read what a vault was told to forget, and name the documents of it that are damaged."""
+) -> tuple[tuple[ForgottenLine, ...], tuple[tuple[DocumentName, IntegrityError], ...]]:
+    """Read what a vault was told to forget, and name the documents of it that cannot be read."""
 
     def read(
         names: Sequence[DocumentName],
-    ) -> tuple[tuple[ForgottenLine, ...], tuple[DocumentName, ...]]:
-        damaged: list[DocumentName] = []
-        lines = load_forgotten(destination, layout, names, damaged=damaged)
-        return lines, tuple(damaged)
+    ) -> tuple[tuple[ForgottenLine, ...], tuple[tuple[DocumentName, IntegrityError], ...]]:
+        unreadable: list[tuple[DocumentName, IntegrityError]] = []
+        lines = load_forgotten(destination, layout, names, unreadable=unreadable)
+        return lines, tuple(unreadable)
 
     return with_documents(destination, layout, read)
 

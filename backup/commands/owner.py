@@ -232,8 +232,8 @@ class OwnerRun:
             self._tell_earlier_names()
         for stem in self._state.misdated:
             self._note(f"{stem} was dated by a wrong clock and decides nothing")
-        for stem in self._state.damaged:
-            self._note(f"{stem} is damaged and was left aside")
+        for words in self._state.left_aside:
+            self._note(f"{words}; it was left aside")
 
     def _require_clock(self) -> None:
         """Compare the clocks; by one that is wrong nothing may be published."""

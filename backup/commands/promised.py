@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from backup.commands.finding import forgotten_in_vault, state_of_vault
-from backup.errors import DamagedDocument, ObjectNotFound
+from backup.errors import DamagedDocument, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination
 from backup.results import Damage
 from backup.stopping import Stop
@@ -60,12 +60,14 @@ class Promises:
     Attributes:
         repositories: by name.
         damaged: documents that cannot be read.
+        newer: why others cannot: a newer version of this program wrote them.
         has_index: whether a manifest could be read.
         state: the newest, as every command has it; None where a document keeps it from being known.
     """
 
     repositories: list[Promised] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
+    newer: list[str] = field(default_factory=list)
     has_index: bool = False
     state: State | None = None
 
@@ -73,8 +75,9 @@ class Promises:
 def read_promises(
     destination: Destination, layout: Layout, *, now: datetime, stop: Stop
 ) -> Promises:
-    """Read every manifest and checkpoint; one that cannot be read is damage of its own.
+    """Read every manifest and checkpoint; one that is damaged is damage of its own.
 
+    One that a newer version wrote is none: it is named, and what it may promise is not known.
     Which entry of a repository is the newest says the reader that every command uses. Where it
     cannot say that, the last document in the order of the ids has it.
     """
@@ -86,8 +89,11 @@ def read_promises(
         # Named below.
         made.state = None
     found: dict[Identity, Promised] = {}
-    forgotten, damaged = forgotten_in_vault(destination, layout)
-    for name in damaged:
+    forgotten, unreadable = forgotten_in_vault(destination, layout)
+    for name, error in unreadable:
+        if isinstance(error, UnsupportedFormat):
+            made.newer.append(error.message)
+            continue
         uri = destination.uri(layout.document(name))
         problem = "it is damaged: what it says is forgotten is not"
         made.damaged.append(Damage(uri, problem, (), ()))
@@ -126,6 +132,9 @@ def _stored_by(
     """Read all of a manifest, as the most demanding command does; one at a time is held."""
     try:
         manifest = load_manifest(destination, layout, name)
+    except UnsupportedFormat as error:
+        made.newer.append(error.message)
+        return
     except (DamagedDocument, ObjectNotFound) as error:
         uri = destination.uri(layout.document(name))
         made.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))

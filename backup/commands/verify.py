@@ -106,6 +106,7 @@ def verify(
     require_git()
     damaged: list[Damage] = []
     not_readable: list[str] = []
+    newer: list[str] = []
     checked = repositories = standing = 0
     originals = OriginalsDestination(destination)
     for layout in require_roots(originals):
@@ -118,6 +119,7 @@ def verify(
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
         found = together(found)
         damaged += found
+        newer += one.newer
         archived = sorted(set().union(*(result.archived for result in results)))
         not_readable += [destination.uri(layout.key(key)) for key in archived]
         drill = make_drill(
@@ -127,7 +129,7 @@ def verify(
             there=one.there,
             known_since=one.known_since,
             repaired=one.repaired,
-            knows_all=not one.damaged,
+            knows_all=not one.damaged and not one.newer,
             depth=request.depth,
             began=began,
             ended=_time(originals, clock()),
@@ -144,6 +146,7 @@ def verify(
         code,
         standing=standing,
         not_readable=tuple(not_readable),
+        newer=tuple(newer),
     )
 
 
@@ -179,11 +182,13 @@ class _Root:
         self.known_since: dict[str, datetime] = {}
         self.repaired: dict[str, datetime] = {}
         self.damaged: list[Damage] = []
+        self.newer: list[str] = []
 
     def run(self) -> list[Looked]:
         promises = read_promises(self._destination, self._layout, now=self._now, stop=self._stop)
         everything = promises.repositories
         self.damaged += promises.damaged
+        self.newer += promises.newer
         self.there = frozenset(one.identity for one in everything)
         self.drills = with_noted(self.drills, ((one.identity, one.damaged) for one in everything))
         for line in (line for one in everything for line in one.damaged):
@@ -279,7 +284,7 @@ class _Root:
         left_out = {folder_of(key) for one in others for key in one.snapshots}
         is_quick = self._request.depth == "objects"
         listed = () if is_quick else (k for k in self._sizes if folder_of(k) not in left_out)
-        self.damaged += damaged_documents(
+        damaged, newer = damaged_documents(
             self._destination,
             self._layout,
             listed,
@@ -288,6 +293,8 @@ class _Root:
             concurrency=self._request.concurrency,
             stop=self._stop,
         )
+        self.damaged += damaged
+        self.newer += newer
 
     def _look(self, *, versions: bool) -> None:
         """List everything stored of repositories, by key relative to the root."""

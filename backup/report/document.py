@@ -227,6 +227,7 @@ def verify_document(report: VerifyReport) -> JsonObject:
             for one in report.damaged
         ],
         "not_readable_now": list(report.not_readable),
+        "newer_format": list(report.newer),
     }
 
 

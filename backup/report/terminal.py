@@ -27,6 +27,7 @@ from rich.text import Text
 from backup.model import NAMED_CHANGES, STATUSES, ChangeKind, Outcome, RunReport, SourceIdentity
 from backup.refs import tell_not_selected
 from backup.report.words import (
+    newer_words,
     not_readable_words,
     soundness_words,
     standing_words,
@@ -407,6 +408,8 @@ def print_verify(report: VerifyReport, console: Console) -> None:
         _line(console, f"{words}: {soundness_words(report)}", style="green")
     if report.standing:
         _line(console, f"note: {standing_words(report)}", style="yellow")
+    if report.newer:
+        _line(console, f"note: {newer_words(report)}", style="yellow")
     if report.not_readable:
         _line(console, f"note: {not_readable_words(report)}", style="yellow")
 

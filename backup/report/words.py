@@ -10,6 +10,7 @@ _AS_FAR_AS: Mapping[str, str] = {
     "packs": "",
     "restore": " in the newest states",
 }
+_MOST_NAMED = 10
 
 
 def verified_words(report: VerifyReport) -> str:
@@ -21,7 +22,7 @@ def verified_words(report: VerifyReport) -> str:
 
 def soundness_words(report: VerifyReport) -> str:
     """Say that nothing is damaged, as far as that was looked for."""
-    is_all = report.standing == 0 and report.checked == report.repositories
+    is_all = report.standing == 0 and report.checked == report.repositories and not report.newer
     found = "nothing is damaged" if is_all else "nothing is damaged of what was looked at"
     return f"{found}{_AS_FAR_AS[report.depth]}"
 
@@ -34,6 +35,13 @@ def standing_words(report: VerifyReport) -> str:
         f"damaged still {'counts' if one else 'count'} as damaged: this one did not look at "
         f"{'it' if one else 'them'}, or not so deep"
     )
+
+
+def newer_words(report: VerifyReport) -> str:
+    """Say which documents a newer version wrote: the first ones, and how many others."""
+    more = len(report.newer) - _MOST_NAMED
+    named = "; ".join(report.newer[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    return f"{named}: what a newer version wrote was not looked at; verify with that version"
 
 
 def not_readable_words(report: VerifyReport) -> str:

@@ -14,6 +14,7 @@ from backup.errors import (
     ConfigError,
     DamagedDocument,
     DestinationError,
+    IntegrityError,
     ObjectNotFound,
     UnsupportedFormat,
 )
@@ -62,7 +63,8 @@ class State:
         source: what the root is a backup of; known from a checkpoint, too.
         forgotten: repositories that the vault was told to forget, as often as it was.
         misdated: stems of documents that a wrong clock has dated; they decide nothing.
-        damaged: checkpoints and misdated manifests that could not be read and were left aside.
+        left_aside: what keeps each checkpoint and misdated manifest from being read that was left
+            aside: it is damaged, or of a newer format.
     """
 
     entries: Mapping[Identity, Entry] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class State:
     vault_checked_at: datetime | None = None
     forgotten: tuple[ForgottenLine, ...] = ()
     misdated: tuple[str, ...] = ()
-    damaged: tuple[str, ...] = ()
+    left_aside: tuple[str, ...] = ()
 
 
 def roots(destination: Destination) -> tuple[Layout, ...]:
@@ -262,7 +264,7 @@ def load_forgotten(
     layout: Layout,
     names: Iterable[DocumentName],
     *,
-    damaged: list[DocumentName] | None = None,
+    unreadable: list[tuple[DocumentName, IntegrityError]] | None = None,
 ) -> tuple[ForgottenLine, ...]:
     """Read what the vault was told to forget, from where no run can have written it.
 
@@ -270,10 +272,12 @@ def load_forgotten(
         destination: where the vault lies.
         layout: the owner's root.
         names: what `list_documents` answered.
-        damaged: takes up what cannot be read, for those who can do without; None has it raised.
+        unreadable: takes up what cannot be read, and why, for those who can do without; None has
+            it raised.
 
     Raises:
         DamagedDocument: it cannot be read.
+        UnsupportedFormat: a newer version wrote it.
     """
     lines: list[ForgottenLine] = []
     for name in names:
@@ -281,10 +285,10 @@ def load_forgotten(
             continue
         try:
             lines += load_manifest(destination, layout, name).forgotten
-        except DamagedDocument:
-            if damaged is None:
+        except (DamagedDocument, UnsupportedFormat) as error:
+            if unreadable is None:
                 raise
-            damaged.append(name)
+            unreadable.append((name, error))
     return tuple(lines)
 
 
@@ -352,7 +356,7 @@ def load_state(
         vault_checked_at=None if newest is None else newest.vault_checked_at,
         forgotten=tuple(sorted(forgotten.values(), key=lambda line: (line.at, line.path))),
         misdated=tuple(sorted(name.stem for name in aside.names)),
-        damaged=tuple(aside.damaged),
+        left_aside=tuple(aside.unreadable),
     )
 
 
@@ -435,7 +439,7 @@ class _LeftAside:
     Attributes:
         names: of what a wrong clock has dated.
         misdated: as much of it as can be read.
-        damaged: stems of what cannot.
+        unreadable: what is wrong with what cannot.
     """
 
     destination: Destination
@@ -443,7 +447,7 @@ class _LeftAside:
     now: datetime
     names: list[DocumentName] = field(default_factory=list)
     misdated: list[tuple[DocumentName, Manifest]] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
     def takes_by_name(self, name: DocumentName) -> bool:
         """Leave a document aside that its name makes suspect, unless its head excuses it."""
@@ -466,8 +470,8 @@ class _LeftAside:
         """Read a document that may be damaged, or of a newer format."""
         try:
             return load_manifest(self.destination, self.layout, name)
-        except (DamagedDocument, UnsupportedFormat):
-            self.damaged.append(name.stem)
+        except (DamagedDocument, UnsupportedFormat) as error:
+            self.unreadable.append(error.message)
             return None
 
     def newest_first(self) -> list[tuple[DocumentName, Manifest]]:

@@ -380,6 +380,7 @@ def test_the_command_line_tells_damage_by_exit_code_words_and_json(vault: Vault)
         "standing",
         "damaged",
         "not_readable_now",
+        "newer_format",
     }
     (damage,) = answer["damaged"]
     assert damage["uri"] == str(bundle)

@@ -239,7 +239,8 @@ def _of_object(members: dict[str, Any], chance: random.Random) -> Any:
 
 
 def _instead_of(value: Any, chance: random.Random) -> Any:
-    if chance.random() < 0.5:
+    # A text is most likely to pass for one where it is nearly the one that stood there.
+    if chance.random() < (0.2 if isinstance(value, str) else 0.5):
         return chance.choice(_ANYWHERE)
     if isinstance(value, str):
         return _of_text(value, chance)
@@ -268,7 +269,10 @@ def spoilt(data: bytes, example: Any, chance: random.Random) -> tuple[str, bytes
         return name, spoil(data, chance)
     real = json.loads(gzip.decompress(data))
     rich = overlaid(real, example)
-    path = chance.choice([(), *paths(rich)])
+    # As often as not a text: keys, names, ids and times are what programs go by.
+    every = [*paths(rich)]
+    texts = [one for one in every if isinstance(standing_at(rich, one), str)]
+    path = chance.choice([chance.choice(texts), chance.choice(every), chance.choice([(), *every])])
     if not path:
         wrong = _of_object(real, chance)
         return f"{_short(wrong)} for all of it", pack(dump(wrong).encode())

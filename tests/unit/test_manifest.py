@@ -312,7 +312,7 @@ def test_checkpoints_of_a_run_that_ended_are_not_read(vault: MemoryDestination) 
     damage(vault, checkpoint)
     state = state_of(vault)
     assert reasons(state) == {"a": "manifest"}
-    assert state.damaged == ()
+    assert state.left_aside == ()
 
 
 def test_a_shard_that_ended_says_nothing_of_its_sisters_checkpoint(
@@ -351,7 +351,8 @@ def test_a_damaged_checkpoint_is_left_aside_and_named(vault: MemoryDestination) 
     damage(vault, checkpoint)
     state = state_of(vault)
     assert reasons(state) == {"a": "manifest"}
-    assert state.damaged == (checkpoint.stem,)
+    (words,) = state.left_aside
+    assert f"{checkpoint.stem}.json.gz is damaged: " in words
 
 
 # --- The future --------------------------------------------------------------------------------
@@ -413,6 +414,19 @@ def test_a_manifest_of_a_newer_release_is_an_error(vault: MemoryDestination) -> 
     vault.put_if_absent(LAYOUT.document(newer_name), encode(changed))
     with pytest.raises(UnsupportedFormat):
         state_of(vault)
+
+
+def test_a_checkpoint_of_a_newer_release_is_left_aside_and_not_called_damaged(
+    vault: MemoryDestination,
+) -> None:
+    manifest = put(vault, NOW - 2 * DAY, entry("a", NOW - 2 * DAY, reason="manifest"))
+    name = DocumentName(run_id(NOW - DAY), checkpoint=1)
+    document = load_manifest(vault, LAYOUT, manifest)
+    vault.put_if_absent(LAYOUT.document(name), encode(document.model_copy(update={"format": 2})))
+    state = state_of(vault)
+    assert reasons(state) == {"a": "manifest"}
+    (words,) = state.left_aside
+    assert words.endswith(f"{name.stem}.json.gz has format 2, this version reads format 1")
 
 
 def test_a_destination_that_does_not_answer_is_an_error_and_never_an_empty_vault(
