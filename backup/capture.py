@@ -365,7 +365,7 @@ def save_lfs_index(
     index = LfsIndex(format=1, document="lfs", snapshot_id=snapshot_id, objects=objects)
     key, data = lfs_index_key(folder_of(bundle.key), snapshot_id), encode(index)
     means.destination.put_if_absent(means.layout.key(key), data)
-    return bundle.model_copy(update={"lfs": key}), len(data)
+    return bundle.model_copy(update={"lfs": key, "lfs_sha256": _digest(data)}), len(data)
 
 
 def _save_ids(ids: str | None, bundle: BundleLine, means: Means) -> tuple[BundleLine, int]:
@@ -380,7 +380,11 @@ def _save_ids(ids: str | None, bundle: BundleLine, means: Means) -> tuple[Bundle
     document = Ids(format=1, document="ids", snapshot_id=snapshot_id, ids=ids)
     key, data = ids_key(folder_of(bundle.key), snapshot_id), encode(document)
     means.destination.put_if_absent(means.layout.key(key), data)
-    return bundle.model_copy(update={"ids": key}), len(data)
+    return bundle.model_copy(update={"ids": key, "ids_sha256": _digest(data)}), len(data)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _is_for_record(ids: str, kind: BundleKind) -> bool:

@@ -30,7 +30,7 @@ from backup.commands.missing_files import (
 )
 from backup.commands.rebuilding import verified_pack
 from backup.commands.retrying import TRIES, repeat
-from backup.commands.stored_files import is_whole, read_index
+from backup.commands.stored_files import is_whole, pointers_of, read_index
 from backup.errors import (
     AccessDenied,
     AuthenticationError,
@@ -53,9 +53,8 @@ from backup.git.pointers import NO_LOOK_ALIKES, Pointer, PointersFound
 from backup.model import Key, ObjectFormat
 from backup.secret import foreign
 from backup.stopping import Stop
-from backup.vault.documents import BundleLine, LfsIndex, LfsLine, Record
+from backup.vault.documents import BundleLine, LfsLine, Record
 from backup.vault.layout import lfs_key
-from backup.vault.manifest import load
 
 # Small files are mostly waiting; of a large one parts are in memory, so these go one by one.
 _SMALL_AT_ONCE = 4
@@ -349,8 +348,11 @@ class FileKeeper:
             return line, found[line.key], ""
         try:
             if line.lfs is not None:
-                index = load(self._means.destination, self._key(line.lfs), LfsIndex)
-                return line, tuple(Pointer(one.oid, one.size_bytes) for one in index.objects), ""
+                means = self._means
+                listed = read_index(
+                    means.destination, means.layout, line.lfs, sha256=line.lfs_sha256
+                )
+                return line, tuple(listed.values()), ""
             if line.lfs_scanned:
                 return line, (), ""
             result = self._search(line, object_format)
@@ -397,17 +399,16 @@ class FileKeeper:
         """
         layout, destination = self._means.layout, self._means.destination
 
-        def read(key: str) -> frozenset[str]:
+        def read(line: BundleLine) -> frozenset[str]:
             try:
-                return frozenset(read_index(destination, layout, key))
+                return frozenset(pointers_of(destination, layout, (line,)))
             except SessionExpired:
                 raise
             except BackupError:
                 return frozenset()
 
         with ThreadPoolExecutor(_SMALL_AT_ONCE) as pool:
-            keys = [line.lfs for line in chain if line.lfs is not None]
-            return frozenset().union(*pool.map(read, keys))
+            return frozenset().union(*pool.map(read, chain))
 
     # --- Storing ---
 

@@ -61,19 +61,28 @@ def pointers_of(
 ) -> dict[str, Pointer]:
     """Read what the searched packs of a chain point to, by id; raises as `read_index` does."""
     found: dict[str, Pointer] = {}
-    for key in dict.fromkeys(line.lfs for line in chain if line.lfs is not None):
-        found |= read_index(destination, layout, key)
+    digests = {line.lfs: line.lfs_sha256 for line in chain if line.lfs is not None}
+    for key, sha256 in digests.items():
+        found |= read_index(destination, layout, key, sha256=sha256)
     return found
 
 
-def read_index(destination: Destination, layout: Layout, key: str) -> dict[str, Pointer]:
+def read_index(
+    destination: Destination, layout: Layout, key: str, *, sha256: str | None
+) -> dict[str, Pointer]:
     """Read what one searched pack points to, by id.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        key: of the list.
+        sha256: that a chain has for it; None where no chain is at hand.
 
     Raises:
         ObjectNotFound: the document is missing.
-        DamagedDocument: it cannot be read.
+        DamagedDocument: it cannot be read, or another one was put in its place.
     """
-    objects = load(destination, layout.key(key), LfsIndex).objects
+    objects = load(destination, layout.key(key), LfsIndex, sha256=sha256).objects
     return {one.oid: Pointer(one.oid, one.size_bytes) for one in objects}
 
 

@@ -41,6 +41,7 @@ from backup.errors import (
     ExitCode,
     IntegrityError,
     ObjectArchived,
+    ObjectNotFound,
 )
 from backup.git.command import require_git
 from backup.git.pointers import Pointer
@@ -49,8 +50,10 @@ from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
 from backup.vault.documents import (
+    BundleLine,
     Drill,
     DrillLine,
+    Ids,
     Record,
     encode,
 )
@@ -63,6 +66,7 @@ from backup.vault.layout import (
 from backup.vault.manifest import (
     Identity,
     list_documents,
+    load,
 )
 
 
@@ -491,13 +495,16 @@ class _Root:
         indexes: dict[str, dict[str, Pointer]] = {}
         for key, record in records.items():
             for line in record.chain:
+                problems |= self._ids_problem(line, without, problems)
                 if line.lfs is not None and line.lfs in without:
                     look.unreadable_record = True
                 if line.lfs is None or line.lfs in without or line.lfs in indexes:
                     continue
                 self._stop.check()
                 try:
-                    indexes[line.lfs] = read_index(self._destination, self._layout, line.lfs)
+                    indexes[line.lfs] = read_index(
+                        self._destination, self._layout, line.lfs, sha256=line.lfs_sha256
+                    )
                 except ObjectArchived:
                     indexes[line.lfs] = {}
                     look.archived.add(line.lfs)
@@ -527,7 +534,7 @@ class _Root:
         look: Look,
     ) -> Iterator[str]:
         """Yield the keys of what is wrong with a record's files, and note in `problems` what."""
-        yield from (line.lfs for line in record.chain if line.lfs in problems)
+        yield from (key for line in record.chain for key in line.documents if key in problems)
         if record.lfs is None:
             return
         missing = {one.oid for one in record.lfs.not_stored}
@@ -544,6 +551,22 @@ class _Root:
                 elif problem:
                     problems[key] = problem
                     yield key
+
+    def _ids_problem(
+        self, line: BundleLine, without: Mapping[str, str], known: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return what is wrong with the list of ids beside a bundle, where it is another one."""
+        key, sha256 = line.ids, line.ids_sha256
+        is_quick = self._request.depth == "objects"
+        if key is None or sha256 is None or is_quick or key in without or key in known:
+            return {}
+        try:
+            load(self._destination, self._layout.key(key), Ids, sha256=sha256)
+        except (ObjectArchived, ObjectNotFound):
+            return {}
+        except IntegrityError as error:
+            return {key: error.message}
+        return {}
 
     def _file_problem(self, pointer: Pointer) -> str | None:
         """Say what is wrong with a file; empty where nothing is, None where it is archived."""

@@ -52,6 +52,7 @@ from backup.vault.fields import (
     SnapshotId,
     Stem,
     Time,
+    first_of,
 )
 from backup.vault.packing import excess, fields_in, pack, too_many
 
@@ -59,9 +60,6 @@ T = TypeVar("T", bound=Part)
 
 FORMAT = 1
 _NO_FORMAT = 1 << 16
-# Of what is wrong in a document a person reads so much.
-_MOST_NAMED = 10
-_LONGEST_PLACE = 100
 
 
 class SourceLine(Part):
@@ -350,9 +348,11 @@ class BundleLine(Part):
     retain_until: Time | None = Field(None, description="object lock")
     lfs_scanned: Flag = False
     lfs: LfsIndexKey | None = Field(None, description="ids of LFS objects this pack points to")
+    lfs_sha256: Sha256 | None = Field(None, description="of that whole object")
     ids: IdsKey | None = Field(
         None, description="of a full: the ids in its pack, where its record has no room for them"
     )
+    ids_sha256: Sha256 | None = Field(None, description="of that whole object")
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -621,13 +621,14 @@ def encode(document: Part) -> bytes:
     return pack(text)
 
 
-def decode(data: bytes, kind: type[T], *, where: str) -> T:
+def decode(data: bytes, kind: type[T], *, where: str, sha256: str | None = None) -> T:
     """Read a document.
 
     Args:
         data: the object as it is stored.
         kind: what it should be.
         where: its URI, for messages.
+        sha256: of the object that was written, where it is known.
 
     Raises:
         DamagedDocument: it is not what was written.
@@ -645,21 +646,13 @@ def decode(data: bytes, kind: type[T], *, where: str) -> T:
             hint="use a newer version of repo-backup",
         )
     try:
-        return kind.model_validate(fields)
+        document = kind.model_validate(fields)
     except ValidationError as error:
-        raise DamagedDocument(f"{where} is damaged: {_first_of(error)}") from error
-
-
-def _first_of(error: ValidationError) -> str:
-    """Name the first places that are wrong, and count the others."""
-    wrong = error.errors(include_url=False, include_context=False, include_input=False)
-    places = [".".join(map(str, one["loc"]))[:_LONGEST_PLACE] for one in wrong[:_MOST_NAMED]]
-    named = [
-        f"{place}: {one['msg'].removeprefix('Value error, ')}"
-        for place, one in zip(places, wrong, strict=False)
-    ]
-    more = len(wrong) - len(named)
-    return "; ".join(named) + (f"; and {more} more" if more else "")
+        raise DamagedDocument(f"{where} is damaged: {first_of(error)}") from error
+    # Last: where more than that is wrong, everyone who reads it says the same of it.
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedDocument(f"{where} is damaged: it is not the object that was recorded")
+    return document
 
 
 def _sound(value: Any) -> Any:

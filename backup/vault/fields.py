@@ -14,6 +14,7 @@ from pydantic import (
     FailFast,
     Field,
     StringConstraints,
+    ValidationError,
 )
 
 from backup.keys import is_key
@@ -32,6 +33,9 @@ T = TypeVar("T")
 # S3 takes no longer key, and this one is behind the root's and the bucket's prefix.
 _MAX_KEY_CHARACTERS = 1024
 _MAX_NUMBERS = 1000
+# Of what is wrong in a document a person reads so much.
+_MOST_NAMED = 10
+_LONGEST_PLACE = 100
 
 
 def _no_flag(value: Any) -> Any:
@@ -140,3 +144,15 @@ class Part(BaseModel):
     """A part of a document. Frozen; unknown fields are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+
+def first_of(error: ValidationError) -> str:
+    """Name the first places that are wrong, and count the others."""
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [".".join(map(str, one["loc"]))[:_LONGEST_PLACE] for one in wrong[:_MOST_NAMED]]
+    named = [
+        f"{place}: {one['msg'].removeprefix('Value error, ')}"
+        for place, one in zip(places, wrong, strict=False)
+    ]
+    more = len(wrong) - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more else "")

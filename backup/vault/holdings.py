@@ -48,7 +48,7 @@ def _lists(
     base, *increments = record.chain
     for bundle in (base, *reversed(increments)):
         if bundle.ids is not None:
-            yield set(), _ids_beside(destination, layout, bundle.ids)
+            yield set(), _ids_beside(destination, layout, bundle.ids, bundle.ids_sha256)
         elif bundle.snapshot_id != record.snapshot_id:
             yield _ids_in_record(destination, layout, record_beside(bundle.key))
 
@@ -61,9 +61,9 @@ def _ids_in_record(destination: Destination, layout: Layout, key: str) -> tuple[
     return _named_by(record), record.ids or ""
 
 
-def _ids_beside(destination: Destination, layout: Layout, key: str) -> str:
+def _ids_beside(destination: Destination, layout: Layout, key: str, sha256: str | None) -> str:
     try:
-        return load(destination, layout.key(key), Ids).ids
+        return load(destination, layout.key(key), Ids, sha256=sha256).ids
     except (IntegrityError, ObjectNotFound):
         return ""
 

@@ -148,8 +148,15 @@ def with_documents(
                 raise
 
 
-def load(destination: Destination, key: Key, kind: type[T], *, version: str | None = None) -> T:
-    """Read one document.
+def load(
+    destination: Destination,
+    key: Key,
+    kind: type[T],
+    *,
+    version: str | None = None,
+    sha256: str | None = None,
+) -> T:
+    """Read one document, and see that it is the one that was recorded, as far as that is known.
 
     Raises:
         ObjectNotFound: it is not there.
@@ -160,7 +167,7 @@ def load(destination: Destination, key: Key, kind: type[T], *, version: str | No
         data = reader.read(MAX_STORED_BYTES + 1)
     if len(data) > MAX_STORED_BYTES:
         raise DamagedDocument(f"{where} is damaged: it has more than {MAX_STORED_BYTES} bytes")
-    return decode(data, kind, where=where)
+    return decode(data, kind, where=where, sha256=sha256)
 
 
 def load_manifest(destination: Destination, layout: Layout, name: DocumentName) -> Manifest:

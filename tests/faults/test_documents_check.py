@@ -240,7 +240,10 @@ def test_a_document_that_is_none_is_damage(
     kind: str, damage: Callable[[bytes], bytes], vault: Vault
 ) -> None:
     key = vault.key(kind)
-    assert key in look(vault.with_content(key, damage(vault.read(key))))
+    stored = vault.with_content(key, damage(vault.read(key)))
+    report = verify(stored, VerifyRequest("packs"), events=Silence(), stop=Stop())
+    uris = [one.uri for one in report.damaged]
+    assert uris.count(f"memory:/{key}") == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

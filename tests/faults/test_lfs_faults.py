@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
+from backup import capture
+from backup.commands.restore import RestoreRequest, restore
 from backup.commands.run import RunOptions
+from backup.commands.verify import VerifyRequest, verify
 from backup.destinations.s3 import S3Destination, S3Settings
-from backup.errors import BackupError, DestinationError
-from backup.model import RunReport
+from backup.errors import BackupError, DestinationError, ExitCode
+from backup.model import Key, ObjectId, RunReport
 from backup.stopping import Stop
+from backup.vault.documents import Ids, LfsIndex, encode
+from backup.vault.holdings import not_held
 from backup.vault.layout import lfs_key
+from backup.vault.manifest import load, load_record
 from tests.faults.test_prune import LAYOUT, Interrupting
 from tests.faults.test_prune_files import FILES, FileEstate, ids
 from tests.support.faults import (
@@ -26,6 +32,7 @@ from tests.support.faults import (
 from tests.support.lfsserver import oid_of
 from tests.support.program import repo_backup
 from tests.support.s3server import S3Server
+from tests.support.vaults import Silence
 
 CONTENTS = (b"one", b"two", b"three")
 
@@ -178,3 +185,55 @@ def test_a_file_that_was_overwritten_comes_back_as_it_was_written(
     oid = oid_of(b"two")
     assert (target / "lfs" / "objects" / oid[:2] / oid[2:4] / oid).read_bytes() == b"two"
     store.close()
+
+
+# --- Lists that were replaced ---------------------------------------------------------------------
+
+
+def replaced(estate: FileEstate, ending: str, update: dict[str, Any]) -> Key:
+    """Put another document, as sound as the first, in the place of one beside a bundle."""
+    key = Key(min(one for one in estate.stored(ending) if "/media/" in one))
+    kind: type[LfsIndex | Ids] = LfsIndex if ending.startswith(".lfs") else Ids
+    document = load(estate.vault, key, kind).model_copy(update=update)
+    estate.vault.delete([key])
+    estate.vault.put_if_absent(key, encode(document))
+    return key
+
+
+def looked_at(estate: FileEstate, depth: Any) -> dict[str, str]:
+    report = verify(estate.vault, VerifyRequest(depth), events=Silence(), stop=Stop())
+    return {one.uri.removeprefix("memory:/"): one.problem for one in report.damaged}
+
+
+@pytest.mark.parametrize("depth", ["objects", "packs", "restore"])
+def test_a_list_of_files_that_another_one_replaced_is_noticed(
+    depth: str, estate: FileEstate
+) -> None:
+    whole(estate)
+    key = replaced(estate, ".lfs.json.gz", {"objects": ()})
+    problems = looked_at(estate, depth)
+    assert problems.keys() == {key}
+    assert "it is not the object that was recorded" in problems[key]
+    target = estate.folder / "back"
+    request = RestoreRequest(repository=None, all=True, at=None, target=target)
+    report = restore(estate.vault, request, events=Silence(), stop=Stop())
+    assert report.exit_code == ExitCode.DAMAGED
+    failed = {one.name: one.files_failed for one in report.restored}
+    assert failed["acme/more"] == ()
+    assert "it is not the object that was recorded" in failed["acme/media"][0]
+
+
+def test_a_list_of_ids_that_another_one_replaced_is_noticed_and_proves_nothing(
+    estate: FileEstate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "_MOST_IDS_IN_RECORD", 0)
+    whole(estate)
+    (record_key,) = (one for one in estate.stored(".record.json.gz") if "/media/" in one)
+    record = load_record(estate.vault, LAYOUT, record_key.removeprefix(LAYOUT.prefix))
+    assert looked_at(estate, "packs") == {}
+    nowhere = ObjectId("a" * 40)
+    key = replaced(estate, ".ids.json.gz", {"ids": nowhere})
+    assert not_held(estate.vault, LAYOUT, record, [nowhere]) == {nowhere}
+    problems = looked_at(estate, "packs")
+    assert problems.keys() == {key}
+    assert "it is not the object that was recorded" in problems[key]
