@@ -6,6 +6,7 @@ was aborted, so nothing of the try before is left.
 
 import random
 from collections.abc import Callable
+from traceback import clear_frames
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
@@ -69,7 +70,27 @@ def repeat(
         sleep=stop.sleep,
         reraise=True,
     )
-    return trying(do)
+
+    def attempt() -> T:
+        try:
+            return do()
+        except BackupError as error:
+            _let_go(error)
+            raise
+
+    return trying(attempt)
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the calls that failed held, such as a list of refs.
+
+    An error holds the frames that it went through, and the retry library's frames hold the error:
+    that waited for the garbage collector, which large texts do not wake.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
 
 
 def _is_worth_it(error: BaseException, may_pass: Callable[[BackupError], bool]) -> bool:
