@@ -74,6 +74,10 @@ class Interrupted(BackupError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class NothingSelected(ConfigError):
+    """The filters leave nothing of an owner; an error only where they leave nothing of any."""
+
+
 class DeadlineReached(BackupError):
     """The time given to the run is used up; the work goes on in the next run."""
 
@@ -85,7 +89,7 @@ class NotBegun(DeadlineReached):
 
 
 class ServerSilent(DeadlineReached):
-    """The time was up while a server had sent nothing for long: the server is to blame."""
+    """The time was up while a server had sent nothing, or too little, for long: it is to blame."""
 
 
 class SourceError(BackupError):

@@ -60,13 +60,23 @@ def conflicting(names: AbstractSet[RefName]) -> set[RefName]:
     """
     found = set()
     for name in names:
-        end = name.find("/", len("refs/"))
-        while end != -1:
-            above = RefName(name[:end])
+        for above in _folders(name):
             if above in names:
                 found.add(name if "/" in above.removeprefix("refs/") else above)
-            end = name.find("/", end + 1)
     return found
+
+
+def fitting(names: Iterable[RefName], others: AbstractSet[RefName]) -> set[RefName]:
+    """Find the names that can stand beside others: neither is the other's folder."""
+    folders = {above for name in others for above in _folders(name)}
+    return {name for name in names if name not in folders and others.isdisjoint(_folders(name))}
+
+
+def _folders(name: RefName) -> Iterator[RefName]:
+    end = name.find("/", len("refs/"))
+    while end != -1:
+        yield RefName(name[:end])
+        end = name.find("/", end + 1)
 
 
 def in_order(refs: Mapping[RefName, ObjectId]) -> Mapping[RefName, ObjectId]:

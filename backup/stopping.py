@@ -53,6 +53,11 @@ class Stop:
         return self._interrupted.is_set()
 
     @property
+    def has_deadline(self) -> bool:
+        """Whether there is one."""
+        return self._end is not None
+
+    @property
     def out_of_time(self) -> bool:
         """Whether the deadline has passed."""
         return self._end is not None and self._monotonic() >= self._end

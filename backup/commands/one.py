@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from backup.capture import Captured, Means, capture, capture_files
+from backup.commands.deadlines import asking, capturing
 from backup.commands.entries import (
     Result,
     blocked,
@@ -47,7 +48,6 @@ from backup.errors import (
     RateLimited,
     RepositoryBlocked,
     RepositoryMissing,
-    ServerSilent,
     SessionExpired,
     SourceError,
     sound,
@@ -71,7 +71,7 @@ from backup.plan import (
     why_files_are_due,
     why_not_unchanged,
 )
-from backup.refs import PULL_HEAD_PATTERNS, PULL_HEADS, to_bytes
+from backup.refs import PULL_HEAD_PATTERNS, PULL_HEADS, fitting, in_order, to_bytes
 from backup.vault.chain import differing, missing, sizes, unlisted
 from backup.vault.documents import (
     Entry,
@@ -95,8 +95,6 @@ _NOT_FOR_PULL_REFS = (
     RepositoryBlocked,
     RepositoryMissing,
 )
-# After this share of a run's time a capture that does not end in time was only begun too late.
-_LATE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +351,7 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
     lacking = why_full = ""
     for _ in range(_LOOKS):
         with shop.remotes.open(repository) as remote:
-            with _only_asking():
+            with asking(shop.means.stop):
                 refs = _with_known_heads(remote.list_refs(), shop)
             try:
                 return _ask_and_capture(
@@ -373,7 +371,9 @@ def _with_known_heads(refs: Refs, shop: Workshop) -> Refs:
     """Put the heads of pull requests that were not asked for beside the refs that were."""
     if not shop.known_heads:
         return refs
-    tips = dict(sorted({**shop.known_heads, **refs.tips}.items(), key=lambda tip: to_bytes(tip[0])))
+    beside = fitting(shop.known_heads, refs.tips.keys())
+    heads = {name: oid for name, oid in shop.known_heads.items() if name in beside}
+    tips = in_order({**heads, **refs.tips})
     counts = {
         pattern: count
         for pattern, count in refs.not_selected.items()
@@ -415,7 +415,7 @@ def _ask_and_capture(
         )
         if shop.dry_run:
             return planned(plan, entry)
-        with _time_enough(shop):
+        with capturing(shop.means.stop):
             name = f"{repository.owner}/{repository.path}"
             shop.events.capturing(name, plan.action, plan.reason)
             if refs.protocol_v2 or plan.action == "empty":
@@ -655,31 +655,6 @@ def _slot(shop: Workshop) -> Iterator[None]:
         if not shop.means.stop.may_begin:
             raise NotBegun("not reached: no time was left to begin a capture")
         yield
-
-
-@contextmanager
-def _only_asking() -> Iterator[None]:
-    """Do not count as work that was begun what took no time of its own."""
-    try:
-        yield
-    except ServerSilent:
-        raise
-    except DeadlineReached as error:
-        raise NotBegun("not reached: the time was up while it was asked for its refs") from error
-
-
-@contextmanager
-def _time_enough(shop: Workshop) -> Iterator[None]:
-    """Tell a capture that was begun late from one that the deadline is too short for."""
-    share = shop.means.stop.share_used
-    try:
-        yield
-    except ServerSilent:
-        raise
-    except DeadlineReached as error:
-        if share > _LATE_SHARE:
-            raise NotBegun("begun too late to be done in time") from error
-        raise
 
 
 def _why_not_there(refused: NotOurRef, refs: Refs | None, repository: Repository) -> BackupError:

@@ -34,12 +34,12 @@ from backup.destinations.counting import CountingDestination
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
-    ConfigError,
     DeadlineReached,
     DestinationError,
     DocumentTooLarge,
     Interrupted,
     NotBegun,
+    NothingSelected,
     SessionExpired,
     SourceError,
     sound,
@@ -98,7 +98,7 @@ class OwnerRun:
         stop: Stop,
         clock: Callable[[], datetime],
     ) -> None:
-        self._source = source
+        self.source = source
         self._destination = destination
         self._options = options
         self._started_at = started_at
@@ -162,6 +162,7 @@ class OwnerRun:
         self._load_state()
         listing = self._list()
         selected = self._select(listing)
+        self._tell_of_a_new_vault()
         self._judge_drop()
         selected += self._ask_for_absent(listing)
         self._work_off(selected)
@@ -183,7 +184,7 @@ class OwnerRun:
 
     def give_up(self, error: BackupError) -> None:
         """Note that this owner could not be backed up at all."""
-        self.ledger.fail(f"{self._source.identity.owner}: {error.message}")
+        self.ledger.fail(f"{self.source.identity.owner}: {error.message}")
 
     def _load_state(self) -> None:
         now = self._clock()
@@ -198,7 +199,7 @@ class OwnerRun:
             return load_state(documents, self._layout, names, now=now)
 
         self._state = with_documents(documents, self._layout, load)
-        require_same_source(self._state, self._source.identity)
+        require_same_source(self._state, self.source.identity)
         entries = self._damage.load(self._state.entries, now=now)
         self._state = replace(self._state, entries=entries)
         self._turns.distrust(self._damage.known_files(entries.values()))
@@ -206,7 +207,7 @@ class OwnerRun:
             self._note(words)
         if (drill := self._damage.newest_drill) is not None:
             self.last_drill = LastDrill(
-                owner=self._source.identity.owner,
+                owner=self.source.identity.owner,
                 depth=drill.depth,
                 at=drill.finished_at,
                 checked=len(drill.checked),
@@ -226,14 +227,15 @@ class OwnerRun:
                 listed = self._destination.list(self._layout.folder(folder))
                 self._stored |= sizes(listed, prefix=self._layout.prefix)
         self._look_for_lost_documents()
-        if self._state.source is None and not self.ledger.failed:
-            where = self._destination.uri(self._layout.prefix)
-            self._note(f"a new vault begins at {where}")
-            self._tell_earlier_names()
         for stem in self._state.misdated:
             self._note(f"{stem} was dated by a wrong clock and decides nothing")
         for words in self._state.left_aside:
             self._note(f"{words}; it was left aside")
+
+    def _tell_of_a_new_vault(self) -> None:
+        if self._state.source is None and not self.ledger.failed:
+            self._note(f"a new vault begins at {self._destination.uri(self._layout.prefix)}")
+            self._tell_earlier_names()
 
     def _require_clock(self) -> None:
         """Compare the clocks; by one that is wrong nothing may be published."""
@@ -252,7 +254,7 @@ class OwnerRun:
             )
 
     def _tell_earlier_names(self) -> None:
-        identity = self._source.identity
+        identity = self.source.identity
         for name, root in roots_of_same_owner(self._destination, self._layout, identity):
             self._note(
                 f"{identity.owner} was called {name} before: what was stored until then stays at "
@@ -260,24 +262,24 @@ class OwnerRun:
             )
 
     def _list(self) -> list[Repository]:
-        self._events.listing(self._source.identity)
+        self._events.listing(self.source.identity)
         listing = repeat(
-            lambda: [_with_a_name(one) for one in self._source.repositories()],
+            lambda: [_with_a_name(one) for one in self.source.repositories()],
             tries=TRIES,
             stop=self._stop,
             again=self._again,
             may_pass=_of_a_source,
         )
-        for note in self._source.notes:
+        for note in self.source.notes:
             self._note(note)
         self.listed = sum(not repository.problem for repository in listing)
         # Whether these are listed is a choice, and no sign of what a token sees.
         self._counted = self.listed - sum(one.kind in {"gist", "snippet"} for one in listing)
         if not listing and not self._state.entries:
-            identity = self._source.identity
+            identity = self.source.identity
             raise SourceError(
                 f"no repositories were found in {identity.location or identity.owner}",
-                hint="; ".join(filter(None, ("check the name", self._source.if_too_short))),
+                hint="; ".join(filter(None, ("check the name", self.source.if_too_short))),
             )
         return listing
 
@@ -293,24 +295,24 @@ class OwnerRun:
                 # It is listed, whatever was before.
                 self.ledger.marks[identity] = carried(entry, not_selected=True, absence=None)
         if listing and not selected:
-            raise ConfigError(
+            raise NothingSelected(
                 f"{', '.join(filters(options))}: leaves none of {len(listing)} repositories"
             )
         self._selected = len(selected)
         self._is_local = all(map(is_local, selected))
-        self._events.listed(self._source.identity, len(selected))
+        self._events.listed(self.source.identity, len(selected))
         return selected
 
     def _judge_drop(self) -> None:
         """Compare the listing with the last one that was accepted."""
-        if not self._source.lists_everything:
+        if not self.source.lists_everything:
             return
         options, accepted = self._options, self._state.accepted
         gone = 0 if accepted is None else accepted - self._counted
         too_many = gone * 100 > (accepted or 0) * options.max_drop_percent
         self._dropped = too_many and not options.accept_drop
         if self._dropped:
-            why = self._source.if_too_short
+            why = self.source.if_too_short
             self.ledger.fail(
                 f"{self._counted} repositories are listed, {accepted} were before: "
                 f"more than --max-drop-percent {options.max_drop_percent} are gone; "
@@ -322,7 +324,7 @@ class OwnerRun:
 
     def _ask_for_absent(self, listing: Sequence[Repository]) -> list[Repository]:
         """Ask one by one for what the listing had before, and note the answers."""
-        if self._dropped or not self._source.lists_everything:
+        if self._dropped or not self.source.lists_everything:
             return []
         listed = {(repository.kind, repository.host_id) for repository in listing}
         found = []
@@ -348,7 +350,7 @@ class OwnerRun:
 
     def _look_up(self, entry: Entry) -> Repository | Absence:
         return repeat(
-            lambda: self._source.look_up(host_id=entry.host_id, path=entry.path, kind=entry.kind),
+            lambda: self.source.look_up(host_id=entry.host_id, path=entry.path, kind=entry.kind),
             tries=TRIES,
             stop=self._stop,
             again=self._again,
@@ -369,7 +371,7 @@ class OwnerRun:
         self.ledger.tell(outcome, mark=mark)
 
     def _gone_repository(self, entry: Entry) -> Repository:
-        identity = self._source.identity
+        identity = self.source.identity
         return Repository(
             host=identity.host,
             owner=identity.owner,
@@ -421,8 +423,8 @@ class OwnerRun:
                 selection=options.selection,
                 count=self._counts.increment,
                 stop=self._stop,
-                authorization=self._source.authorization,
-                renew=self._source.renew_authorization,
+                authorization=self.source.authorization,
+                renew=self.source.renew_authorization,
             ),
             events=self._events,
             pace=Pace(options.concurrency, stop=self._stop),
@@ -477,14 +479,14 @@ class OwnerRun:
             try:
                 found = chain_damage(entry, shop)
             except DestinationError as error:
-                name = f"{self._source.identity.owner}/{entry.path}"
+                name = f"{self.source.identity.owner}/{entry.path}"
                 self.ledger.problems.append(f"{name} could not be checked: {error.message}")
                 continue
             self._damage.note_found(entry, found)
 
     def _export(self, selected: Sequence[Repository]) -> None:
         """Have projects exported in which anything happened since their last export."""
-        options, source = self._options.exports, self._source
+        options, source = self._options.exports, self.source
         if options is None or not isinstance(source, Exporter) or self._stop.interrupted:
             return
         try:
@@ -552,7 +554,7 @@ class OwnerRun:
 
         self._state = with_documents(self._documents, self._layout, load)
         # In a new vault another source may have begun beside this one.
-        require_same_source(self._state, self._source.identity)
+        require_same_source(self._state, self.source.identity)
         return dict(self._state.entries)
 
     def _publish(self) -> None:
@@ -582,7 +584,7 @@ class OwnerRun:
         """Take back what was made on top of what somebody had the vault forget meanwhile."""
         for path in self.ledger.drop(identities):
             self.ledger.problems.append(
-                f"{self._source.identity.owner}/{path} was forgotten while this run was at work: "
+                f"{self.source.identity.owner}/{path} was forgotten while this run was at work: "
                 "the next one captures it anew"
             )
 
@@ -623,7 +625,7 @@ class OwnerRun:
     def _document(
         self, kind: Literal["manifest", "checkpoint"], entries: Iterable[Entry]
     ) -> Manifest:
-        options, now, identity = self._options, self._clock(), self._source.identity
+        options, now, identity = self._options, self._clock(), self.source.identity
         complete = kind == "manifest" and not self.ledger.left_undone
         checked = self._vault_check_due and complete
         return Manifest(

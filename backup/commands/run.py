@@ -5,6 +5,7 @@ pool of threads, note what left the listing, publish the manifest (`owner.py`; o
 `one.py`). Then one report, from which exit code, summary and outputs are made.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
-from backup.errors import BackupError, ExitCode
+from backup.errors import BackupError, ExitCode, NothingSelected
 from backup.git.check import disk_of
 from backup.git.command import require_git
 from backup.git.work import work_folder
@@ -51,6 +52,7 @@ def run(
     for words in options.told:
         events.note(words)
     errors: list[BackupError] = []
+    left_out: list[BackupError] = []
     connections = Network(
         network or NetworkSettings(),
         connections=options.concurrency * REQUESTS_PER_CAPTURE,
@@ -61,7 +63,7 @@ def run(
     owners: list[OwnerRun] = []
     unknown: list[str] = []
     with work_folder() as folder, closing(connections):
-        for source in sources:
+        for source in in_turn(sources, snapshot_id) if stop.has_deadline else sources:
             try:
                 owner = OwnerRun(
                     source,
@@ -87,11 +89,15 @@ def run(
                     note = _probe(source, counting, snapshot_id, events=events, stop=stop)
                     owner.ledger.notes += [note] if note else []
                 owner.back_up()
+            except NothingSelected as error:
+                left_out.append(error)
+                owner.ledger.notes.append(f"{source.identity.owner}: {error.message}")
             except BackupError as error:
                 owner.give_up(error)
                 errors.append(error)
-    if errors and len(errors) == len(sources):
-        raise errors[0]
+    owners.sort(key=lambda owner: sources.index(owner.source))
+    if len(errors) + len(left_out) == len(sources) > 0:
+        raise (*errors, *left_out)[0]
     result = "failed" if unknown else _worst([owner.ledger.result() for owner in owners])
     return RunReport(
         result=result,
@@ -113,6 +119,13 @@ def run(
         notes=(*options.told, *(note for owner in owners for note in owner.ledger.notes)),
         drills=tuple(owner.last_drill for owner in owners if owner.last_drill is not None),
     )
+
+
+def in_turn(sources: Sequence[Source], snapshot_id: str) -> Sequence[Source]:
+    """Begin with another owner each night: none may take the time of the others for ever."""
+    number = int.from_bytes(hashlib.sha256(snapshot_id.encode()).digest()[:4], "big")
+    first = number % max(1, len(sources))
+    return (*sources[first:], *sources[:first])
 
 
 def _probe(

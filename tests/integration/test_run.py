@@ -436,6 +436,20 @@ def test_filters_may_name_the_owner(
     assert sorted(found) == taken
 
 
+def test_a_filter_that_leaves_one_of_several_owners_nothing_is_a_note(tmp_path: Path) -> None:
+    labs = [Lab(tmp_path / owner) for owner in ("acme", "other")]
+    for lab in labs:
+        lab.repository("same")
+    sources = [FolderSource(lab.root, owner=lab.root.name) for lab in labs]
+    report = labs[0].run(sources=sources, include=("acme/*",))
+    assert (report.result, report.count("captured")) == ("success", 1)
+    left_out = "other: --include 'acme/*': leaves none of 1 repositories"
+    assert [one for one in report.notes if one.startswith("other")] == [left_out]
+    assert len(report.manifests) == 1
+    with pytest.raises(ConfigError, match="leaves none"):
+        labs[0].run(sources=sources, include=("third/*",))
+
+
 def test_a_filter_does_not_make_the_listing_fall(lab: Lab) -> None:
     folder_of(lab, 10)
     lab.run()
@@ -738,6 +752,19 @@ def test_heads_that_the_vault_has_stay_where_tonights_cannot_be_had(lab: Lab) ->
     assert lab.run(selection=with_pulls).result == "success"
     assert names_and_ids(lab)["refs/pull/8/head"] != before["refs/pull/8/head"]
     assert lab.entry("widgets").unfinished == ()
+
+
+def test_a_head_that_the_vault_has_makes_no_record_that_git_cannot_hold(lab: Lab) -> None:
+    path = lab.repository("widgets")
+    push(path, branch=b"refs/pull/7/head", label=b"seven")
+    with_pulls = Selection(pull_refs=True)
+    lab.run(selection=with_pulls)
+    tip = git("rev-parse", "refs/heads/main", cwd=path).strip()
+    update_refs(path, {b"refs/pull/7/head": None, b"refs/pull": tip})
+    push(path, branch=b"refs/merge-requests/1/head", label=b"gone")
+    lose(path, "refs/merge-requests/1/head")
+    assert lab.run(selection=with_pulls).result == "partial"
+    assert [*names_and_ids(lab)] == ["refs/heads/main", "refs/pull"]
 
 
 def test_heads_that_the_vault_has_do_not_hinder_a_full(lab: Lab) -> None:

@@ -17,6 +17,7 @@ from typing import Protocol
 import pytest
 from rich.console import Console
 
+from backup.commands.run import in_turn
 from backup.report.terminal import TerminalEvents
 from backup.sources.plain import GitUrlSource
 from backup.stopping import Stop
@@ -385,20 +386,36 @@ def silent_server(accepted: Callable[[], object]) -> Iterator[str]:
         connection.close()
 
 
-def test_a_server_that_was_silent_until_the_deadline_is_called_silent(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (100, "nothing had come for [0-9]+ seconds when the time"),
+        (10, "had not told all refs after [0-9]+ seconds when the time"),
+    ],
+)
+def test_a_server_that_was_silent_until_the_deadline_is_called_silent(
+    lab: Lab, seconds: int, words: str
+) -> None:
     watch = Watch()
-    with silent_server(lambda: watch.spend(200)) as place:
+    with silent_server(lambda: watch.spend(2 * seconds)) as place:
         silent = GitUrlSource([f"http://{place}/acme/quiet.git"], owner="acme")
-        stop = Stop(deadline_seconds=100, monotonic=watch)
+        stop = Stop(deadline_seconds=seconds, monotonic=watch)
         report = lab.run(sources=[silent], stop=stop, events=watch)
     (one,) = report.outcomes
     assert (one.status, report.exit_code) == ("not-reached", 3)
-    assert re.search(rf"{place}.*: nothing had come for \d+ seconds when the time", one.reason)
+    assert re.search(words, one.reason)
     assert report.problems == (f"acme/quiet: {one.reason}",)
     manifest = lab.manifest(host="git", owner="acme")
     assert (manifest.complete, manifest.totals.not_reached) == (False, 1)
     # It was tried, so that it does not come first every night.
     assert [entry.attempted_at is not None for entry in manifest.entries] == [True]
+
+
+def test_owners_take_turns_where_there_is_a_deadline() -> None:
+    sources = [GitUrlSource([f"https://git.example/{name}/r"], owner=name) for name in "abc"]
+    orders = [in_turn(sources, f"20261130T0230{number:02}Z-0000000a") for number in range(60)]
+    assert {order[0].identity.owner for order in orders} == {"a", "b", "c"}
+    assert all(sorted(one.identity.owner for one in order) == ["a", "b", "c"] for order in orders)
 
 
 def test_repositories_that_no_deadline_is_long_enough_for_starve_no_other(lab: Lab) -> None:

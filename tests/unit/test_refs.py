@@ -2,10 +2,11 @@
 
 import pytest
 
-from backup.model import ObjectId, Selection
+from backup.model import ObjectId, RefName, Selection
 from backup.refs import (
     HIDDEN_PREFIXES,
     conflicting,
+    fitting,
     in_order,
     is_selected,
     is_storable,
@@ -185,3 +186,17 @@ def test_refs_are_in_the_order_of_their_bytes_and_stay_themselves_where_they_are
     assert in_order(refs) is refs
     turned = dict(reversed(refs.items()))
     assert [to_bytes(name) for name in in_order(turned)] == names
+
+
+def test_names_that_cannot_stand_beside_others_are_left_out() -> None:
+    others = {RefName("refs/pull"), RefName("refs/heads/a/b"), RefName("refs/tags/v")}
+    names = {
+        "refs/pull/1/head",
+        "refs/heads/a",
+        "refs/heads/a/b/c",
+        "refs/heads/a/c",
+        "refs/tags/w",
+    }
+    found = fitting(map(RefName, names), others)
+    assert found == {"refs/heads/a/c", "refs/tags/w"}
+    assert conflicting({*found, *others}) == set()
