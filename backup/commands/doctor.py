@@ -11,14 +11,17 @@ from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from backup.commands.clocks import difference
-from backup.commands.finding import snapshots
+from backup.commands.finding import snapshots, state_of_vault
+from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.remotes import Network, NetworkSettings, Remotes
+from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError, ExitCode
 from backup.git.command import require_git
 from backup.model import Destination, Repository, Selection, Source
 from backup.results import Diagnosis, DoctorReport, Finding
 from backup.stopping import Stop
 from backup.vault.layout import DocumentName, Layout, new_snapshot_id
+from backup.vault.manifest import State
 
 # S3 refuses a clock that is 15 minutes off, and a GitHub App's statement sooner.
 _MOST_SKEW = timedelta(minutes=5)
@@ -226,10 +229,16 @@ class _Examination:
             )
 
     def _vault(self, layout: Layout, count: int) -> Iterator[Finding]:
+        documents = OriginalsDestination(self._destination)
         try:
-            found = snapshots(self._destination, layout)
+            found = snapshots(documents, layout)
+            state = State() if found else state_of_vault(documents, layout, now=self._clock())
+            lost = None if found else lost_index(documents, layout, state)
         except BackupError as error:
             yield Finding("error", f"the vault cannot be read: {error.message}", error.hint)
+            return
+        if lost is not None:
+            yield Finding("error", lost.message, HOW_TO_GO_ON)
             return
         if not found:
             yield Finding("info", f"{self._destination.uri(layout.prefix)}: no run yet")

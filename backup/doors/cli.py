@@ -414,9 +414,14 @@ def _answer(
 ) -> None:
     with _output():
         if config.as_json:
-            print(json.dumps(document, indent=2, ensure_ascii=True))  # noqa: T201
+            print(_as_json(document))  # noqa: T201
         else:
             print_for_people(_console())
+
+
+def _as_json(document: object) -> str:
+    # In a step that is a command to the runner, wherever it stands in a line.
+    return json.dumps(document, indent=2, ensure_ascii=True).replace("##[", r"##\u005b")
 
 
 @contextmanager
@@ -449,7 +454,7 @@ def _report(message: str, hint: str = "", *, code: ExitCode, words: Sequence[str
     if "--json" in words or os.environ.get("REPO_BACKUP_JSON", "").lower() == "true":
         error = {"message": message, "hint": hint, "exit_code": int(code)}
         with _output():
-            print(json.dumps({"error": error}, indent=2, ensure_ascii=True))  # noqa: T201
+            print(_as_json({"error": error}))  # noqa: T201
     return code
 
 
@@ -476,4 +481,5 @@ def _say(line: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return safe.replace("##[", "## [")

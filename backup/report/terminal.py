@@ -77,17 +77,21 @@ _QUIET = {"unchanged", "empty"}
 
 
 def shown(text: str) -> str:
-    """Escape what a terminal would act on."""
-    return "".join(
+    """Escape what a terminal would act on, and what a workflow's runner obeys wherever it stands.
+
+    Source: actions/runner, `ActionCommand.TryParse`: "##[" is looked for in all of a line.
+    """
+    safe = "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
+    return safe.replace("##[", "## [")
 
 
 def line(text: str) -> str:
     """Escape a line, and keep a workflow's runner from taking it for a command."""
     safe = shown(text)
-    return f"> {safe}" if safe.lstrip().startswith(("::", "##[")) else safe
+    return f"> {safe}" if safe.lstrip().startswith("::") else safe
 
 
 def log_console() -> Console:

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from backup.commands.accepting import AcceptRequest, accept_damage
+from backup.commands.doctor import doctor
 from backup.commands.forget import ForgetRequest, forget
 from backup.commands.listing import list_history, list_vault
+from backup.commands.remotes import NetworkSettings
 from backup.commands.restore import RestoreRequest, restore
 from backup.commands.status import status
 from backup.commands.verify import VerifyRequest, verify
 from backup.destinations.folder import FolderDestination
 from backup.errors import ConfigError, IndexMissing
-from backup.results import RestoreReport
+from backup.results import Diagnosis, RestoreReport
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.manifest import roots
@@ -81,6 +83,26 @@ def test_status_and_verify_name_the_root(vault: Vault) -> None:
     assert damage.uri.endswith("folder/one/snapshots")
     # No run takes a full of what it refuses.
     assert "how manifests come back" in damage.fix
+
+
+def test_doctor_names_the_root(vault: Vault) -> None:
+    source = FolderSource(vault.folder / "one", owner="one")
+
+    def told() -> list[str]:
+        report = doctor(
+            [source],
+            vault.destination,
+            look_at_destination=lambda: Diagnosis(()),
+            network=NetworkSettings(),
+            stop=Stop(),
+            clock=lambda: datetime.now(UTC),
+        )
+        return [one.message for one in report.findings if one.severity == "error"]
+
+    (error,) = told()
+    assert "folder/one/ has no manifest, and objects of 1 repository" in error
+    shutil.rmtree(vault.place / "folder" / "one")
+    assert told() == []
 
 
 def test_list_refuses(vault: Vault) -> None:

@@ -154,6 +154,14 @@ def test_an_option_that_does_not_work_yet(one: Input, here: Path) -> None:
     assert one.name in COMPANIONS or line.startswith(f"{label} ")
 
 
+def test_no_text_of_others_is_a_command_to_the_runner_of_a_step(here: Path) -> None:
+    """The older form counts wherever it stands in a line."""
+    words = ("run", "--from", "folder-##[add-mask]x", "--to", "vault", "--json")
+    done = repo_backup(*words, cwd=here, check=2)
+    assert "##[" not in done.stdout + done.stderr
+    assert "folder-##[add-mask]x" in done.json["error"]["message"]
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in WORKING_COMMANDS])
 def test_a_command_that_does_not_work_yet(command: Command, here: Path) -> None:
     line = refused(repo_backup(command, cwd=here, check=None), here)

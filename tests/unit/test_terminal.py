@@ -218,15 +218,25 @@ def test_on_a_terminal_only_our_own_colours_and_movements_are_sent(
 
 
 @pytest.mark.parametrize("show", SHOWS)
-@pytest.mark.parametrize("name", ["::error::injected", "  ::add-mask::x", "\n::error::injected"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "::error::injected",
+        "  ::add-mask::x",
+        "\n::error::injected",
+        "##[error]x",
+        "a ##[add-mask]x",
+    ],
+)
 def test_no_line_begins_like_a_workflow_command(
     name: str, show: Callable[[str, Console], None]
 ) -> None:
-    """A runner takes a line that begins so, blanks before it or not, for a command."""
+    """A runner takes a line that begins so, or holds the older form anywhere, for a command."""
     console = plain()
     show(name, console)
     begun = [line for line in text(console).splitlines() if line.lstrip().startswith("::")]
     assert begun == []
+    assert "##[" not in text(console)
 
 
 @pytest.mark.parametrize(
