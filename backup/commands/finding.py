@@ -337,9 +337,16 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
     raise _several(chosen, text)
 
 
-def _several(chosen: Iterable[Found], text: str) -> ConfigError:
+def _several(chosen: Sequence[Found], text: str) -> ConfigError:
     meant = _some([f"{f.host}/{f.name} (id {f.entry.host_id})" for f in chosen])
-    return ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint="give the id")
+    # Repositories of the same name in two folders have the same id.
+    are_told = len({f.entry.host_id for f in chosen}) == len(chosen)
+    hint = (
+        "give the id"
+        if are_told
+        else f"give one by its whole name, such as {chosen[0].host}/{chosen[0].name}"
+    )
+    return ConfigError(f"REPOSITORY: {text!r} means several: {meant}", hint=hint)
 
 
 def find_exactly(candidates: Iterable[Found], text: str) -> Found:

@@ -160,7 +160,16 @@ def test_a_name_that_means_several_is_refused_and_all_are_listed(gone: bool) -> 
         find_repository(candidates, "widgets")
     assert "github.com/acme/widgets (id 1)" in caught.value.message
     assert "gitlab.example.org/acme/widgets (id 2)" in caught.value.message
+    assert caught.value.hint == "give the id"
     assert meant("gitlab.example.org/acme/widgets", *candidates) == "2"
+
+
+def test_where_ids_are_the_same_the_whole_name_is_what_to_give() -> None:
+    candidates = [found("widgets", "1"), found("widgets", "1", host="gitlab.example.org")]
+    with pytest.raises(ConfigError, match="means several") as caught:
+        find_repository(candidates, "widgets")
+    assert caught.value.hint == "give one by its whole name, such as github.com/acme/widgets"
+    assert find_repository(candidates, "github.com/acme/widgets") is candidates[0]
 
 
 def test_a_name_that_means_none_is_refused_with_some_that_are_there() -> None:
