@@ -67,9 +67,11 @@ def filters(options: RunOptions) -> list[str]:
 
 
 def _matches(repository: Repository, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    # A wiki goes with its repository.
-    path = repository.path.removesuffix(".wiki")
-    names = (path, f"{repository.owner}/{path}")
+    paths = {repository.path}
+    if repository.kind == "wiki":
+        # It goes with its repository.
+        paths.add(repository.path.removesuffix(".wiki"))
+    names = (*paths, *(f"{repository.owner}/{path}" for path in paths))
 
     def is_among(patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

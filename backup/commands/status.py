@@ -216,7 +216,9 @@ def _of_repository(name: str, entry: Entry, *, limit: datetime, now: datetime) -
         return Finding("error", f"{name}: {message}", fix, private=entry.private)
 
     if entry.failing_since is not None:
-        yield error(f"it fails since {entry.failing_since:%Y-%m-%d}: {entry.reason}", again)
+        # A run that did not come to it knows no reason of its own.
+        why = f": {entry.reason}" if entry.reason else ""
+        yield error(f"it fails since {entry.failing_since:%Y-%m-%d}{why}", again)
     elif not _is_fresh(entry, limit):
         when = "never" if entry.checked_at is None else f"last {_ago(entry.checked_at, now)}"
         yield error(f"it was checked {when}", "look at the last run's summary")

@@ -436,6 +436,15 @@ def test_filters_may_name_the_owner(
     assert sorted(found) == taken
 
 
+def test_a_repository_whose_name_ends_like_a_wiki_s_is_filtered_by_its_name(lab: Lab) -> None:
+    for name in ("docs", "docs.wiki"):
+        lab.repository(name)
+    report = lab.run(exclude=("docs",))
+    assert [one.path for one in report.outcomes if one.status == "captured"] == ["docs.wiki"]
+    report = lab.run(exclude=("docs.wiki",))
+    assert [one.path for one in report.outcomes if one.status == "captured"] == ["docs"]
+
+
 def test_a_filter_that_leaves_one_of_several_owners_nothing_is_a_note(tmp_path: Path) -> None:
     labs = [Lab(tmp_path / owner) for owner in ("acme", "other")]
     for lab in labs:
