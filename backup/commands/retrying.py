@@ -88,7 +88,10 @@ def _let_go(error: BaseException) -> None:
     that waited for the garbage collector, which large texts do not wake.
     """
     found: BaseException | None = error
-    while found is not None:
+    # An error that is raised again may come to stand in its own context.
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
         clear_frames(found.__traceback__)
         found = found.__cause__ or found.__context__
 

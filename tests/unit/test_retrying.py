@@ -1,6 +1,8 @@
 """What may pass is done again: how often, after which pause, and what ends it."""
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -117,3 +119,34 @@ def test_an_interrupt_ends_a_pause() -> None:
 
     with pytest.raises(Interrupted):
         repeat(failing(HostUnreachable("x")), tries=4, stop=stop, again=again)
+
+
+class Large:
+    """Stands for a list of refs."""
+
+
+def test_what_a_failed_try_held_is_let_go_at_once() -> None:
+    held: list[weakref.ref[Large]] = []
+
+    def do() -> str:
+        large = Large()
+        held.append(weakref.ref(large))
+        try:
+            int("no number")
+        except ValueError as error:
+            raise HostUnreachable("x") from error
+
+    gc.disable()
+    try:
+        with pytest.raises(HostUnreachable):
+            repeat(do, tries=2, stop=Clock(), again=lambda *_: None)
+        assert [one() for one in held] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_an_error_that_stands_in_its_own_context_ends() -> None:
+    one, other = AccessDenied("one"), AccessDenied("other")
+    one.__context__, other.__context__ = other, one
+    with pytest.raises(AccessDenied, match="one"):
+        repeat(failing(one), tries=2, stop=Clock(), again=lambda *_: None)
