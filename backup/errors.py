@@ -7,6 +7,7 @@ The exit codes are an interface (docs/reference/exit-codes.md): 0 done, 1 the ru
 2 configuration, 3 partial, 4 stored data is damaged, 5 a bug of ours, 130 interrupted.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 from backup.secret import mask
@@ -26,6 +27,19 @@ class ExitCode(IntEnum):
 
 # More is read by no person, and a manifest must have room for what failed of each repository.
 _LONGEST_MESSAGE = 10_000
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it, each once.
+
+    One that is raised again may come to stand in its own context.
+    """
+    found: BaseException | None = error
+    seen: set[int] = set()
+    while found is not None and id(found) not in seen:
+        yield found
+        seen.add(id(found))
+        found = found.__cause__ or found.__context__
 
 
 def sound(text: str) -> str:

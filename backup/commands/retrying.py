@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from backup.errors import BackupError
+from backup.errors import BackupError, causes
 from backup.stopping import Stop
 
 T = TypeVar("T")
@@ -87,13 +87,8 @@ def _let_go(error: BaseException) -> None:
     An error holds the frames that it went through, and the retry library's frames hold the error:
     that waited for the garbage collector, which large texts do not wake.
     """
-    found: BaseException | None = error
-    # An error that is raised again may come to stand in its own context.
-    seen: set[int] = set()
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        clear_frames(found.__traceback__)
-        found = found.__cause__ or found.__context__
+    for one in causes(error):
+        clear_frames(one.__traceback__)
 
 
 def _is_worth_it(error: BaseException, may_pass: Callable[[BackupError], bool]) -> bool:

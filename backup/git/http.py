@@ -9,7 +9,7 @@ Source: gitprotocol-http(5); gitprotocol-v2(5), "HTTP Transport".
 import base64
 import gzip
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
@@ -36,6 +36,7 @@ from backup.errors import (
     RepositoryUnavailable,
     SourceError,
     TruncatedResponse,
+    causes,
 )
 from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader, Special
@@ -533,7 +534,7 @@ def _network_error(
 def _reason(error: Exception) -> str:
     """Say what lies at the bottom of an error, in the system's words where there are any."""
     words = ""
-    for place in _chain(error):
+    for place in causes(error):
         if isinstance(place, OSError) and place.strerror:
             words = place.strerror
     if words:
@@ -543,14 +544,7 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    place: BaseException | None = error
-    while place is not None:
-        yield place
-        place = place.__cause__ or place.__context__
-
-
 def _is_distrust(error: Exception) -> bool:
-    if any(isinstance(place, ssl.SSLCertVerificationError) for place in _chain(error)):
+    if any(isinstance(place, ssl.SSLCertVerificationError) for place in causes(error)):
         return True
     return isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
