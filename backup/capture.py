@@ -447,7 +447,7 @@ def _pass_through(
         too_small = check.finish()
         if too_small is None:
             try:
-                with means.disk.blamed():
+                with check.blamed():
                     return _surveyed(plan, check, summary, means)
             except TemporaryFolderError as error:
                 too_small = DiskTooSmall(summary.size_bytes, 0, error.message)

@@ -283,6 +283,10 @@ class BrokenChain(IntegrityError):
     """A bundle that a chain needs is missing or has another size."""
 
 
+class RefusedByGit(BrokenChain):
+    """What is stored is what was recorded, and git makes no repository of it."""
+
+
 class DamagedDocument(IntegrityError):
     """A manifest or record that cannot be read."""
 

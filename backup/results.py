@@ -335,10 +335,11 @@ class VerifyReport:
         repositories: so many there are.
         standing: objects that earlier verifications found damaged, which this one did not look at,
             or not so deep.
-        exit_code: 0 when nothing is damaged, 4 when something is.
+        exit_code: 4 when something is damaged, else 3 when something was not verified, else 0.
         not_readable: URIs of objects that lie in an archive: neither damaged nor proved.
         newer: of documents that a newer version of this program wrote, that they cannot be read:
             they are not damaged, and what they may promise was not looked at.
+        not_verified: of repositories that this machine could not verify, each with the reason.
     """
 
     depth: str
@@ -349,6 +350,7 @@ class VerifyReport:
     standing: int = 0
     not_readable: tuple[str, ...] = ()
     newer: tuple[str, ...] = ()
+    not_verified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from backup.commands.remotes import Network, NetworkSettings, Remotes
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError, ExitCode
 from backup.git.command import require_git
+from backup.git.work import ANOTHER_FOLDER, named_but_unusable
 from backup.model import Destination, Repository, Selection, Source
 from backup.results import Diagnosis, DoctorReport, Finding
 from backup.stopping import Stop
@@ -86,7 +87,17 @@ def _machine() -> Iterator[Finding]:
         require_git()
     except BackupError as error:
         yield Finding("error", error.message, error.hint)
-    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if unusable := named_but_unusable():
+        yield Finding("warning", unusable, ANOTHER_FOLDER)
+    try:
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+    except OSError as error:
+        yield Finding(
+            "error",
+            f"there is no temporary folder that can be used: {error.strerror}",
+            ANOTHER_FOLDER,
+        )
+        return
     if free < _LEAST_DISK_BYTES:
         yield Finding(
             "warning",

@@ -29,6 +29,7 @@ class Look:
         rebuilt: key of the record of which a repository was rebuilt; empty where none was.
         indexed: bundles that were read and indexed.
         unreadable_record: whether nobody can tell all that its records name.
+        not_verified: why this machine could not look at all of it; empty where it could.
     """
 
     needed: set[str] = field(default_factory=set)
@@ -36,6 +37,7 @@ class Look:
     rebuilt: str = ""
     indexed: set[str] = field(default_factory=set)
     unreadable_record: bool = False
+    not_verified: str = ""
 
     def note_needed(
         self,
@@ -77,6 +79,8 @@ class Look:
 
     def _seen(self, key: str, depth: Depth, records: Mapping[str, Record]) -> Depth:
         """Return the depth to which an object was looked at, whatever the drill was asked for."""
+        if self.not_verified and is_bundle(key):
+            return "packs" if key in self.indexed else "objects"
         if depth != "restore" or not (is_bundle(key) or is_record(key)):
             return depth
         rebuilt = records.get(self.rebuilt)
@@ -99,6 +103,8 @@ class Looked:
         needed: what its records name, of what is known to be damaged; None where nobody can tell.
         sound: what of that was looked at, to the depth at which it was damaged, and is not.
         archived: keys of objects that cannot be read now.
+        name: of the repository, as people have it.
+        not_verified: why this machine could not look at all of it; empty where it could.
     """
 
     line: DrillLine
@@ -106,6 +112,13 @@ class Looked:
     needed: frozenset[str] | None = frozenset()
     sound: frozenset[str] = frozenset()
     archived: frozenset[str] = frozenset()
+    name: str = ""
+    not_verified: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the repository has had its turn: it was looked at, or something was found."""
+        return not self.not_verified or bool(self.damaged)
 
 
 def make_drill(
@@ -144,7 +157,8 @@ def make_drill(
     )
     found_now = {line.key for line in damaged}
     left = [line for key, line in before.standing.items() if key not in found_now]
-    looked = {(one.line.kind, one.line.host_id): one for one in results}
+    counted = [one for one in results if one.counts]
+    looked = {(one.line.kind, one.line.host_id): one for one in counted}
     passed = {
         line.key: line
         for line in left
@@ -158,7 +172,7 @@ def make_drill(
         finished_at=ended,
         version=backup.__version__,
         depth=depth,
-        checked=tuple(result.line for result in results),
+        checked=tuple(result.line for result in counted),
         damaged=damaged,
         standing=tuple(line for line in left if line.key not in passed),
         passed=passed_lines(passed.values()),

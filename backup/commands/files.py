@@ -377,10 +377,10 @@ class FileKeeper:
         if line.size_bytes > means.disk.free_bytes() - means.disk.reserve_bytes:
             return None
         with (
-            means.disk.blamed(),
             PackCheck(
                 object_format=object_format, connected=False, disk=means.disk, stop=means.stop
             ) as check,
+            check.blamed(),
         ):
             for piece in verified_pack(
                 means.destination, means.layout, line, transferred=self._transferred

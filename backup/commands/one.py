@@ -50,6 +50,7 @@ from backup.errors import (
     RepositoryMissing,
     SessionExpired,
     SourceError,
+    TemporaryFolderError,
     sound,
 )
 from backup.git.pointers import Pointer
@@ -84,16 +85,15 @@ from backup.vault.manifest import load_record
 _LOOKS = 3
 # Where a throttling server does not say how long to wait.
 _THROTTLED_SECONDS = 60.0
-# What ends so with or without the heads of pull requests.
-_NOT_FOR_PULL_REFS = (
+_NOT_FOR_PULL_REFS = (  # What ends so with or without the heads of pull requests.
     AuthenticationError,
     DeadlineReached,
     DestinationError,
     Interrupted,
-    NotBegun,
     RateLimited,
     RepositoryBlocked,
     RepositoryMissing,
+    TemporaryFolderError,
 )
 
 

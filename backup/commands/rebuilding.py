@@ -7,10 +7,17 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from backup.errors import BrokenChain, ChecksumMismatch, DamagedDocument, ObjectNotFound
+from backup.errors import (
+    BrokenChain,
+    ChecksumMismatch,
+    DamagedDocument,
+    ObjectNotFound,
+    RefusedByGit,
+)
 from backup.git.bundle import read_header
 from backup.git.rebuild import Rebuild
-from backup.model import Destination, ObjectId, RefName
+from backup.git.work import work_folder
+from backup.model import Destination, Events, ObjectFormat, ObjectId, RefName
 from backup.stopping import Stop
 from backup.vault.documents import BundleLine, Record
 from backup.vault.layout import Layout
@@ -65,6 +72,7 @@ def rebuild_repository(
     *,
     beside: Sequence[tuple[Record, Mapping[RefName, ObjectId]]] = (),
     checkout: bool = False,
+    temporary: bool = False,
     transferred: Callable[[int], None],
     stop: Stop,
 ) -> None:
@@ -77,16 +85,21 @@ def rebuild_repository(
         folder: becomes the mirror, or with checkout the folder with the files.
         beside: other records of it, each with refs to take from its chain as well.
         checkout: make a working clone.
+        temporary: whether the folder lies in the temporary one.
         transferred: hears of the bytes that are read.
         stop: ends it.
 
     Raises:
         IntegrityError: something stored is missing or damaged.
         DestinationError: it could not be read, or the disk is full.
+        TemporaryFolderError: with temporary, in place of the latter.
         GitFailed: with checkout, git refuses a file.
     """
     rebuild = Rebuild(
-        folder / ".git" if checkout else folder, object_format=record.object_format, stop=stop
+        folder / ".git" if checkout else folder,
+        object_format=record.object_format,
+        temporary=temporary,
+        stop=stop,
     )
     chains = (record.chain, *(other.chain for other, _ in beside))
     bundles = {bundle.key: bundle for chain in chains for bundle in chain}
@@ -108,6 +121,76 @@ def rebuild_repository(
     rebuild.set_head(symref=record.head.symref_name, oid=head_id(record))
     if checkout:
         rebuild.check_out(folder)
+
+
+def prove_bundle(
+    destination: Destination,
+    layout: Layout,
+    bundle: BundleLine,
+    *,
+    object_format: ObjectFormat,
+    events: Events,
+    stop: Stop,
+) -> None:
+    """Read a bundle and have git index its pack, which is then thrown away.
+
+    Raises:
+        IntegrityError: it is missing or damaged.
+        DestinationError: it could not be read.
+        TemporaryFolderError: there is no place to index it, or somebody took files from there.
+    """
+
+    def index(folder: Path) -> None:
+        Rebuild(folder, object_format=object_format, temporary=True, stop=stop).add_pack(
+            verified_pack(destination, layout, bundle, transferred=lambda _size_bytes: None),
+            connected=False,
+            where=destination.uri(layout.key(bundle.key)),
+        )
+
+    _by_git(index, events)
+
+
+def prove_repository(
+    destination: Destination,
+    layout: Layout,
+    record: Record,
+    *,
+    transferred: Callable[[int], None],
+    events: Events,
+    stop: Stop,
+) -> None:
+    """Rebuild a repository as `rebuild_repository` does, and throw it away.
+
+    Raises:
+        BackupError: as `rebuild_repository` and `prove_bundle` do.
+    """
+
+    def rebuild(folder: Path) -> None:
+        rebuild_repository(
+            destination,
+            layout,
+            record,
+            folder,
+            temporary=True,
+            transferred=transferred,
+            stop=stop,
+        )
+
+    _by_git(rebuild, events)
+
+
+def _by_git(judge: Callable[[Path], None], events: Events) -> None:
+    """Have git judge in a folder of its own; what it refuses it must refuse in another one, too."""
+    try:
+        with work_folder() as folder:
+            judge(folder / "mirror.git")
+    except RefusedByGit:
+        with work_folder() as folder:
+            judge(folder / "mirror.git")
+        events.note(
+            "git refused a repository in one folder and took the same bytes in another: do not "
+            "rely on the temporary folder, name another in TMPDIR"
+        )
 
 
 def verified_pack(

@@ -4,7 +4,6 @@ A repository is built under another name and moved into place at the end: a fold
 asked for is whole.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -47,6 +46,7 @@ from backup.errors import (
 )
 from backup.git.command import require_git
 from backup.git.rebuild import holds
+from backup.git.work import named_but_unusable, work_folder
 from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
 from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
@@ -151,8 +151,10 @@ def restore(
     if request.target is None:
         if request.push is None:
             return work.list_lost(chosen, unreadable if several else ())
-        with tempfile.TemporaryDirectory(prefix="repo-backup-push-") as folder:
-            return work.restore_one(chosen[0], Path(folder) / "pushed")
+        if unusable := named_but_unusable():
+            events.note(unusable)
+        with work_folder() as folder:
+            return work.restore_one(chosen[0], folder / "pushed")
     if several:
         return work.restore_several(chosen, request.target, unreadable)
     return work.restore_one(chosen[0], request.target)
@@ -427,6 +429,7 @@ class _Restoring:
                 folder,
                 beside=work.beside,
                 checkout=self._request.checkout,
+                temporary=self._request.target is None,
                 transferred=lambda size: self._events.transferred(name, size),
                 stop=self._stop,
             )

@@ -20,7 +20,7 @@ from backup.destinations.counting import CountingDestination
 from backup.errors import BackupError, ExitCode, NothingSelected
 from backup.git.check import disk_of
 from backup.git.command import require_git
-from backup.git.work import work_folder
+from backup.git.work import named_but_unusable, work_folder
 from backup.model import Destination, Events, RunReport, RunResult, Source
 from backup.stopping import Stop
 from backup.vault.layout import DocumentName, Layout, new_snapshot_id
@@ -49,7 +49,8 @@ def run(
     clock = _in_milliseconds(clock)
     started_at = clock()
     snapshot_id = options.snapshot_id or new_snapshot_id(started_at)
-    for words in options.told:
+    told = (*options.told, *filter(None, [named_but_unusable()]))
+    for words in told:
         events.note(words)
     errors: list[BackupError] = []
     left_out: list[BackupError] = []
@@ -116,7 +117,7 @@ def run(
             *unknown,
             *(problem for owner in owners for problem in owner.ledger.problems),
         ),
-        notes=(*options.told, *(note for owner in owners for note in owner.ledger.notes)),
+        notes=(*told, *(note for owner in owners for note in owner.ledger.notes)),
         drills=tuple(owner.last_drill for owner in owners if owner.last_drill is not None),
     )
 

@@ -10,14 +10,11 @@ An object that lies in an archive cannot be read now. It is counted, and is neit
 proved.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Lock
 
 from backup.commands.clocks import disagreement
@@ -30,22 +27,24 @@ from backup.commands.hidden import hidden_documents, hidden_words
 from backup.commands.last_state import with_a_chain
 from backup.commands.lost_index import LostIndex, lost_index
 from backup.commands.promised import Promised, Promises, read_promises
-from backup.commands.rebuilding import rebuild_repository, record_of, verified_pack
+from backup.commands.rebuilding import prove_bundle, prove_repository, record_of
 from backup.commands.sampling import Candidate, choose
 from backup.commands.stored_files import problem_of, promises_all_files, read_index
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
+    BackupError,
     DestinationError,
     DocumentTooLarge,
     ExitCode,
     IntegrityError,
     ObjectArchived,
     ObjectNotFound,
+    TemporaryFolderError,
 )
-from backup.git.command import require_git
+from backup.git.command import GitFailed, require_git
 from backup.git.pointers import Pointer
-from backup.git.rebuild import Rebuild
+from backup.git.work import named_but_unusable
 from backup.model import Destination, Events
 from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
@@ -108,9 +107,12 @@ def verify(
         Interrupted: a signal came; nothing is noted.
     """
     require_git()
+    if (unusable := named_but_unusable()) and request.depth != "objects":
+        events.note(unusable)
     damaged: list[Damage] = []
     not_readable: list[str] = []
     newer: list[str] = []
+    not_verified: list[str] = []
     checked = repositories = standing = 0
     originals = OriginalsDestination(destination)
     for layout in require_roots(originals):
@@ -118,7 +120,10 @@ def verify(
         drills = load_drill_state(originals, layout, now=began)
         one = _Root(originals, layout, request, drills, now=began, events=events, stop=stop)
         results = one.run()
-        checked += len(results)
+        checked += sum(result.counts for result in results)
+        not_verified += [
+            f"{result.name}: {result.not_verified}" for result in results if result.not_verified
+        ]
         repositories += len(one.there)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
         found = together(found)
@@ -141,16 +146,17 @@ def verify(
         standing += len(drill.standing)
         if problem := _note(destination, layout, drill, words=disagreement(originals, clock())):
             events.note(f"the result is not noted in the vault: {problem}")
-    code = ExitCode.DAMAGED if damaged else ExitCode.DONE
+    code = ExitCode.PARTIAL if not_verified else ExitCode.DONE
     return VerifyReport(
         request.depth,
         checked,
         repositories,
         tuple(damaged),
-        code,
+        ExitCode.DAMAGED if damaged else code,
         standing=standing,
         not_readable=tuple(not_readable),
         newer=tuple(newer),
+        not_verified=tuple(not_verified),
     )
 
 
@@ -360,6 +366,8 @@ class _Root:
         return Looked(
             line,
             [replace(damage, holders=(one.identity,)) for damage in damaged],
+            name=one.name,
+            not_verified=look.not_verified,
             needed=None if look.unreadable_record else frozenset(look.needed),
             sound=look.sound(
                 self.drills.standing,
@@ -455,23 +463,23 @@ class _Root:
             if line.key not in without
         }
         for key, (line, object_format) in bundles.items():
-            uri = self._destination.uri(self._layout.key(key))
-            with _scratch() as folder:
-                rebuild = Rebuild(folder, object_format=object_format, stop=self._stop)
-                try:
-                    rebuild.add_pack(
-                        verified_pack(
-                            self._destination, self._layout, line, transferred=self._ignore
-                        ),
-                        connected=False,
-                        where=uri,
-                    )
-                except ObjectArchived:
-                    look.archived.add(key)
-                except IntegrityError as error:
-                    problems[key] = error.message
-                else:
-                    look.indexed.add(key)
+            try:
+                prove_bundle(
+                    self._destination,
+                    self._layout,
+                    line,
+                    object_format=object_format,
+                    events=self._events,
+                    stop=self._stop,
+                )
+            except ObjectArchived:
+                look.archived.add(key)
+            except IntegrityError as error:
+                problems[key] = error.message
+            except (TemporaryFolderError, GitFailed) as error:
+                look.not_verified = _with_hint(error)
+            else:
+                look.indexed.add(key)
         return problems
 
     def _check_files(
@@ -592,9 +600,6 @@ class _Root:
             self._files[oid] = problem
         return problem
 
-    def _ignore(self, _size_bytes: int) -> None:
-        """Hear of bytes that no progress is shown for."""
-
     def _dependants(
         self, one: Promised, records: Mapping[str, Record], problems: Mapping[str, str]
     ) -> list[Damage]:
@@ -628,23 +633,25 @@ class _Root:
         ):
             return []
         record = records[key]
-        with _scratch() as folder:
-            try:
-                rebuild_repository(
-                    self._destination,
-                    self._layout,
-                    record,
-                    folder,
-                    transferred=lambda size: self._events.transferred(one.name, size),
-                    stop=self._stop,
-                )
-            except ObjectArchived:
-                problem = ""
-            except IntegrityError as error:
-                problem = error.message
-            else:
-                look.rebuilt = key
-                return []
+        try:
+            prove_repository(
+                self._destination,
+                self._layout,
+                record,
+                transferred=lambda size: self._events.transferred(one.name, size),
+                events=self._events,
+                stop=self._stop,
+            )
+        except ObjectArchived:
+            problem = ""
+        except IntegrityError as error:
+            problem = error.message
+        except (TemporaryFolderError, GitFailed) as error:
+            look.not_verified = _with_hint(error)
+            return []
+        else:
+            look.rebuilt = key
+            return []
         if problems := self._index({key: record}, look, without={}):
             return self._dependants(one, records, problems)
         if not problem:
@@ -685,7 +692,5 @@ def _note(destination: Destination, layout: Layout, drill: Drill, *, words: str)
     return ""
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="repo-backup-verify-") as made:
-        yield Path(made) / "mirror.git"
+def _with_hint(error: BackupError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -35,7 +35,7 @@ from backup.git.command import (
 from backup.git.commits import Commit, read_commits
 from backup.git.objects import ObjectReader
 from backup.git.pointers import PointersFound, find_pointers
-from backup.git.work import ANOTHER_FOLDER, trouble_with
+from backup.git.work import ANOTHER_FOLDER, Kept, trouble_with
 from backup.model import ObjectFormat, ObjectId, split_ids
 from backup.stopping import Stop
 
@@ -76,16 +76,21 @@ class Disk:
             raise TemporaryFolderError(trouble, hint=ANOTHER_FOLDER)
 
     @contextmanager
-    def blamed(self) -> Iterator[None]:
+    def blamed(self, kept: Kept | None = None) -> Iterator[None]:
         """Blame the folder for what git fails at here, where the folder is in trouble.
+
+        Args:
+            kept: the repository in it that git works in.
 
         Raises:
             TemporaryFolderError: in place of what the repository would be blamed for.
         """
         try:
             yield
-        except (ProtocolError, SourceError, OSError):
+        except (ProtocolError, SourceError, OSError) as error:
             self.require_usable()
+            if kept is not None and (trouble := kept.trouble()):
+                raise TemporaryFolderError(trouble, hint=ANOTHER_FOLDER) from error
             raise
 
 
@@ -154,6 +159,7 @@ class PackCheck:
         self._too_small: DiskTooSmall | None = None
         self._child: Child | None = None
         self.repository = disk.folder / f"check-{uuid4().hex}"
+        self._kept = Kept(self.repository)
         # What is gone would be made anew, and nothing would remove it.
         if disk.free_bytes() < disk.reserve_bytes or not disk.folder.is_dir():
             self._give_up()
@@ -173,9 +179,9 @@ class PackCheck:
         except (GitFailed, OSError) as error:
             # git does not always say why it could not write.
             is_full = is_disk_full(str(error)) or disk.free_bytes() < _LEAST_FREE_BYTES
-            if not is_full and not trouble_with(disk.folder):
+            if not is_full and not self._trouble(str(error)):
                 raise
-            self._give_up()
+            self._give_up(str(error))
         except BaseException:
             self.close()
             raise
@@ -212,13 +218,26 @@ class PackCheck:
         """
         if self._child is None:
             return self._too_small
-        status, _ = self._child.converse(b"")
+        status, answer = self._child.converse(b"")
         words = self._child.words()
         self._child.kill()
         self._child = None
         if status != 0:
             self._judge(words)
+        else:
+            self._kept.add_pack(answer, self._fed_bytes)
         return self._too_small
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Blame the folder for what git fails at here, where it is not as we left it.
+
+        Raises:
+            TemporaryFolderError: in place of what the repository would be blamed for.
+        """
+        # Where the check has ended its copy is gone by our own hand.
+        with self._disk.blamed(self._kept if self._too_small is None else None):
+            yield
 
     def survey(self, ids: Iterable[ObjectId], *, listed: Collection[str] = ()) -> Survey:
         """Go through all objects of the pack once.
@@ -293,8 +312,8 @@ class PackCheck:
         self.close()
 
     def _judge(self, words: str) -> None:
-        if is_disk_full(words) or trouble_with(self._disk.folder):
-            self._give_up()
+        if is_disk_full(words) or self._trouble(words):
+            self._give_up(words)
             return
         if _LACKING.search(words):
             raise IncompleteRepository(
@@ -303,8 +322,14 @@ class PackCheck:
             )
         raise MalformedPack(f"git index-pack refused the pack: {words}")
 
-    def _give_up(self) -> None:
-        trouble = trouble_with(self._disk.folder)
+    def _trouble(self, words: str) -> str:
+        # A disk that is full is told of by its sizes.
+        if is_disk_full(words):
+            return trouble_with(self._disk.folder)
+        return trouble_with(self._disk.folder) or self._kept.trouble(words)
+
+    def _give_up(self, words: str | None = None) -> None:
+        trouble = trouble_with(self._disk.folder) if words is None else self._trouble(words)
         self._too_small = DiskTooSmall(self._fed_bytes, self._disk.free_bytes(), trouble)
         self.close()
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 from backup.errors import TemporaryFolderError
 from backup.git.check import Disk
 from backup.git.command import GitFailed, clean_environment, is_disk_full, run_git
-from backup.git.work import ANOTHER_FOLDER
+from backup.git.work import ANOTHER_FOLDER, Kept
 from backup.stopping import Stop
 
 _STALLED_SECONDS = 300
@@ -60,13 +60,17 @@ def mirrored(clone_url: str, *, reach: Reach, disk: Disk, stop: Stop) -> Iterato
     )
     environment["GIT_ALLOW_PROTOCOL"] = reach.protocol
     environment |= reach.variables
-    with disk.blamed():
-        try:
+    try:
+        with disk.blamed():
             folder.mkdir(mode=0o700)
             _clone(clone_url, mirror, environment=environment, stop=stop)
+            kept = Kept(mirror)
+            for file in mirror.glob("objects/pack/*"):
+                kept.add(os.fspath(file.relative_to(mirror)), file.stat().st_size)
+        with disk.blamed(kept):
             yield mirror
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clone(clone_url: str, mirror: Path, *, environment: Mapping[str, str], stop: Stop) -> None:

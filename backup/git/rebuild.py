@@ -1,10 +1,20 @@
-"""Building a repository from packs and a ref map: the git side of a restore."""
+"""Building a repository from packs and a ref map: the git side of a restore.
+
+What git says is believed only as long as the folder is as it was left: a file that somebody else
+took out of it says nothing of what is stored.
+"""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from backup.errors import BrokenChain, DamagedDocument, DestinationError
+from backup.errors import (
+    BackupError,
+    DestinationError,
+    RefusedByGit,
+    TemporaryFolderError,
+)
 from backup.git.child import Child
 from backup.git.command import (
     PATIENCE_SECONDS,
@@ -14,115 +24,162 @@ from backup.git.command import (
     make_bare_repository,
     run_git,
 )
-from backup.git.work import trouble_with
+from backup.git.work import ANOTHER_FOLDER, Kept
 from backup.model import ObjectFormat, ObjectId, RefName
 from backup.refs import to_bytes
 from backup.stopping import Stop
 
 
 class Rebuild:
-    """An empty bare repository that packs are added to, then refs. Used by one thread."""
+    """An empty bare repository that packs are added to, then refs. Used by one thread.
 
-    def __init__(self, directory: Path, *, object_format: ObjectFormat, stop: Stop) -> None:
+    Args:
+        directory: becomes the repository.
+        temporary: whether it lies in the temporary folder.
+
+    Raises:
+        TemporaryFolderError: here and below, with temporary: somebody took from the folder what
+            was put there, or nothing more can be written to it. Without, a DestinationError.
+    """
+
+    def __init__(
+        self, directory: Path, *, object_format: ObjectFormat, temporary: bool = False, stop: Stop
+    ) -> None:
         self._directory = directory
+        self._temporary = temporary
         self._stop = stop
-        make_bare_repository(directory, object_format=object_format, stop=stop)
+        self._kept = Kept(directory, called="the temporary folder" if temporary else "the folder")
+        with self._blamed():
+            make_bare_repository(directory, object_format=object_format, stop=stop)
 
     def add_pack(self, pieces: Iterable[bytes], *, connected: bool, where: str) -> None:
         """Index one pack into the repository.
 
         Args:
-            pieces: the pack's bytes.
+            pieces: the pack's bytes; where they are not those that were recorded they end with an
+                error that says so, which stands above git's.
             connected: also prove that it names no object that it lacks.
             where: the bundle's URI, for messages.
 
         Raises:
-            DamagedDocument: git refused the pack.
-            DestinationError: the disk is full, or the folder is gone or cannot be written.
+            RefusedByGit: git refused the pack.
         """
+        with self._blamed():
+            self._add_pack(iter(pieces), connected=connected, where=where)
+
+    def _add_pack(self, pieces: Iterator[bytes], *, connected: bool, where: str) -> None:
         argv: list[str | os.PathLike[str]] = ["git", "-C", self._directory, "index-pack", "--stdin"]
         if connected:
             argv.append("--check-self-contained-and-connected")
         environment = clean_environment(safe_directories=[self._directory])
+        size_bytes, answer = 0, b""
         with Child(
             argv, environment=environment, stop=self._stop, patience_seconds=PATIENCE_SECONDS
         ) as child:
             try:
                 for data in pieces:
                     self._stop.check()
+                    size_bytes += len(data)
                     child.write(data)
-                status, _ = child.converse(b"")
+                status, answer = child.converse(b"")
             except BrokenPipeError:
                 status = child.wait()
-            if status == 0:
-                return
             words = child.words()
-        if is_disk_full(words):
-            raise _disk_full(words)
-        self._require_folder()
-        raise DamagedDocument(f"{where} is damaged: git index-pack refused its pack: {words}")
+        if status == 0:
+            self._kept.add_pack(answer, size_bytes)
+            return
+        # Whether these are the bytes that were recorded does not hang on git, nor on the folder.
+        for _ in pieces:
+            self._stop.check()
+        raise RefusedByGit(f"{where} is damaged: git index-pack refused its pack: {words}")
 
     def prove_connected(self, tips: Iterable[ObjectId]) -> None:
         """Prove that every object the tips reach is there.
 
         Raises:
-            BrokenChain: one is not.
+            RefusedByGit: one is not.
+        """
+        asked = b"".join(oid.encode() + b"\n" for oid in tips)
+        with self._blamed():
+            try:
+                self._git("rev-list", "--objects", "--quiet", "--stdin", data=asked)
+            except GitFailed as error:
+                raise RefusedByGit(
+                    f"the chain does not hold all objects: {error.message}"
+                ) from error
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Blame the folder for what it has lost, whatever git says of the rest.
+
+        Raises:
+            TemporaryFolderError: or DestinationError, as the class says.
         """
         try:
-            self._git(
-                "rev-list",
-                "--objects",
-                "--quiet",
-                "--stdin",
-                data=b"".join(oid.encode() + b"\n" for oid in tips),
-            )
-        except GitFailed as error:
-            self._require_folder()
-            raise BrokenChain(f"the chain does not hold all objects: {error.message}") from error
+            yield
+        except (GitFailed, RefusedByGit, OSError) as error:
+            words = error.message if isinstance(error, BackupError) else str(error)
+            # git may have removed by now what filled the disk.
+            if is_disk_full(words):
+                raise self._trouble(
+                    f"{self._kept.called} {self._directory} is full: {words}"
+                ) from error
+            if trouble := self._kept.trouble(words):
+                raise self._trouble(trouble) from error
+            raise
+        if lost := self._kept.lost():
+            raise self._trouble(lost)
 
-    def _require_folder(self) -> None:
-        """Blame nothing stored for what the folder is to blame for."""
-        if trouble := trouble_with(self._directory, called="the folder"):
-            raise DestinationError(trouble, hint="restore again, to where nothing clears it")
+    def _trouble(self, trouble: str) -> BackupError:
+        if self._temporary:
+            return TemporaryFolderError(trouble, hint=ANOTHER_FOLDER)
+        return DestinationError(
+            trouble, hint="restore again, to where there is room and nothing clears it"
+        )
 
     def prove_present(self, tips: Iterable[ObjectId]) -> None:
         """Prove that the tips themselves are there.
 
         Raises:
-            BrokenChain: one is not.
+            RefusedByGit: one is not.
         """
         asked = [*tips]
-        answer = self._git(
-            *("cat-file", "--batch-check=%(objectname)"),
-            data=b"".join(oid.encode() + b"\n" for oid in asked),
-        )
-        # What is there is answered with its own id and nothing else.
-        present = set(answer.decode().splitlines())
-        for oid in asked:
-            if oid not in present:
-                raise BrokenChain(f"the chain does not hold {oid}, which a ref points at")
+        with self._blamed():
+            answer = self._git(
+                *("cat-file", "--batch-check=%(objectname)"),
+                data=b"".join(oid.encode() + b"\n" for oid in asked),
+            )
+            # What is there is answered with its own id and nothing else.
+            present = set(answer.decode().splitlines())
+            for oid in asked:
+                if oid not in present:
+                    raise RefusedByGit(f"the chain does not hold {oid}, which a ref points at")
 
     def set_refs(self, tips: Mapping[RefName, ObjectId]) -> None:
         """Create every ref, and prove that exactly these are there.
 
         Raises:
-            BrokenChain: git did not keep one of them.
+            RefusedByGit: git did not keep one of them.
         """
         # Not by update-ref: it refuses a branch that names no commit, which some servers hold.
         # Source: gitrepository-layout(5), packed-refs. git then writes the file anew in its form.
         lines = sorted((to_bytes(name), oid.encode()) for name, oid in tips.items())
         packed = b"".join(b"%b %b\n" % (oid, name) for name, oid in lines)
-        (self._directory / "packed-refs").write_bytes(packed)
-        self._git("pack-refs", "--all")
-        if not has_refs(self._directory, tips, stop=self._stop):
-            raise BrokenChain("git did not keep the refs as they were recorded")
+        with self._blamed():
+            (self._directory / "packed-refs").write_bytes(packed)
+            # Its form has all these lines, and more.
+            self._kept.add("packed-refs", len(packed))
+            self._git("pack-refs", "--all")
+            if not has_refs(self._directory, tips, stop=self._stop):
+                raise RefusedByGit("git did not keep the refs as they were recorded")
 
     def set_head(self, *, symref: RefName | None, oid: ObjectId | None) -> None:
         """Point HEAD at a ref, which may be unborn, or at an id."""
-        if symref is not None:
-            self._git("symbolic-ref", "HEAD", os.fsdecode(to_bytes(symref)))
-        elif oid is not None:
-            self._git("update-ref", "--no-deref", "HEAD", oid)
+        with self._blamed():
+            if symref is not None:
+                self._git("symbolic-ref", "HEAD", os.fsdecode(to_bytes(symref)))
+            elif oid is not None:
+                self._git("update-ref", "--no-deref", "HEAD", oid)
 
     def check_out(self, folder: Path) -> None:
         """Make it the repository of a folder, and fill the folder with HEAD's files.
@@ -133,7 +190,7 @@ class Rebuild:
             folder: the one that this repository is ``.git`` of.
 
         Raises:
-            DestinationError: the disk is full, or the folder is gone or cannot be written.
+            DestinationError: the disk is full.
             GitFailed: git refuses a file, for its name as a rule.
         """
         self._git("config", "core.bare", "false")
@@ -147,7 +204,11 @@ class Rebuild:
             run_git("reset", "--quiet", "--hard", directory=folder, stop=self._stop)
         except GitFailed as error:
             if is_disk_full(error.message):
-                raise _disk_full(error.message) from error
+                raise self._trouble(
+                    f"{self._kept.called} {folder} is full: {error.message}"
+                ) from error
+            if trouble := self._kept.trouble():
+                raise self._trouble(trouble) from error
             raise GitFailed(
                 error.message, hint="without --checkout it comes back as a mirror, files or not"
             ) from error
@@ -195,7 +256,3 @@ def _id_of_head(directory: Path, *, stop: Stop) -> ObjectId | None:
     except GitFailed:
         return None
     return ObjectId(answer.decode().strip())
-
-
-def _disk_full(words: str) -> DestinationError:
-    return DestinationError(f"the disk is full: {words}", hint="make room and restore again")

@@ -22,6 +22,8 @@ ANOTHER_FOLDER = (
     "name another in TMPDIR, one with room that nothing clears while it is used, or make room in it"
 )
 _TRIED_BYTES = 4096
+# As git has it, in English.
+_NOT_FOUND = "No such file or directory"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _MODE = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -38,14 +40,32 @@ def work_folder() -> Iterator[Path]:
         _remove_abandoned(above)
         folder, lock = _make_locked(above)
     except OSError as error:
+        # Not set where Python finds none.
+        named = f" {tempfile.tempdir}" if tempfile.tempdir else ""
         raise TemporaryFolderError(
-            f"the temporary folder cannot be used: {error.strerror}", hint=ANOTHER_FOLDER
+            f"the temporary folder{named} cannot be used: {error.strerror}", hint=ANOTHER_FOLDER
         ) from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def named_but_unusable() -> str:
+    """Say that another folder is used than TMPDIR names; empty where none is, or that one."""
+    # Source: Python's tempfile, _candidate_tempdir_list and _get_default_tempdir.
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        if not (named := os.environ.get(name)):
+            continue
+        try:
+            used = tempfile.gettempdir()
+        except OSError as error:
+            return f"{name} names {named}, which cannot be used, and no other: {error.strerror}"
+        if used == os.path.abspath(named):  # noqa: PTH100  as tempfile has it; links stay
+            return ""
+        return f"{name} names {named}, which cannot be used: {used} is used instead"
+    return ""
 
 
 def trouble_with(folder: Path, *, called: str = "the temporary folder") -> str:
@@ -63,6 +83,72 @@ def trouble_with(folder: Path, *, called: str = "the temporary folder") -> str:
             return f"{named} is full"
         return f"{named} cannot be written any more: {error.strerror}"
     return ""
+
+
+class Kept:
+    """What must be in a repository of ours as long as nobody else takes anything out of it.
+
+    A cleaner of temporary folders deletes files one by one, by their age. What git says of the rest
+    is no word about the repository.
+
+    Args:
+        repository: a bare one that git has just made.
+        called: what messages call it.
+    """
+
+    def __init__(self, repository: Path, *, called: str = "the temporary folder") -> None:
+        self.repository = repository
+        self.called = called
+        # Without these git takes it for no repository. Source: gitrepository-layout(5).
+        self._least_bytes = {"HEAD": 1, "config": 1, "objects": 0, "refs": 0}
+
+    def add(self, name: str, least_bytes: int) -> None:
+        """Note what is there from now on.
+
+        Args:
+            name: its path in the repository.
+            least_bytes: its size, or what it does not fall below.
+        """
+        self._least_bytes[name] = least_bytes
+
+    def add_pack(self, answer: bytes, size_bytes: int) -> None:
+        """Note a pack that ``git index-pack --stdin`` took.
+
+        Args:
+            answer: what it said on stdout.
+            size_bytes: of the pack.
+        """
+        # Source: git-index-pack(1): "pack", a tab, and the name.
+        name = answer.decode("ascii", "replace").strip().rpartition("\t")[2]
+        self.add(f"objects/pack/pack-{name}.pack", size_bytes)
+        self.add(f"objects/pack/pack-{name}.idx", 1)
+
+    def trouble(self, words: str = "") -> str:
+        """Say what is wrong with the repository's folder; empty where it is as we left it.
+
+        Args:
+            words: with which git failed.
+        """
+        if trouble := trouble_with(self.repository, called=self.called):
+            return trouble
+        if lost := self.lost():
+            return lost
+        # What git was still writing. Of the content of a pack it never says so.
+        if _NOT_FOUND in words:
+            return f"{self.called} {self.repository} has lost what git was at work on"
+        return ""
+
+    def lost(self) -> str:
+        """Say what was taken out of the repository; empty where everything is there."""
+        named = f"{self.called} {self.repository}"
+        for name, least_bytes in self._least_bytes.items():
+            try:
+                status = (self.repository / name).stat()
+            except OSError as error:
+                return f"{named} has lost {name}: {error.strerror}"
+            if status.st_size < least_bytes:
+                return f"{named} has lost {name}: it has {status.st_size} bytes"
+        return ""
 
 
 def _make_locked(above: Path) -> tuple[Path, int]:

@@ -228,6 +228,7 @@ def verify_document(report: VerifyReport) -> JsonObject:
         ],
         "not_readable_now": list(report.not_readable),
         "newer_format": list(report.newer),
+        "not_verified": list(report.not_verified),
     }
 
 

@@ -145,6 +145,7 @@ def hide_private_damage(report: VerifyReport) -> VerifyReport:
         # Whose they are is not known here.
         not_readable=("an archived object",) * len(report.not_readable),
         newer=("a document has a newer format",) * len(report.newer),
+        not_verified=("a repository",) * len(report.not_verified),
         damaged=tuple(
             replace(one, uri=hidden[0], problem="it is damaged", repositories=hidden)
             if one.private

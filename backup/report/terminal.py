@@ -29,6 +29,7 @@ from backup.refs import tell_not_selected
 from backup.report.words import (
     newer_words,
     not_readable_words,
+    not_verified_words,
     soundness_words,
     standing_words,
     verified_words,
@@ -414,6 +415,8 @@ def print_verify(report: VerifyReport, console: Console) -> None:
         _line(console, f"note: {standing_words(report)}", style="yellow")
     if report.newer:
         _line(console, f"note: {newer_words(report)}", style="yellow")
+    if report.not_verified:
+        _line(console, f"note: {not_verified_words(report)}", style="yellow")
     if report.not_readable:
         _line(console, f"note: {not_readable_words(report)}", style="yellow")
 

@@ -1,6 +1,6 @@
 """Sentences that log, summary and alerts have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from backup.results import VerifyReport
 
@@ -39,9 +39,20 @@ def standing_words(report: VerifyReport) -> str:
 
 def newer_words(report: VerifyReport) -> str:
     """Say which documents a newer version wrote: the first ones, and how many others."""
-    more = len(report.newer) - _MOST_NAMED
-    named = "; ".join(report.newer[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    named = _first(report.newer)
     return f"{named}: what a newer version wrote was not looked at; verify with that version"
+
+
+def not_verified_words(report: VerifyReport) -> str:
+    """Say what could not be verified on this machine, and why: the first ones."""
+    number = len(report.not_verified)
+    repositories = "1 repository" if number == 1 else f"{number} repositories"
+    return f"{repositories} could not be verified here: {_first(report.not_verified)}"
+
+
+def _first(items: Sequence[str]) -> str:
+    more = len(items) - _MOST_NAMED
+    return "; ".join(items[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def not_readable_words(report: VerifyReport) -> str:

@@ -4,6 +4,7 @@ The bare facts are stored all the same, with the lesser check, as where it is fu
 without it fails by its name.
 """
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from tests.support.faults import (
     bring_back,
     states_of,
 )
-from tests.support.git import FastImport, commit_chain, init_bare, update_refs
+from tests.support.git import FastImport, commit_chain, git, init_bare, update_refs
 from tests.support.program import Completed, repo_backup
 
 MEBIBYTE = 1 << 20
@@ -178,3 +179,212 @@ def test_a_restore_that_loses_its_folder_finds_nothing_damaged(tmp_path: Path) -
 
     with pytest.raises(DestinationError, match=r"the folder .*mirror\.git is gone"):
         rebuild.add_pack(pieces(), connected=True, where="a bundle")
+
+
+# --- Files are taken out of the folder one by one, as cleaners of /tmp do -------------------------
+
+SWEEPS = {
+    "files": "find {temporary} -mindepth 2 -type f -delete",
+    "packs": "find {temporary} -mindepth 2 -name '*.pack' -delete",
+    "emptied": "for one in $(find {temporary} -name mirror.git -o -name 'check-*'); "
+    "do rm -rf $one; mkdir -m 700 $one; done",
+    "removed": "find {temporary} -mindepth 1 -delete",
+}
+# The temporary file that git itself writes, as soon as it is there.
+AT_WORK = (
+    "until find {temporary} -name 'tmp_pack_*' | grep -q .; do sleep 0.01; done; "
+    "find {temporary} -name 'tmp_pack_*' -delete"
+)
+WORDS = ("index-pack", "cat-file", "rev-list", "pack-refs", "for-each-ref", "symbolic-ref")
+NOT_VERIFIED = "1 repository could not be verified here: "
+REFUSES = "echo 'fatal: pack is corrupted' >&2; exit 128"
+
+
+def sweeper(folder: Path, *, word: str, does: str, once: bool = False) -> dict[str, str]:
+    """Make a git for the front of PATH that does something before it is called with a word."""
+    real = shutil.which("git")
+    asked = f'case " $* " in *" {word} "*)'
+    unless = f"[ -e {folder}/struck ] ||" if once else ""
+    folder.mkdir()
+    git = folder / "git"
+    git.write_text(
+        f"#!/bin/sh\n{asked} {unless} {{ touch {folder}/struck; {does}; }};; esac\n"
+        f'exec {real} "$@"\n'
+    )
+    git.chmod(0o755)
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def chained(two_bundles: Path, tmp_path: Path) -> Path:
+    """A vault with one repository in two bundles."""
+    shutil.copytree(two_bundles, tmp_path / "vault")
+    return tmp_path / "vault"
+
+
+@pytest.fixture(scope="module")
+def two_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two-bundles")
+    path = init_bare(folder / "chained" / "one.git")
+    vault = folder / "vault"
+    start = None
+    for label in (b"first", b"second"):
+        start = commit_chain(path, 2, start=start, label=label)[-1]
+        update_refs(path, {TIP: start})
+        repo_backup("run", "--from", path.parent, "--to", vault)
+    return vault
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    (tmp_path / "swept").mkdir()
+    return tmp_path / "swept"
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize("word", WORDS)
+def test_what_was_swept_from_the_folder_is_no_damage_of_the_vault(
+    sweep: str, word: str, chained: Path, swept: Path, tmp_path: Path
+) -> None:
+    env = sweeper(tmp_path / "shim", word=word, does=SWEEPS[sweep].format(temporary=swept))
+    env["TMPDIR"] = str(swept)
+    done = repo_backup("verify", "--from", chained, "--depth", "restore", env=env, check=3)
+    assert f"{NOT_VERIFIED}folder/chained/one: the temporary folder {swept}/" in done.stdout
+    assert "TMPDIR" in done.stdout
+    assert "0 of 1 repository verified (restore): nothing is damaged" in done.stdout
+    repo_backup("status", "--from", chained)
+
+
+@pytest.mark.parametrize("does", [SWEEPS["files"], AT_WORK], ids=["before", "at work"])
+@pytest.mark.parametrize("depth", ["packs", "restore"])
+def test_what_git_is_still_writing_is_no_damage_either(
+    does: str, depth: str, chained: Path, swept: Path, tmp_path: Path
+) -> None:
+    does = does.format(temporary=swept)
+    if "tmp_pack" in does:
+        # It ends when its output is there to be renamed.
+        does = (
+            f'{{ dd bs=1 count=40 2>/dev/null; {does}; cat; }} | {shutil.which("git")} "$@"; exit'
+        )
+    env = sweeper(tmp_path / "shim", word="index-pack", does=does) | {"TMPDIR": str(swept)}
+    answer = repo_backup(
+        "verify", "--from", chained, "--depth", depth, "--json", env=env, check=3
+    ).json
+    assert (answer["checked"], answer["damaged"]) == (0, [])
+    (said,) = answer["not_verified"]
+    assert said.startswith(f"folder/chained/one: the temporary folder {swept}/")
+    repo_backup("status", "--from", chained)
+
+
+def test_what_git_refuses_is_asked_again_in_another_folder(
+    chained: Path, swept: Path, tmp_path: Path
+) -> None:
+    verify = ("verify", "--from", chained, "--depth")
+    for depth, word in (
+        ("packs", "index-pack"),
+        ("restore", "index-pack"),
+        ("restore", "rev-list"),
+    ):
+        env = sweeper(tmp_path / f"{depth}-{word}", word=word, does=REFUSES, once=True)
+        done = repo_backup(*verify, depth, env=env | {"TMPDIR": str(swept)})
+        assert "took the same bytes in another" in done.stderr
+    env = sweeper(tmp_path / "always", word="index-pack", does=REFUSES)
+    done = repo_backup(*verify, "restore", env=env | {"TMPDIR": str(swept)}, check=4)
+    assert "git index-pack refused its pack: fatal: pack is corrupted" in done.stdout
+
+
+def test_bytes_that_are_not_those_recorded_are_damage_whatever_becomes_of_the_folder(
+    swept: Path, tmp_path: Path
+) -> None:
+    path = init_bare(tmp_path / "source" / "one.git")
+    stream = FastImport(path)
+    # More than the pipe to git takes, which is not read.
+    stream.commit(files={b"noise": random.Random(1).randbytes(4 * MEBIBYTE)})
+    update_refs(path, {TIP: next(iter(stream.run().values()))})
+    vault = tmp_path / "vault"
+    repo_backup("run", "--from", path.parent, "--to", vault)
+    (bundle,) = vault.glob("**/*.bundle")
+    data = bytearray(bundle.read_bytes())
+    data[-MEBIBYTE] ^= 1
+    bundle.chmod(0o600)
+    bundle.write_bytes(data)
+    does = f"{SWEEPS['files'].format(temporary=swept)}; {REFUSES}"
+    env = sweeper(tmp_path / "shim", word="index-pack", does=does) | {"TMPDIR": str(swept)}
+    for depth in ("packs", "restore"):
+        done = repo_backup("verify", "--from", vault, "--depth", depth, env=env, check=4)
+        assert f"damaged: {bundle}: it is damaged: {len(data)} bytes with SHA-256" in done.stdout
+
+
+@pytest.mark.parametrize("sweep", ["files", "packs"])
+def test_a_restore_puts_nothing_in_place_that_was_swept(
+    sweep: str, chained: Path, tmp_path: Path
+) -> None:
+    for word in WORDS:
+        above = tmp_path / f"restored-{word}"
+        above.mkdir()
+        does = SWEEPS[sweep].format(temporary=above)
+        env = sweeper(tmp_path / f"shim-{word}", word=word, does=does)
+        words = ("restore", "folder/chained/one", above / "target", "--from", chained)
+        failed = repo_backup(*words, env=env, check=1)
+        assert "error: the folder " in failed.stderr
+        assert not (above / "target").exists()
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize("word", ["index-pack", "rev-list", "cat-file"])
+def test_what_was_swept_in_a_run_is_not_said_to_be_of_pull_requests(
+    sweep: str, word: str, source: Path, swept: Path, tmp_path: Path
+) -> None:
+    head = git("rev-parse", "refs/heads/main", cwd=source / "small.git").strip()
+    update_refs(source / "small.git", {b"refs/pull/1/head": head})
+    does = SWEEPS[sweep].format(temporary=swept)
+    env = sweeper(tmp_path / "shim", word=word, does=does) | {"TMPDIR": str(swept)}
+    vault = tmp_path / "vault"
+    run = ("run", "--from", source, "--to", vault, "--concurrency", "1", "--json")
+    done = repo_backup(*run, "--pull-refs", env=env).json
+    assert done["problems"] == []
+    assert {one["status"] for one in done["repositories"]} == {"captured"}
+    assert bring_back(FolderDestination(vault), tmp_path / "restored") == states_of(source)
+
+
+# --- No room, or another place than was named ----------------------------------------------------
+
+
+def test_a_repository_without_room_is_named_and_the_others_are_verified(
+    source: Path, tmp_path: Path
+) -> None:
+    vault = tmp_path / "vault"
+    repo_backup("run", "--from", source, "--to", vault)
+    with small_disk(tmp_path / "small", MEBIBYTE // 2) as small:
+        for depth in ("packs", "restore"):
+            verify = ("verify", "--from", vault, "--depth", depth, "--concurrency", "1", "--json")
+            answer = repo_backup(*verify, env={"TMPDIR": str(small)}, check=3).json
+            assert (answer["checked"], answer["repositories"], answer["damaged"]) == (1, 2, [])
+            (said,) = answer["not_verified"]
+            assert said.startswith(f"folder/source/large: the temporary folder {small}/")
+            assert " is full" in said
+            assert "make room in it" in said
+    repo_backup("status", "--from", vault)
+    # Who was not verified is due before the one that was.
+    sampled = repo_backup(
+        "verify", "--from", vault, "--depth", "restore", "--sample-percent", "50", "--json"
+    ).json
+    assert sampled["checked"] == 1
+    drills = sorted(vault.glob("**/drills/**/*.json*"))
+    assert "large" not in "".join(str(path) for path in drills)
+
+
+def test_a_folder_that_is_named_and_cannot_be_used_is_said_once(
+    chained: Path, two_bundles: Path, tmp_path: Path
+) -> None:
+    env = {"TMPDIR": str(tmp_path / "none")}
+    said = f"TMPDIR names {tmp_path / 'none'}, which cannot be used: "
+    source = two_bundles.parent / "chained"
+    for words in (
+        ("run", "--from", source, "--to", chained),
+        ("verify", "--from", chained, "--depth", "restore"),
+        ("doctor", "--from", source, "--to", chained),
+    ):
+        done = repo_backup(*words, env=env)
+        assert (done.stdout + done.stderr).count(said) == 1, words
+        assert "is used instead" in done.stdout + done.stderr

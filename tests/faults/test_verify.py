@@ -381,6 +381,7 @@ def test_the_command_line_tells_damage_by_exit_code_words_and_json(vault: Vault)
         "damaged",
         "not_readable_now",
         "newer_format",
+        "not_verified",
     }
     (damage,) = answer["damaged"]
     assert damage["uri"] == str(bundle)
