@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from backup import limits
+from backup.connections import Line
 
 T = TypeVar("T")
 
@@ -34,11 +35,12 @@ def in_time(
 ) -> T:
     """Do something in a thread of its own, and wait for it no longer than that.
 
-    A time limit of a socket is none of an answer: it begins anew with each byte.
+    A time limit of a socket is none of an answer: it begins anew with each byte. When it is waited
+    for no more, the connection of the request that it makes is ended, if a `Line` can hold it.
 
     Args:
-        do: may go on when it is waited for no more.
-        give_up: lets it end then; called from this thread.
+        do: is done.
+        give_up: lets anything else end then; called from this thread.
         seconds: that of an answer when left out.
 
     Raises:
@@ -46,10 +48,13 @@ def in_time(
     """
     limit = limits.MOST_API_SECONDS if seconds is None else seconds
     future: Future[T] = Future()
+    line = Line()
 
     def work() -> None:
         try:
-            future.set_result(do())
+            with line.held():
+                found = do()
+            future.set_result(found)
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             future.set_exception(error)
 
@@ -58,6 +63,7 @@ def in_time(
         return future.result(limit)
     except BaseException as error:
         if not future.done():
+            line.cut()
             give_up()
             if isinstance(error, TimeoutError):
                 raise TimeoutError(f"the answer takes longer than {limit:.0f} seconds") from None

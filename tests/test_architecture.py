@@ -25,6 +25,7 @@ MODULES = {
 # Each may import itself, what stands here, and `backup` for the version.
 GROUND = (
     "answers",
+    "connections",
     "model",
     "errors",
     "keys",
@@ -38,7 +39,8 @@ GROUND = (
 )
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "answers": ("limits",),
+    "answers": ("limits", "connections"),
+    "connections": (),
     "model": ("secret",),
     "errors": ("secret",),
     "secret": (),
@@ -82,6 +84,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
     "gitlab": ("backup.sources.gitlab", "backup.metadata.gitlab"),
     "urllib3": (
         "backup.urls",
+        "backup.connections",
         "backup.git.http",
     ),
     "tenacity": ("backup.commands.retrying",),

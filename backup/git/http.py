@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 from threading import Event, Thread
+from time import monotonic
 from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # undocumented
@@ -25,6 +26,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 import backup
 from backup import limits
+from backup.connections import Line, hold_connections
 from backup.errors import (
     AnswerTooLarge,
     BackupError,
@@ -85,13 +87,30 @@ class HttpSettings:
         return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """By when an answer must be there whole, with all redirects on the way to it.
+
+    Attributes:
+        seconds: from now on.
+        at: by `time.monotonic`.
+    """
+
+    seconds: float
+    at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", monotonic() + self.seconds)
+
+
 class HttpClient:
     """The connections of a run: kept open, and shared by threads.
 
     Args:
         connections: how many to one server are kept open.
         stop: ends every wait with its own error.
-        patience_seconds: how long a server may send no byte, also before the first.
+        patience_seconds: how long a server may send no byte, also before the first. Of what comes
+            and is no part of an answer, such as a head without end, twice that is taken.
         connect_seconds: how long it may take to reach one.
 
     Raises:
@@ -118,10 +137,13 @@ class HttpClient:
                 f"{settings.ca_bundle!r} gives no certificates: {error.strerror or error}"
             ) from error
         self._direct = PoolManager(maxsize=connections, ssl_context=tls)
+        hold_connections(self._direct)
         self._proxied: dict[str, ProxyManager] = {}
         for scheme in settings.proxies:
             proxy = HttpSettings({"all": settings.proxies[scheme]}).proxy_for("https://any") or ""
-            self._proxied[proxy] = _proxy_manager(proxy, connections=connections, tls=tls)
+            manager = _proxy_manager(proxy, connections=connections, tls=tls)
+            hold_connections(manager)
+            self._proxied[proxy] = manager
 
     def request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: Body
@@ -141,11 +163,24 @@ class HttpClient:
         )
 
     def ask(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: Body, named: str
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: Body,
+        named: str,
+        due: "Due | None" = None,
     ) -> "Answer":
         """Send one request and wait for the head of its answer, whatever its status is.
 
-        Messages call the place that is asked what ``named`` says.
+        Args:
+            method: such as GET.
+            url: what is asked.
+            headers: all that are sent beside those of the connection.
+            body: None for none.
+            named: what messages call the place that is asked.
+            due: by when the answer must be there, to its last byte; None for no such time.
 
         Raises:
             BackupError: there was no answer, or the run must stop.
@@ -162,6 +197,7 @@ class HttpClient:
             named=named,
             stop=self.stop,
             patience_seconds=self.patience_seconds,
+            due=due,
         )
 
     def close(self) -> None:
@@ -403,12 +439,15 @@ class Answer:
         named: str,
         stop: Stop,
         patience_seconds: float,
+        due: Due | None = None,
     ) -> None:
         self.url = url
         self.proxy = proxy
         self._named = named
         self._stop = stop
         self._patience_seconds = patience_seconds
+        self._due = due
+        self._line = Line()
         # Pieces, the head before them, an error in their place; an empty piece is the end.
         self._pieces: Queue[BaseHTTPResponse | bytes | BackupError] = Queue(_PIECES_AHEAD)
         self._closed = Event()
@@ -456,17 +495,16 @@ class Answer:
             # After the last packet, the end of the body takes one more moment.
             self._thread.join(_CLOSING_SECONDS)
         self._closed.set()
-        if self._thread.is_alive() and self._response is not None:
-            # Wakes the thread where it waits for bytes; it closes the connection itself.
-            with suppress(Exception):
-                self._response.shutdown()
+        # Wakes the thread where it waits for bytes; it closes the connection itself.
+        self._line.cut()
 
     def _next(self) -> BaseHTTPResponse | bytes:
         if self._over is not None:
             raise self._over
-        since = self._stop.clock_seconds()
+        since, began = self._stop.clock_seconds(), monotonic()
         while True:
             try:
+                self._require_in_time(began)
                 item = self._pieces.get(timeout=_LOOK_SECONDS)
             except Empty:
                 try:
@@ -480,15 +518,37 @@ class Answer:
                 raise item
             return item
 
+    def _require_in_time(self, began: float) -> None:
+        """Give an answer up that takes too long, whatever comes meanwhile."""
+        now, due = monotonic(), self._due
+        # How long a request takes to be sent is for the socket to limit.
+        began = began if self._response is not None else (self._line.sent_at or now)
+        most = 2 * self._patience_seconds
+        if due is not None and now > due.at:
+            words = f"the answer takes longer than {due.seconds:.0f} seconds"
+        elif now - began > most:
+            words = f"nothing of the answer could be read for {most:.0f} seconds"
+        else:
+            return
+        self._over = HostUnreachable(f"{self._named}: {words}")
+        self.close()
+        raise self._over
+
     # --- In the thread ---
 
     def _receive(self, begin: Callable[[], BaseHTTPResponse]) -> None:
+        with self._line.held():
+            self._receive_held(begin)
+
+    def _receive_held(self, begin: Callable[[], BaseHTTPResponse]) -> None:
         response: BaseHTTPResponse | None = None
         try:
             response = self._response = begin()
             self._put(response)
             while not self._closed.is_set() and (piece := response.read1(_PIECE_BYTES)):
                 self._put(piece)
+            if not self._closed.is_set():
+                self._line.let_go()
             self._put(b"")
         except (HTTPError, OSError) as error:
             self._put(_network_error(error, self._named, self._patience_seconds, response))

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from backup import limits
 from backup.errors import AnswerTooLarge, FileMissing, HostUnreachable, LinkExpired, SourceError
-from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, HttpClient
+from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, Due, HttpClient
 from backup.git.pointers import Pointer
 from backup.git.refusals import not_what_was_asked_for, require_success
 from backup.secret import Secret, foreign, minted
@@ -398,9 +398,12 @@ class LfsServer:
         """Ask the server itself, and follow redirects within the place that it is at."""
         headers = {"Accept": _TYPE, "Content-Type": _TYPE} | dict(access.headers)
         url, place = f"{access.url}/objects/batch", place_of(access.url)
+        due = Due(limits.MOST_API_SECONDS)
         for _ in range(MOST_REDIRECTS):
             self._count("lfs")
-            answer = self._client.ask("POST", url, headers=headers, body=body, named=self._named)
+            answer = self._client.ask(
+                "POST", url, headers=headers, body=body, named=self._named, due=due
+            )
             if answer.status not in REDIRECTS:
                 return answer
             answer.close()
@@ -539,16 +542,12 @@ class Pace:
 
 def _whole(answer: Answer, named: str) -> bytes:
     data = bytearray()
-    ends_at = time.monotonic() + limits.MOST_API_SECONDS
     try:
         while piece := answer.read(_PIECE_BYTES):
             data += piece
             if len(data) > limits.MOST_LFS_ANSWER_BYTES:
                 most = limits.MOST_LFS_ANSWER_BYTES
                 raise AnswerTooLarge(f"{named}: the answer has more than {most} bytes")
-            if time.monotonic() > ends_at:
-                seconds = f"{limits.MOST_API_SECONDS:.0f} seconds"
-                raise HostUnreachable(f"{named}: the answer takes longer than {seconds}")
     finally:
         answer.close()
     return bytes(data)

@@ -2,13 +2,14 @@
 
 import base64
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from backup.answers import in_time, whole
+from backup.connections import hold_connections
 from backup.errors import SourceError
 from backup.secret import Secret
 from backup.urls import place_of, shown
@@ -40,18 +41,27 @@ class LimitedAdapter(HTTPAdapter):
         super().__init__()
         self._seconds = seconds
 
+    def init_poolmanager(self, *given: Any, **settings: Any) -> None:
+        super().init_poolmanager(*given, **settings)
+        hold_connections(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **settings: Any) -> Any:
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **settings)
+        if is_new:
+            hold_connections(manager)
+        return manager
+
     def send(  # type: ignore[override] # the rest is passed on as it comes
         self,
         request: requests.PreparedRequest,
         stream: bool = False,  # noqa: FBT001, FBT002 - as the base has it
         **settings: Any,
     ) -> requests.Response:
-        begun: list[requests.Response] = []
         base = super().send
 
         def receive() -> requests.Response:
             answer = base(request, stream=True, **settings)
-            begun.append(answer)
             # Those that say something else than was asked for are read whole by requests.
             if not stream or answer.is_redirect or not answer.ok:
                 answer.raw = _Whole(answer.raw)
@@ -62,12 +72,7 @@ class LimitedAdapter(HTTPAdapter):
                     raise
             return answer
 
-        def give_up() -> None:
-            for answer in begun:
-                with suppress(Exception):
-                    answer.raw.shutdown()
-
-        return in_time(receive, give_up=give_up, seconds=self._seconds)
+        return in_time(receive, seconds=self._seconds)
 
 
 class _Whole:

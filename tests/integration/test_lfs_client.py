@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from backup.git.http import HttpClient, HttpSettings, basic
 from backup.git.lfs import Access, LfsServer, Offer, OverSsh, Pace, Upload, over_http
 from backup.git.pointers import Pointer
 from backup.secret import Secret
+from backup.sources.one_server import OneServerSession
 from backup.stopping import Stop
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.lfsserver import TYPE, oid_of
@@ -483,6 +487,103 @@ def test_an_answer_of_one_byte_now_and_then_is_given_up(
     with pytest.raises(HostUnreachable, match="takes longer than"):
         server.client().offers([ONE])
     assert len(sent) < 3000
+
+
+class Raw:
+    """A server that says what it likes to whoever connects, until nobody takes it any more."""
+
+    def __init__(self, begin: bytes, more: bytes, *, pause_seconds: float) -> None:
+        self._begin, self._more, self._pause_seconds = begin, more, pause_seconds
+        # Set when the other side has ended the connection.
+        self.is_left = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.recv(65536)
+                connection.sendall(self._begin)
+                while True:
+                    connection.sendall(self._more)
+                    time.sleep(self._pause_seconds)
+        except OSError:
+            self.is_left.set()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.git-lfs+json\r\n"
+WITHOUT_END = {
+    "a head, byte by byte": (HEAD + b"X-A: ", b"a", 0.02),
+    "a flood of interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 0.0),
+    "an interim answer now and then": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+    "a trailer": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"X: y\r\n", 0.02),
+}
+
+
+@pytest.fixture(params=list(WITHOUT_END.values()), ids=list(WITHOUT_END))
+def raw(request: pytest.FixtureRequest) -> Iterator[Raw]:
+    begin, more, pause_seconds = request.param
+    server = Raw(begin, more, pause_seconds=pause_seconds)
+    yield server
+    server.close()
+
+
+def no_thread_goes_on() -> bool:
+    """Tell whether all threads that receive answers end; waits for them for a minute at most."""
+    for thread in threading.enumerate():
+        if "_receive" in thread.name:
+            thread.join(60)
+            if thread.is_alive():
+                return False
+    return True
+
+
+def test_an_answer_without_end_is_given_up_wherever_it_has_none(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_API_SECONDS", 0.5)
+    # The deadline ends the test alone, where the limit does not.
+    http = HttpClient(HttpSettings(), connections=2, stop=Stop(deadline_seconds=60))
+    server = LfsServer(
+        over_http(f"{raw.url}/a.git", lambda: None), named="it", client=http, count=lambda _: None
+    )
+    with pytest.raises(HostUnreachable, match="takes longer than"):
+        server.offers([ONE])
+    assert raw.is_left.wait(60)
+    assert no_thread_goes_on()
+
+
+def test_git_gives_up_an_answer_of_which_nothing_can_be_read(raw: Raw) -> None:
+    http = HttpClient(
+        HttpSettings(), connections=2, stop=Stop(deadline_seconds=60), patience_seconds=0.5
+    )
+
+    def read() -> None:
+        answer = http.ask("GET", raw.url, headers={}, body=None, named="it")
+        while answer.read(1024):
+            pass
+
+    with pytest.raises(HostUnreachable, match="nothing of the answer could be read"):
+        read()
+    assert raw.is_left.wait(60)
+    assert no_thread_goes_on()
+
+
+def test_an_api_gives_up_an_answer_without_end(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_API_SECONDS", 0.5)
+    with OneServerSession("it") as session, pytest.raises(TimeoutError, match="takes longer than"):
+        session.get(raw.url, timeout=60)
+    assert raw.is_left.wait(60)
 
 
 def test_how_slow_is_too_slow_goes_by_what_was_waited_for() -> None:
