@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from backup.errors import AnswerTooLarge, HostUnreachable
-from backup.secret import ALLOWANCE, mask
+from backup.secret import ALLOWANCE, left_of
 from backup.stopping import Stop
 
 _SLICE_MILLISECONDS = 500
@@ -164,7 +164,8 @@ class Child:
     def words(self) -> str:
         """Return the end of what the child said on stderr, as one line."""
         self._drain_words()
-        text = mask(self._words.decode("utf-8", "backslashreplace"))[-_WORDS_SHOWN:]
+        words = self._words.decode("utf-8", "backslashreplace")
+        text = left_of(words, at_start=len(self._words) == _WORDS_KEPT_BYTES)[-_WORDS_SHOWN:]
         return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
     def kill(self) -> None:

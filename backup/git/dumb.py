@@ -13,12 +13,13 @@ from itertools import chain
 from backup import limits
 from backup.errors import AnswerTooLarge, MalformedPacket
 from backup.git.pktline import FLUSH, MAX_PACKET_BYTES, encode_line
-from backup.secret import foreign
+from backup.secret import ALLOWANCE, foreign, left_of
 
 _LINE = re.compile(rb"((?:[0-9a-f]{40}|[0-9a-f]{64}))\t([^\0\n]+)\n")
 _ID = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _SYMREF = re.compile(rb"ref: (refs/[^\0\s]+)\s*")
 _FIRST_BYTES = 4096
+_SHOWN = 80
 
 
 def read_list(read: Callable[[int], bytes]) -> bytearray | None:
@@ -76,7 +77,9 @@ def _lines(listed: bytes | bytearray) -> Iterator[tuple[bytes, bytes]]:
     while position < len(listed):
         found = _LINE.match(listed, position)
         if found is None:
-            line = foreign(bytes(listed[position : position + 9000]), 80)
-            raise MalformedPacket(f"the list of refs has a line {line!r}")
+            line = bytes(listed[position : position + ALLOWANCE + _SHOWN])
+            is_cut = position + len(line) < len(listed)
+            words = left_of(line.decode("utf-8", "backslashreplace"), at_end=is_cut)
+            raise MalformedPacket(f"the list of refs has a line {foreign(words, _SHOWN)!r}")
         yield bytes(found[1]), bytes(found[2])
         position = found.end()

@@ -25,7 +25,7 @@ from backup.errors import (
     RepositoryUnavailable,
     SourceError,
 )
-from backup.secret import foreign
+from backup.secret import foreign, left_of
 from backup.times import http_time
 
 PROXY_HINT = "put its user and password into the proxy's URL in the environment"
@@ -205,7 +205,10 @@ def _words(answer: Answered, data: bytes) -> str:
 
     That is the title of a page, the message of a document in JSON, or the first line of a text.
     """
-    if _is_page(answer, data):
+    is_page = _is_page(answer, data)
+    if len(data) >= limits.MOST_PAGE_BYTES:
+        data = left_of(data.decode("utf-8", "backslashreplace"), at_end=True).encode()
+    if is_page:
         found = _TITLE.search(data)
         text = "" if found is None else html.unescape(found[1].decode("utf-8", "backslashreplace"))
         title = foreign(text, _SHOWN)

@@ -48,12 +48,14 @@ from backup.refs import (
     to_bytes,
     to_name,
 )
-from backup.secret import ALLOWANCE, foreign
+from backup.secret import ALLOWANCE, foreign, left_of
 
 # git http-backend buffers a request and refuses one over 10 MiB (GIT_HTTP_MAX_REQUEST_BUFFER).
 MAX_REQUEST_BYTES = 8 << 20
 HEADS_TAGS_NOTES = ("refs/heads/", "refs/tags/", "refs/notes/")
 _AGENT = f"repo-backup/{backup.__version__}".encode()
+# Of what explains a fatal error, of which some hundred characters are shown.
+_WORDS_KEPT_BYTES = 2 * ALLOWANCE
 _NO_REFS_YET = b"capabilities^{}"
 
 
@@ -444,7 +446,7 @@ def _fatal(said: bytes, words: bytes) -> BackupError:
 def _side_band(packets: PacketReader) -> Iterator[bytes]:
     # Source: gitprotocol-pack(5), "Packfile Data": 1 pack data, 2 progress, 3 fatal error. Progress
     # was not asked for: what comes there are the words that explain a fatal error.
-    words = b""
+    words, is_cut = b"", False
     while (packet := packets.next()) is not Special.FLUSH:
         if isinstance(packet, Special) or not packet:
             raise MalformedPacket("the server sent an empty packet within the pack")
@@ -453,8 +455,11 @@ def _side_band(packets: PacketReader) -> Iterator[bytes]:
                 if len(packet) > 1:
                     yield packet[1:]
             case 2:
-                words = (words + packet[1:])[-ALLOWANCE:]
+                words += packet[1:]
+                is_cut = is_cut or len(words) > _WORDS_KEPT_BYTES
+                words = words[-_WORDS_KEPT_BYTES:]
             case 3:
-                raise _fatal(packet[1:], words)
+                text = words.decode("utf-8", "backslashreplace")
+                raise _fatal(packet[1:], left_of(text, at_start=is_cut).encode())
             case band:
                 raise MalformedPacket(f"the server sent side-band {band}")

@@ -7,21 +7,24 @@ middle or a beginning would be left over.
 import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 from github import Auth
 
+from backup import limits
 from backup.destinations.s3 import JobRole
 from backup.destinations.s3.failures import translate
 from backup.destinations.s3.role import _identity
 from backup.errors import BackupError, sound
+from backup.git.dumb import advertisement
 from backup.git.http import HttpClient, HttpSettings, HttpTransport, basic
 from backup.git.lfs import LfsServer, Offer, over_http
 from backup.git.pktline import FLUSH, PacketReader, encode, refusal
 from backup.git.pointers import Pointer
-from backup.git.upload_pack import Remote
+from backup.git.upload_pack import Remote, _side_band
 from backup.model import Absence, ObjectId, Selection
 from backup.secret import Secret
 from backup.sources.bitbucket import AccessToken, BitbucketSource, Consumer
@@ -50,9 +53,9 @@ def assert_untold(text: str, where: object) -> None:
     assert not found, (where, found, text[:3000])
 
 
-def echoes(limits: Sequence[int] = LIMITS) -> Iterator[bytes]:
+def echoes(places: Sequence[int] = LIMITS) -> Iterator[bytes]:
     """Give texts with the token across each limit, at several offsets."""
-    for limit in limits:
+    for limit in places:
         for part in (1, 8, 20, 39):
             yield b"x" * max(0, limit - part) + TOKEN.encode() + b" and more" * 40
 
@@ -407,3 +410,47 @@ def test_of_a_run_neither_log_nor_report_nor_vault_has_anything_of_it(tmp_path: 
     assert_untold(done.stdout + done.stderr, "the log")
     for path in (tmp_path / "vault").rglob("*.json.gz"):
         assert_untold(gzip.decompress(path.read_bytes()).decode(), path.name)
+
+
+# --- What we cut ourselves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [1, 8, 20, 39])
+@pytest.mark.parametrize(
+    ("status", "kind", "begin"),
+    [(200, "text/html", b"<title>"), (403, "text/html", b"<title>"), (403, "text/plain", b"it ")],
+)
+def test_a_token_across_the_end_of_what_is_read_of_a_page_is_told_to_nobody(
+    status: int, kind: str, begin: bytes, part: int, tmp_path: Path
+) -> None:
+    page = begin + b"words" + b" " * (limits.MOST_PAGE_BYTES - len(begin) - 5 - part)
+    page += TOKEN.encode() + b"</title>"
+    with GitHttpServer(
+        tmp_path, answer=lambda _: Answer(status, {"Content-Type": kind}, page)
+    ) as server:
+        http = HttpClient(HttpSettings(), connections=1, stop=Stop())
+        with pytest.raises(BackupError) as caught:
+            HttpTransport(f"{server.url}/a.git", client=http).advertisement()
+    assert_nothing_of_the_token(str(caught.value))
+
+
+@pytest.mark.parametrize("part", [1, 8, 20, 39])
+def test_a_token_across_what_is_kept_of_other_words_is_told_to_nobody(part: int) -> None:
+    token = TOKEN.encode()
+    for kept in (8192, 9000, 2 * 8192):
+        said = b"." * 100 + token + b" " * (kept - part)
+        words = said[:-8] + b" is it."
+        packets = (encode(b"\x02" + words[at : at + 900]) for at in range(0, len(words), 900))
+        wire = b"".join([*packets, encode(b"\x03fatal")])
+        with pytest.raises(BackupError) as caught:
+            [*_side_band(PacketReader(BytesIO(wire).read))]
+        assert_nothing_of_the_token(str(caught.value))
+        line = b"odd" + b" " * (kept - 3 - part) + token + b" " * 9000
+        with pytest.raises(BackupError) as caught:
+            [*advertisement(line, b"")]
+        assert_nothing_of_the_token(str(caught.value))
+
+
+def assert_nothing_of_the_token(text: str) -> None:
+    """Require that not even four characters of it stand there."""
+    assert not any(TOKEN[at : at + 4] in text for at in range(len(TOKEN) - 3)), text

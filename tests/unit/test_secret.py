@@ -1,6 +1,7 @@
 """Secrets hide themselves, and are taken out of whatever else is printed."""
 
 import base64
+import html
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import BackupError, SourceError
-from backup.secret import MASK, Secret, forms, mask
+from backup.secret import MASK, Secret, forms, left_of, mask
 
 TOKEN = "ghq_Sen+tinel/3f1c?&="
 
@@ -41,6 +42,62 @@ def test_a_secret_is_masked_within_what_was_encoded_with_a_user_name(user: str) 
     assert MASK in masked
     # What is left gives less than a block of it away.
     assert len(masked) - len(MASK) <= len(_encoded(user)) - len(TOKEN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        quote(TOKEN, safe="/"),
+        quote(TOKEN, safe="").replace("%2B", "%2b").replace("%2F", "%2f").replace("%3F", "%3f"),
+        "".join(f"%{ord(c):02x}" for c in TOKEN),
+        quote(quote(quote(TOKEN, safe=""), safe=""), safe=""),
+        TOKEN.replace("/", r"\/"),
+        "".join(rf"\u{ord(c):04X}" for c in TOKEN),
+        "".join(rf"\x{ord(c):02x}" for c in TOKEN),
+        html.escape(TOKEN),
+        "".join(f"&#{ord(c)};" for c in TOKEN),
+        "".join(f"&#x{ord(c):X};" for c in TOKEN),
+        html.escape(quote(TOKEN, safe="")).replace("%", "&#37;"),
+        base64.b64encode(f"ab:{TOKEN}".encode()).decode().replace("/", r"\/"),
+        *(
+            f"{TOKEN[:9]}{between}{TOKEN[9:]}"
+            for between in (
+                "\n",
+                " ",
+                "\r\n\t",
+                r"\n",
+                "%0A",
+                "\0",
+                "\u200b",
+                "\ufeff",
+                "\xad",
+                r"\u200B",
+            )
+        ),
+    ],
+)
+def test_a_secret_is_masked_however_it_is_written(text: str) -> None:
+    Secret(TOKEN)
+    assert mask(f"<{text}>") in {f"<{MASK}>", f"<YWI6{MASK}>", f"<YWI{MASK}>"}
+
+
+def test_two_secrets_are_two_masks_and_the_rest_stays_as_it_is() -> None:
+    Secret(TOKEN)
+    around = "100%25 of a \\/ b &amp; \u200b c"
+    assert mask(f"{around}{TOKEN} {TOKEN}{around}") == f"{around}{MASK} {MASK}{around}"
+
+
+def test_what_is_left_of_a_cut_has_no_part_of_a_secret() -> None:
+    Secret(TOKEN)
+    for written in (TOKEN, quote(TOKEN, safe=""), "".join(f"&#{ord(c)};" for c in TOKEN)):
+        for at in range(1, len(written)):
+            beyond = "many words before it " * 1000
+            left = left_of(beyond + " " * 500 + written[:at], at_end=True)
+            assert beyond.startswith(left)
+            assert left
+            left = left_of(written[at:] + "\n" * 500 + beyond, at_start=True)
+            assert beyond.endswith(left)
+            assert left
 
 
 def test_each_line_of_a_key_is_masked() -> None:
