@@ -54,6 +54,10 @@ _OURS = {
     *("transfer-encoding", "upgrade", "via"),
 }
 _OURS_BY_BEGINNING = ("if-", "proxy-", "x-forwarded-")
+# What a link may ask for where our own credentials go along; all that git-lfs servers have there.
+# Anything else might have the server do another thing, or take us for somebody else.
+_BESIDE_CREDENTIALS = {"accept", "content-type"}
+_BESIDE_CREDENTIALS_BY_BEGINNING = ("x-amz-", "x-goog-", "x-ms-")
 # Less is no transfer any more: of a file, over as long as a server may send nothing at all.
 LEAST_BYTES_PER_SECOND = 1024
 
@@ -447,7 +451,12 @@ class LfsServer:
         is_ours = place == place_of(access.url)
         # Source: batch.md, "Response": a link to the server itself may need what we came with.
         if is_ours and not is_named and line.get("authenticated") is not True:
-            headers = dict(access.headers) | headers
+            headers = dict(access.headers) | {
+                name: text
+                for name, text in headers.items()
+                if name.lower() in _BESIDE_CREDENTIALS
+                or name.lower().startswith(_BESIDE_CREDENTIALS_BY_BEGINNING)
+            }
         return Offer(action["href"], headers, _over_at(action))
 
     def _require_as_safe(self, url: str, access: Access) -> Place:
@@ -569,7 +578,9 @@ def _headers(given: object, *, note: Callable[[str], Secret] = Secret) -> dict[s
             raise SourceError("the server's link to it has headers that cannot be sent")
         if name.lower() == "authorization":
             note(text)
-        if name.lower() not in _OURS and not name.lower().startswith(_OURS_BY_BEGINNING):
+        # Programs behind a web server cannot tell the two apart. Source: RFC 3875, section 4.1.18.
+        known_as = name.lower().replace("_", "-")
+        if known_as not in _OURS and not known_as.startswith(_OURS_BY_BEGINNING):
             headers[name] = text
     return headers
 

@@ -294,15 +294,15 @@ def test_nothing_that_a_link_needs_follows_a_redirect_elsewhere(
 ) -> None:
     store = Server(tmp_path)
     with store.http:
-        server.links(f"{server.http.url}/file", header={"X-Of-The-Link": "1"})
+        server.links(f"{server.http.url}/file", header={"X-Amz-Of-The-Link": "1"})
         server.files["/file"] = Answer(307, {"Location": "/again"})
         server.files["/again"] = Answer(302, {"Location": f"{store.http.url}/there"})
         store.files["/there"] = Answer(200, {}, CONTENT)
         client = server.client()
         assert b"".join(client.read(ONE, offer(client))) == CONTENT
-        assert server.asked("/again").headers["x-of-the-link"] == "1"
+        assert server.asked("/again").headers["x-amz-of-the-link"] == "1"
         there = store.asked("/there").headers
-        assert {"authorization", "x-of-the-link"}.isdisjoint(there)
+        assert {"authorization", "x-amz-of-the-link"}.isdisjoint(there)
         store.files["/there"] = Answer(302, {"Location": "http://["})
         with pytest.raises(SourceError, match="redirects to no URL"):
             b"".join(client.read(ONE, offer(client)))
@@ -418,7 +418,7 @@ NOT_PASSED_ON = (
     *("Transfer-Encoding", "Accept-Encoding", "TE", "Upgrade", "Trailer", "Keep-Alive", "Expect"),
     *("Proxy-Authorization", "proxy-connection", "Proxy-X", "If-None-Match", "If-Range"),
     *("If-Modified-Since", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "HTTP2-Settings"),
-    "Content-Encoding",
+    *("Content-Encoding", "Transfer_Encoding", "X_Forwarded_For", "if_match"),
 )
 
 
@@ -455,6 +455,36 @@ def test_no_header_of_a_link_changes_what_is_asked_or_by_whom(
     # What it needs it gets.
     assert request.headers["x-amz-date"] == "today"
     assert request.headers["authorization"] == "Bearer of-the-link-0123456"
+
+
+BESIDE_CREDENTIALS = (
+    *("X-HTTP-Method-Override", "X-HTTP-Method", "X-Original-URL", "X-Rewrite-URL", "Sudo"),
+    *("Private-Token", "Job-Token", "X-Real-IP", "True-Client-IP", "Request-Range"),
+    *("Unless-Modified-Since", "User-Agent", "Origin", "Referer", "X-Anything", *NOT_PASSED_ON),
+)
+OF_STORES = {"X-Amz-Date": "a", "x-goog-hash": "b", "X-Ms-Blob-Type": "c", "Accept": "text/x"}
+
+
+@pytest.mark.parametrize("name", ["download", "upload", "verify"])
+def test_with_our_own_credentials_go_only_a_few_headers_of_a_link(
+    name: str, server: Server, tmp_path: Path
+) -> None:
+    given = {one: f"odd-{number}" for number, one in enumerate(BESIDE_CREDENTIALS)}
+    link = {"href": f"{server.http.url}/file", "header": given | OF_STORES}
+    server.batch = {"objects": [{"oid": ONE.oid, "size": 8, "actions": {name: link}}]}
+    server.files = {"/file": Answer(200, {}, CONTENT)}
+    client = server.client()
+    if name == "download":
+        assert b"".join(client.read(ONE, offer(client))) == CONTENT
+    else:
+        (tmp_path / "file").write_bytes(CONTENT)
+        upload = client.uploads([ONE])[ONE.oid]
+        assert isinstance(upload, Upload)
+        client.send(ONE, upload, tmp_path / "file")
+    headers = server.asked("/file").headers
+    assert headers["authorization"] == AUTHORIZATION.reveal()
+    assert [text for text in headers.values() if text.startswith("odd-")] == []
+    assert {one: headers[one.lower()] for one in OF_STORES} == OF_STORES
 
 
 # --- Ends -----------------------------------------------------------------------------------------
