@@ -18,7 +18,7 @@ from errno import ELOOP
 from pathlib import Path
 from typing import Any
 
-from backup.answers import parsed
+from backup.answers import Odd, parsed, token
 from backup.config import Config, goes_in_the_clear
 from backup.errors import AuthenticationError, BackupError, ConfigError
 from backup.secret import Secret
@@ -99,7 +99,7 @@ def ask() -> tuple[str, Secret]:
     """Ask for key and secret on the terminal; what is typed is not shown.
 
     Raises:
-        ConfigError: nothing was typed, or the terminal would show it.
+        ConfigError: nothing was typed, or no key and secret, or the terminal would show it.
     """
     with warnings.catch_warnings():
         # It would go on, and show what is typed.
@@ -114,14 +114,24 @@ def ask() -> tuple[str, Secret]:
             "key and secret of the OAuth consumer are both needed",
             hint="they stand in the workspace's settings, under OAuth consumers",
         )
-    return key, Secret(secret)
+    return _require_sendable(key, secret, hint="type it as the workspace's settings have it")
+
+
+def _require_sendable(key: str, secret: str, *, hint: str) -> tuple[str, Secret]:
+    try:
+        fields = {_KEY: key, _SECRET: secret}
+        return token(fields, _KEY), Secret(token(fields, _SECRET))
+    except Odd as error:
+        raise ConfigError(
+            f"the consumer's {error}: it is one line of ASCII characters without blanks", hint=hint
+        ) from error
 
 
 def kept(server_url: str) -> tuple[str, Secret] | None:
     """Read the consumer that is kept for a server; None where there is none.
 
     Raises:
-        ConfigError: others can read the file, or it is not ours.
+        ConfigError: others can read the file, it is not ours, or what it has cannot be sent.
     """
     path = _place()
     one = None if path is None else (_read(path) or {}).get(server_url)
@@ -130,7 +140,7 @@ def kept(server_url: str) -> tuple[str, Secret] | None:
     key, secret = one.get(_KEY), one.get(_SECRET)
     if not (isinstance(key, str) and isinstance(secret, str) and key and secret):
         return None
-    return key, Secret(secret)
+    return _require_sendable(key, secret, hint=f"in {path}: {_AGAIN}")
 
 
 def keep(server_url: str, key: str, secret: Secret) -> Path:

@@ -389,3 +389,21 @@ def test_an_output_that_cannot_be_written_is_an_error(here: Path) -> None:
     assert done.stderr == (
         b"repo-backup: error: standard output cannot be written: No space left on device\n"
     )
+
+
+@pytest.mark.parametrize("command", ["run", "doctor", "list"])
+def test_a_bucket_without_credentials_and_region_is_an_error_of_the_set_up(
+    command: str, here: Path
+) -> None:
+    """Nothing is asked: without credentials no request can be signed."""
+    (here / "own").mkdir()
+    words = {
+        "run": ("--from", "own", "--to", "s3://nobucket-xyz/git"),
+        "doctor": ("--from", "own", "--to", "s3://nobucket-xyz/git"),
+        "list": ("--from", "s3://nobucket-xyz/git"),
+    }
+    env = {"AWS_EC2_METADATA_DISABLED": "true"}
+    done = repo_backup(command, *words[command], env=env, cwd=here, check=None)
+    assert done.code == (1 if command == "doctor" else 2), done.stderr
+    assert "there are no AWS credentials" in done.stderr + done.stdout
+    assert "AWS_ACCESS_KEY_ID" in done.stderr + done.stdout

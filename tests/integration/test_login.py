@@ -156,6 +156,21 @@ def test_what_is_no_consumer_is_as_if_nothing_were_kept(
     assert "there are no credentials for" in done.stderr
 
 
+@pytest.mark.parametrize("text", ["\\ud800abcdefgh", "two\\nlines-of-it", "caf\\u00e9-of-this"])
+def test_what_no_header_can_carry_is_refused_before_it_is_sent(
+    text: str, forge: Bitbucket, tmp_path: Path, env: dict[str, str], file: Path
+) -> None:
+    file.parent.mkdir(parents=True)
+    for name in ("oauth-key", "oauth-secret"):
+        both = {"oauth-key": "the-key", "oauth-secret": "the-secret"} | {name: "X"}
+        file.write_text(json.dumps({forge.url: both}).replace('"X"', f'"{text}"'))
+        file.chmod(0o600)
+        done = repo_backup(*run_words(tmp_path, forge), env=env, check=2)
+        assert f"the consumer's {name} is no token" in done.stderr
+        assert "log in again" in done.stderr
+    assert forge.server.requests == []
+
+
 @pytest.mark.parametrize("what", ["a link", "a pipe", "a folder", "a socket", "a link to nothing"])
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(
     what: str, forge: Bitbucket, tmp_path: Path, env: dict[str, str], file: Path

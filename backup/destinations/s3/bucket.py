@@ -152,10 +152,17 @@ class Bucket:
 
     @property
     def connection(self) -> Connection:
-        """The client, made at the first use; that may ask the bucket for its region."""
+        """The client, made at the first use; that may ask the bucket for its region.
+
+        Raises:
+            BackupError: there is none, as `translate` has it.
+        """
         with self._lock:
             if self._connection is None:
-                self._connection = connect(self.settings)
+                try:
+                    self._connection = connect(self.settings)
+                except Exception as error:
+                    raise self._failure(error, "") from error
             return self._connection
 
     # --- What goes with an object ---
