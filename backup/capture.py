@@ -47,6 +47,7 @@ from backup.vault.documents import (
     Record,
     encode,
 )
+from backup.vault.documents_of_files import LfsTurn
 from backup.vault.holdings import not_held
 from backup.vault.layout import (
     Layout,
@@ -91,7 +92,7 @@ class FilesKept:
         chain: with what was found out about its packs.
         line: what the record says of it.
         wanted: files that were looked for.
-        known: ids that the source was known not to have.
+        known: what the source was known not to have.
         unsearched: why packs could not be searched that might be another time.
         no_room: so many packs were not, since the temporary folder has no room for them.
         stored: files that were stored just now; with their bytes together.
@@ -100,12 +101,13 @@ class FilesKept:
         look_alikes: in packs that were searched just now, blobs that are no pointers.
         lost: ids of files that the record before promises, that are not in the vault any more, and
             that could not be stored again; each with why.
+        turn: where the next run goes on to ask for what is missing; None: at the beginning.
     """
 
     chain: tuple[BundleLine, ...]
     line: LfsLine
     wanted: int
-    known: frozenset[str]
+    known: frozenset[Pointer]
     unsearched: tuple[str, ...]
     no_room: int
     stored: int
@@ -114,6 +116,7 @@ class FilesKept:
     lock_unknown: bool
     look_alikes: LookAlikes = NO_LOOK_ALIKES
     lost: Mapping[str, str] = field(default_factory=dict)
+    turn: LfsTurn | None = None
 
 
 class Files(Protocol):

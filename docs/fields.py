@@ -131,6 +131,8 @@ MEANINGS: Mapping[str, str] = {
     "Record.changes": "refs against the record before; empty for a first capture, and where the "
     "record would be too large",
     "Record.metadata": "what the forge keeps beside git",
+    "LfsTurn.began": "the pass: what was found missing later comes in the next one",
+    "LfsTurn.size_bytes": "as its pointer says",
     "LfsMissing.oid": "SHA-256 of the content",
     "LfsMissing.size_bytes": "as its pointer says",
     "LfsMissing.reason": "why not, in the words of whoever refused it",

@@ -19,7 +19,12 @@ from typing import Any
 from backup.config import COMMANDS, INPUTS, WORKING_COMMANDS, Command, Input, taken_by
 from backup.doors.action import OUTPUTS
 from backup.limits import LIMITS
-from backup.vault import documents, documents_of_exports, documents_of_prune
+from backup.vault import (
+    documents,
+    documents_of_exports,
+    documents_of_files,
+    documents_of_prune,
+)
 from backup.vault.documents import STORED
 from backup.vault.fields import Part
 from backup.vault.layout import Layout, escape_path
@@ -202,7 +207,8 @@ def _keys() -> Iterator[str]:
 
 
 def _everything() -> dict[str, Any]:
-    return vars(documents) | vars(documents_of_exports) | vars(documents_of_prune)
+    modules = (documents, documents_of_exports, documents_of_files, documents_of_prune)
+    return {name: one for module in modules for name, one in vars(module).items()}
 
 
 def _models() -> list[type[Part]]:

@@ -74,6 +74,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
         "backup.config",
         "backup.vault.documents",
         "backup.vault.documents_of_exports",
+        "backup.vault.documents_of_files",
         "backup.vault.documents_of_prune",
         "backup.vault.fields",
     ),

@@ -186,7 +186,7 @@ def _named(
 
     def read(key: str) -> set[str]:
         stop.check()
-        return {lfs_key(oid) for oid in read_index(destination, layout, key, sha256=None)}
+        return {lfs_key(one.oid) for one in read_index(destination, layout, key, sha256=None)}
 
     named: set[str] = set()
     with ThreadPoolExecutor(_READERS) as pool:

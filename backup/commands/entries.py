@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from backup.capture import Captured, FilesKept
 from backup.commands.known_damage import run_lines
 from backup.errors import sound
+from backup.git.pointers import Pointer
 from backup.model import KnownStatus, MissingFile, Outcome, Refs, Repository, Selection
 from backup.plan import (
     ABOUT_FILES,
@@ -211,6 +212,7 @@ def captured_now(
             reason=urgent,
         )
         pins = (*pins, pin)
+    sizes = {pointer.oid: pointer.size_bytes for pointer in captured.pointers}
     outcome = replace(
         outcome_of(repository),
         status=status,
@@ -221,8 +223,8 @@ def captured_now(
         check=captured.check,
         changes=captured.changes,
         urgent=urgent,
-        lfs_objects=len(captured.pointers),
-        lfs_bytes=sum(pointer.size_bytes for pointer in captured.pointers),
+        lfs_objects=len(sizes),
+        lfs_bytes=sum(sizes.values()),
         refs_not_selected=refs.not_selected,
         lfs_look_alikes=captured.look_alikes.count,
         lfs_first_look_alike=captured.look_alikes.first,
@@ -247,6 +249,7 @@ def captured_now(
             "selection": selection_line(plan.selection),
             "empty": refs.empty,
             "unfinished": _unfinished(captured.files),
+            "lfs_turn": None if captured.files is None else captured.files.turn,
             "degraded": _degraded(captured.record),
             "unproven": captured.record.unproven,
             "refs_not_selected": refs.not_selected,
@@ -342,7 +345,8 @@ def _with_files(outcome: Outcome, kept: FilesKept | None) -> Outcome:
                 one.size_bytes,
                 one.reason,
                 permanent=one.permanent,
-                known=(one.permanent or one.condemned) and one.oid in kept.known,
+                known=((one.permanent and one.asked) or one.condemned)
+                and Pointer(one.oid, one.size_bytes) in kept.known,
             )
             for one in kept.line.not_stored
         ),
@@ -355,7 +359,7 @@ def _unfinished(kept: FilesKept | None) -> tuple[str, ...]:
     """Say what of the files must be asked for again, though not for ever in vain."""
     if kept is None:
         return ()
-    missing = [one for one in kept.line.not_stored if not one.permanent]
+    missing = [one for one in kept.line.not_stored if not (one.permanent and one.asked)]
     found = []
     if missing:
         first = missing[0]
@@ -395,9 +399,11 @@ def both(one: str, other: str) -> str:
 def tells_more(kept: FilesKept, record: Record) -> bool:
     """Tell whether the record does not say what is known now, but for when and in which words."""
 
-    def key(line: LfsLine | None) -> set[tuple[str, bool, bool, bool]]:
-        lines = () if line is None else line.not_stored
-        return {(one.oid, one.permanent, one.condemned, one.asked) for one in lines}
+    def key(line: LfsLine | None) -> set[tuple[str, int, bool, bool, bool]]:
+        return {
+            (one.oid, one.size_bytes, one.permanent, one.condemned, one.asked)
+            for one in (() if line is None else line.not_stored)
+        }
 
     is_first = record.lfs is None and kept.wanted > 0
     return is_first or kept.chain != record.chain or key(kept.line) != key(record.lfs)
@@ -423,7 +429,11 @@ def files_looked_for(
         now: the time.
     """
     entry, outcome = result.entry, _with_files(result.outcome, kept)
-    marks: dict[str, object] = {"unfinished": _unfinished(kept), "degraded": _degraded(record)}
+    marks: dict[str, object] = {
+        "unfinished": _unfinished(kept),
+        "degraded": _degraded(record),
+        "lfs_turn": kept.turn,
+    }
     if captured is not None:
         size_bytes = captured.bytes_written
         outcome = replace(outcome, status="captured", reason=why, bytes_written=size_bytes)

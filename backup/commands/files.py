@@ -19,18 +19,22 @@ from backup.capture import FilesKept, Means, save_lfs_index
 from backup.commands.hidden import hidden_words
 from backup.commands.missing_files import (
     LONGEST_REASON,
-    MISSING,
     MOST_MISSES,
     OFFERED_MISS,
+    OTHER_SIZE,
     Failure,
-    asked_for_later,
+    Waiting,
+    by_turns,
+    hundreds,
+    is_new,
     missing_lines,
+    new_in_order,
     not_asked,
-    turn_of,
+    shuffled,
 )
 from backup.commands.rebuilding import verified_pack
 from backup.commands.retrying import TRIES, repeat
-from backup.commands.stored_files import is_whole, pointers_of, read_index
+from backup.commands.stored_files import is_whole, read_index
 from backup.errors import (
     AccessDenied,
     AuthenticationError,
@@ -48,12 +52,12 @@ from backup.errors import (
     sound,
 )
 from backup.git.check import PackCheck
-from backup.git.lfs import MOST_AT_ONCE, FileSource, Offer
+from backup.git.lfs import FileSource, Offer
 from backup.git.pointers import NO_LOOK_ALIKES, Pointer, PointersFound
 from backup.model import Key, ObjectFormat
 from backup.secret import foreign
 from backup.stopping import Stop
-from backup.vault.documents import BundleLine, LfsLine, Record
+from backup.vault.documents import BundleLine, Entry, LfsLine, LfsMissing, Record
 from backup.vault.layout import lfs_key
 
 # Small files are mostly waiting; of a large one parts are in memory, so these go one by one.
@@ -71,21 +75,21 @@ class _Work:
     """What came of the files so far. Its numbers are added to by one thread.
 
     Attributes:
-        unasked: ids of files that were not asked for, since too much had come to nothing.
+        there: ids of those that are in the vault.
+        reached: what was asked for, or need not be.
+        unasked: what was not asked for, since too much had come to nothing.
         misses: how much has.
     """
 
-    failures: dict[str, Failure] = field(default_factory=dict)
-    unasked: set[str] = field(default_factory=set)
+    failures: dict[Pointer, Failure] = field(default_factory=dict)
+    there: set[str] = field(default_factory=set)
+    reached: set[Pointer] = field(default_factory=set)
+    unasked: set[Pointer] = field(default_factory=set)
     misses: int = 0
     stored: int = 0
     stored_bytes: int = 0
     retain_until: datetime | None = None
     lock_unknown: bool = False
-
-    def has(self, oid: str) -> bool:
-        """Return whether a file that was to be stored is."""
-        return oid not in self.failures and oid not in self.unasked
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +205,7 @@ class FileKeeper:
         means: where to.
         turns: shared with the other repositories.
         also: files that are looked for whatever is captured: they are known to be damaged.
-        looked_at: when files were last looked for; None where nobody knows.
+        entry: what the last run says of the repository; None where there was none.
         renew: gets other credentials where these were refused; false where there are none.
         again: hears of what failed and will be tried again, and of the seconds until then.
         transferred: hears of every so many bytes that went through; called from several threads.
@@ -214,7 +218,7 @@ class FileKeeper:
         *,
         turns: Turns,
         also: tuple[Pointer, ...] = (),
-        looked_at: datetime | None = None,
+        entry: Entry | None = None,
         renew: Callable[[], bool],
         again: Callable[[BackupError, float], None],
         transferred: Callable[[int], None],
@@ -223,7 +227,7 @@ class FileKeeper:
         self._means = means
         self._turns = turns
         self._also = also
-        self._looked_at = looked_at
+        self._entry = entry
         self._renew = renew
         self._again = again
         self._transferred = transferred
@@ -258,47 +262,62 @@ class FileKeeper:
             SessionExpired: nothing more can be stored.
         """
         known = previous.lfs if previous is not None else None
-        before = {one.oid: one for one in known.not_stored} if known is not None else {}
+        lines = known.not_stored if known is not None else ()
+        before = {Pointer(one.oid, one.size_bytes): one for one in lines}
+        was_missing = {one.oid for one in lines}
         gone = frozenset(one.oid for one in also)
         # What was stored once stays promised: that it is gone is damage, and not the source's word.
         once = {one.oid for one in (*also, *self._also)}
-        wanted: dict[str, Pointer] = {}
-        _add((*also, *self._also), wanted)
+        wanted = {*also, *self._also}
         done: set[str] = set()
         if previous is not None and known is not None and goes_on:
-            _add((Pointer(oid, one.size_bytes) for oid, one in before.items()), wanted)
+            wanted |= before.keys()
             done = {line.key for line in previous.chain if line.lfs_scanned}
         searched = self._search_chain(chain, done, found, object_format)
-        _add(searched.pointers, wanted)
+        wanted.update(searched.pointers)
         promised = gone
-        if previous is not None and known is not None and wanted.keys() - before.keys() - gone:
-            promised |= self._promised(previous.chain) - before.keys()
+        if previous is not None and known is not None and {one.oid for one in wanted} - was_missing:
+            named = self._named(previous.chain)
+            wanted |= {one for one in named if one.oid in once}
+            if any(one.oid not in was_missing | gone for one in wanted):
+                promised |= {one.oid for one in named} - was_missing
         # A full points to everything: what of it is new nobody can tell.
-        new = {one.oid for one in searched.pointers} if goes_on else set()
-        now = self._means.clock()
-        due = [one for one in before.values() if one.oid not in new | once]
-        later = asked_for_later(due, looked_at=self._looked_at, now=now) & wanted.keys()
-        asked = [one for oid, one in wanted.items() if oid not in later]
-        asked.sort(key=lambda one: (turn_of(before.get(one.oid)), one))
+        new = frozenset(searched.pointers if goes_on else ())
+        now, tonight = self._means.clock(), self._means.snapshot_id
+        waiting = Waiting(
+            {one: line for one, line in before.items() if one in wanted and one.oid not in once},
+            None if self._entry is None else self._entry.lfs_turn,
+            looked_at=None if self._entry is None else self._entry.checked_at,
+            now=now,
+        )
+        again = [one for one in wanted if not is_new(before.get(one)) and one.oid not in once]
+        due = waiting.in_order((one for one in again if one in new), tonight)
+        first = wanted.difference(again)
+        lost_first = sorted(one for one in first if one.oid in once)
+        never = new_in_order((one for one in first if one.oid not in once), before, tonight)
         work = _Work()
-        self._store(asked, promised, work)
-        if any(turn_of(before.get(one.oid)) == MISSING and work.has(one.oid) for one in asked):
+        self._store([*lost_first, *by_turns(never, due)], promised, work)
+        later = frozenset(again).difference(due)
+        if any(before[one].permanent and one.oid in work.there for one in due):
             # Where one is back others may be.
-            self._store(sorted(wanted[oid] for oid in later), promised, work)
-            later = set()
-        for oid in (*later, *work.unasked):
-            work.failures[oid] = not_asked(before.get(oid))
-        lost = {
-            oid: self._why_lost(oid, failure)
-            for oid, failure in work.failures.items()
-            if oid in once and not failure.condemned
+            self._store(shuffled(later, tonight), promised, work)
+            later -= work.reached
+        for one in (*later, *work.unasked):
+            work.failures[one] = not_asked(before.get(one), is_due=one not in later)
+        failures = {
+            one: failure for one, failure in work.failures.items() if one.oid not in work.there
         }
-        failures = {oid: one for oid, one in work.failures.items() if oid not in lost}
+        lost = {
+            one.oid: self._why_lost(one.oid, failure)
+            for one, failure in failures.items()
+            if one.oid in once and not failure.condemned
+        }
+        failures = {one: failure for one, failure in failures.items() if one.oid not in lost}
         return FilesKept(
             chain=tuple(searched.lines),
-            line=LfsLine(not_stored=missing_lines(failures, wanted, before, now=now)),
-            wanted=len(wanted),
-            known=frozenset(oid for oid, one in before.items() if one.permanent or one.condemned),
+            line=LfsLine(not_stored=missing_lines(failures, before, now=now)),
+            wanted=len({one.oid for one in wanted}),
+            known=frozenset(one for one, line in before.items() if _is_known(line)),
             unsearched=tuple(searched.unsearched),
             no_room=searched.no_room,
             stored=work.stored,
@@ -307,6 +326,7 @@ class FileKeeper:
             lock_unknown=work.lock_unknown,
             look_alikes=self._look_alikes,
             lost=lost,
+            turn=waiting.next_turn(work.reached),
         )
 
     def _search_chain(
@@ -352,7 +372,7 @@ class FileKeeper:
                 listed = read_index(
                     means.destination, means.layout, line.lfs, sha256=line.lfs_sha256
                 )
-                return line, tuple(listed.values()), ""
+                return line, listed, ""
             if line.lfs_scanned:
                 return line, (), ""
             result = self._search(line, object_format)
@@ -392,20 +412,22 @@ class FileKeeper:
                 return None
             return check.survey(()).found
 
-    def _promised(self, chain: tuple[BundleLine, ...]) -> frozenset[str]:
+    def _named(self, chain: tuple[BundleLine, ...]) -> frozenset[Pointer]:
         """Return what packs of an earlier record point to.
 
         What stands in a document that cannot be read is asked for again.
         """
         layout, destination = self._means.layout, self._means.destination
 
-        def read(line: BundleLine) -> frozenset[str]:
+        def read(line: BundleLine) -> tuple[Pointer, ...]:
+            if line.lfs is None:
+                return ()
             try:
-                return frozenset(pointers_of(destination, layout, (line,)))
+                return read_index(destination, layout, line.lfs, sha256=line.lfs_sha256)
             except SessionExpired:
                 raise
             except BackupError:
-                return frozenset()
+                return ()
 
         with ThreadPoolExecutor(_SMALL_AT_ONCE) as pool:
             return frozenset().union(*pool.map(read, chain))
@@ -413,26 +435,35 @@ class FileKeeper:
     # --- Storing ---
 
     def _store(self, pointers: list[Pointer], promised: frozenset[str], work: _Work) -> None:
-        """Store files, in their order; of those that are promised, only what is gone."""
-        asked = [one for one in pointers if one.oid not in promised]
-        for some in _hundreds([one for one in pointers if one.oid in promised]):
+        """Store files, in their order; of those that are promised, only what is gone, and first."""
+        asked: list[Pointer] = []
+        for some in hundreds([one for one in pointers if one.oid in promised]):
             asked += self._absent(some, work)
-        for some in _hundreds(asked):
-            if work.misses >= MOST_MISSES and self._given_up is None:
-                work.unasked.update(one.oid for one in some)
+        asked += [one for one in pointers if one.oid not in promised]
+        tried: set[str] = set()
+        for some in hundreds(asked):
+            left = [one for one in some if one.oid not in work.there]
+            if left and work.misses >= MOST_MISSES and self._given_up is None:
+                work.unasked.update(left)
                 continue
-            offers = self._offers(some)
-            large = [one for one in some if one.size_bytes > _SMALL_BYTES]
-            small = [one for one in some if one.size_bytes <= _SMALL_BYTES]
+            offers = self._offers(left)
+            if self._given_up is None:
+                work.reached.update(some)
+            large = [one for one in left if one.size_bytes > _SMALL_BYTES]
+            small = [one for one in left if one.size_bytes <= _SMALL_BYTES]
             for group, at_once in ((small, _SMALL_AT_ONCE), (large, 1)):
                 for pointer, result in self._each(group, offers, at_once=at_once):
                     self._take(result, pointer, work)
+                    if isinstance(result, Failure) and pointer.oid in tried:
+                        work.misses += OTHER_SIZE
+            tried.update(one.oid for one in left)
 
     def _take(self, result: "_Stored | Failure", pointer: Pointer, work: _Work) -> None:
         if isinstance(result, Failure):
-            work.failures[pointer.oid] = result
+            work.failures[pointer] = result
             work.misses += result.cost
             return
+        work.there.add(pointer.oid)
         if not result.was_there:
             work.stored += 1
             work.stored_bytes += result.size_bytes
@@ -507,6 +538,8 @@ class FileKeeper:
 
     def _offers(self, pointers: list[Pointer]) -> "Mapping[str, Offer | SourceError | Failure]":
         """Ask for links to all of them; where there are none, nothing more is asked for."""
+        if not pointers:
+            return {}
         if self._given_up is None:
             try:
                 return self._ask(pointers)
@@ -654,17 +687,5 @@ class FileKeeper:
         return self._means.layout.key(relative)
 
 
-def _hundreds(pointers: list[Pointer]) -> Iterator[list[Pointer]]:
-    """Yield as many at a time as a server is asked for at once."""
-    for start in range(0, len(pointers), MOST_AT_ONCE):
-        yield pointers[start : start + MOST_AT_ONCE]
-
-
-def _add(pointers: Iterable[Pointer], wanted: dict[str, Pointer]) -> None:
-    """Add files; of one that is said to have several sizes the largest counts.
-
-    Anybody who may push can commit a pointer with a wrong size. A smaller one must not keep the
-    file from being stored.
-    """
-    for one in pointers:
-        wanted[one.oid] = max(one, wanted.get(one.oid, one))
+def _is_known(line: LfsMissing) -> bool:
+    return line.permanent or line.condemned

@@ -595,7 +595,7 @@ def _keeper(
         shop.means,
         turns=shop.turns,
         also=also,
-        looked_at=None if entry is None else entry.checked_at,
+        entry=entry,
         renew=shop.remotes.renew,
         again=again,
         transferred=lambda size: shop.events.transferred(name, size),

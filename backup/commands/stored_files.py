@@ -59,18 +59,21 @@ def is_whole(destination: Destination, key: Key, oid: str, *, version: str | Non
 def pointers_of(
     destination: Destination, layout: Layout, chain: Iterable[BundleLine]
 ) -> dict[str, Pointer]:
-    """Read what the searched packs of a chain point to, by id; raises as `read_index` does."""
+    """Read what the searched packs of a chain point to, by id; raises as `read_index` does.
+
+    The size is one that pointers give, and not necessarily the file's.
+    """
     found: dict[str, Pointer] = {}
     digests = {line.lfs: line.lfs_sha256 for line in chain if line.lfs is not None}
     for key, sha256 in digests.items():
-        found |= read_index(destination, layout, key, sha256=sha256)
+        found |= {one.oid: one for one in read_index(destination, layout, key, sha256=sha256)}
     return found
 
 
 def read_index(
     destination: Destination, layout: Layout, key: str, *, sha256: str | None
-) -> dict[str, Pointer]:
-    """Read what one searched pack points to, by id.
+) -> tuple[Pointer, ...]:
+    """Read what one searched pack points to: a file once for each size that pointers give it.
 
     Args:
         destination: where the vault lies.
@@ -83,7 +86,7 @@ def read_index(
         DamagedDocument: it cannot be read, or another one was put in its place.
     """
     objects = load(destination, layout.key(key), LfsIndex, sha256=sha256).objects
-    return {one.oid: Pointer(one.oid, one.size_bytes) for one in objects}
+    return tuple(Pointer(one.oid, one.size_bytes) for one in objects)
 
 
 def promised_files(destination: Destination, layout: Layout, record: Record) -> dict[str, Pointer]:

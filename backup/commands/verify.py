@@ -500,7 +500,7 @@ class _Root:
         """
         problems: dict[str, str] = {}
         snapshots: dict[str, set[str]] = {}
-        indexes: dict[str, dict[str, Pointer]] = {}
+        indexes: dict[str, tuple[Pointer, ...]] = {}
         for key, record in records.items():
             for line in record.chain:
                 problems |= self._ids_problem(line, without, problems)
@@ -514,12 +514,12 @@ class _Root:
                         self._destination, self._layout, line.lfs, sha256=line.lfs_sha256
                     )
                 except ObjectArchived:
-                    indexes[line.lfs] = {}
+                    indexes[line.lfs] = ()
                     look.archived.add(line.lfs)
                     look.unreadable_record = True
                 except IntegrityError as error:
                     look.unreadable_record = True
-                    indexes[line.lfs] = {}
+                    indexes[line.lfs] = ()
                     problems[line.lfs] = error.message
             for relative in self._bad_files(record, indexes, problems, look):
                 snapshots.setdefault(relative, set()).update(one.snapshots[key])
@@ -537,7 +537,7 @@ class _Root:
     def _bad_files(
         self,
         record: Record,
-        indexes: Mapping[str, Mapping[str, Pointer]],
+        indexes: Mapping[str, tuple[Pointer, ...]],
         problems: dict[str, str],
         look: Look,
     ) -> Iterator[str]:
@@ -547,7 +547,9 @@ class _Root:
             return
         missing = {one.oid for one in record.lfs.not_stored}
         for line in record.chain:
-            for oid, pointer in indexes.get(line.lfs or "", {}).items():
+            # Of a file that has several sizes the largest counts.
+            listed = {one.oid: one for one in indexes.get(line.lfs or "", ())}
+            for oid, pointer in listed.items():
                 if oid in missing:
                     continue
                 key = lfs_key(oid)

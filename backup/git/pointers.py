@@ -88,7 +88,7 @@ class PointersFound:
     """What a search found.
 
     Attributes:
-        pointers: by id, each file once, with the largest size that any pointer gives.
+        pointers: by id and size; a file once for each size that pointers give it.
         look_alikes: what is not among them.
     """
 
@@ -155,7 +155,8 @@ def find_pointers(
 ) -> PointersFound:
     """Read all pointers in a repository's packs, and count what only looks like one.
 
-    Memory grows with the number of files that pointers name, and with nothing else.
+    Memory grows with the number of files that pointers name, and of sizes that they give them, and
+    with nothing else.
 
     Args:
         repository: a bare one that holds the packs, and not necessarily what they build on.
@@ -168,7 +169,8 @@ def find_pointers(
     Raises:
         MalformedPack: git cannot read the packs.
     """
-    found: dict[str, int] = {}
+    # Anybody can commit one with another size; which is right, the file's source knows.
+    found: set[Pointer] = set()
     look_alikes = NO_LOOK_ALIKES
     candidates = _small_blobs(
         repository, stop, {} if kinds is None else kinds, {} if lists is None else lists
@@ -179,12 +181,10 @@ def find_pointers(
                 content = b"" if blob is None else blob[1]
                 pointer = parse_pointer(content)
                 if pointer is not None:
-                    # Anybody can commit one with another size.
-                    found[pointer.oid] = max(pointer.size_bytes, found.get(pointer.oid, 0))
+                    found.add(pointer)
                 elif looks_like_a_pointer(content):
                     look_alikes += LookAlikes(1, oid)
-    pointers = tuple(Pointer(oid, size_bytes) for oid, size_bytes in sorted(found.items()))
-    return PointersFound(pointers, look_alikes)
+    return PointersFound(tuple(sorted(found)), look_alikes)
 
 
 def _small_blobs(

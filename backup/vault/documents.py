@@ -28,6 +28,7 @@ from backup.model import (
 )
 from backup.refs import in_order, is_well_formed, to_bytes
 from backup.vault.documents_of_exports import ExportLine
+from backup.vault.documents_of_files import LfsTurn
 from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import (
     Base64,
@@ -188,6 +189,7 @@ class Entry(Part):
     damaged: tuple[EntryDamage, ...] = Field(
         (), description="objects of the current chain that are known to be missing or damaged"
     )
+    lfs_turn: LfsTurn | None = Field(None, description="where missing files are asked for next")
     absence: AbsenceLine | None = None
     not_selected: Flag = Field(default=False, description="left out by a filter of this run")
     carried_from: str | None = Field(None, description="snapshot that made this entry")
@@ -371,7 +373,7 @@ class DocumentLine(Part):
 
 
 class LfsMissing(Part):
-    """An LFS object that pointers name and that is not stored."""
+    """An LFS object that pointers name and that is not stored, with one of the sizes they give."""
 
     oid: Sha256
     size_bytes: Count
@@ -385,7 +387,7 @@ class LfsMissing(Part):
     )
     asked: Flag = Field(
         default=True,
-        description="false where nobody has asked for it yet: too many others were missing",
+        description="false where too many others were missing: its turn came, and not it",
     )
 
 
@@ -395,7 +397,7 @@ class LfsLine(Part):
     Packs whose lines say that they were not searched may point to more.
     """
 
-    not_stored: Many[LfsMissing] = Field((), description="sorted by id")
+    not_stored: Many[LfsMissing] = Field((), description="sorted by id and size")
 
 
 class RepositoryLine(Part):
@@ -456,7 +458,7 @@ class Record(Part):
 
 
 class LfsObject(Part):
-    """One LFS object that captured pointers name."""
+    """One LFS object that captured pointers name; one more line for each other size they give."""
 
     oid: Sha256
     size_bytes: Count

@@ -63,6 +63,7 @@ class LfsStore:
         missing_at_the_store: ids that have links and are not there.
         corrupt: ids of which other bytes come.
         without_links: ids that the server says it has, and gives no link to.
+        strict: whether a file is refused that is asked for with a size that it does not have.
         ends: for an id, how many of its links end before they are used.
         batches: how many files each batch asked for.
         links: how often a file was asked for at the store.
@@ -75,6 +76,7 @@ class LfsStore:
     missing_at_the_store: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
     without_links: set[str] = field(default_factory=set)
+    strict: bool = False
     ends: Counter[str] = field(default_factory=Counter)
     batches: list[int] = field(default_factory=list)
     links: Counter[str] = field(default_factory=Counter)
@@ -123,6 +125,8 @@ class LfsStore:
             return line
         if oid not in self.files:
             return line | {"error": {"code": 404, "message": "Object does not exist"}}
+        if self.strict and one["size"] != len(self.files[oid]):
+            return line | {"error": {"code": 422, "message": "Object size does not match"}}
         return line | {"actions": {"download": self._link(oid)}}
 
     def _link(self, oid: str) -> dict[str, Any]:
