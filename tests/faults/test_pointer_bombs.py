@@ -199,7 +199,8 @@ def test_no_new_pointers_night_after_night_keep_a_file_from_being_asked_for(bomb
     while not stored and nights < 2:
         bomb.push(b"side%d" % nights, made_up(range(MOST_MISSES + UNASKED), f"{nights}."))
         report, outcome, asked = bomb.night()
-        assert len(asked) <= MOST_MISSES
+        # One that is stored is no miss, and a hundred are asked for at once.
+        assert len(asked) <= MOST_MISSES + MOST_AT_ONCE
         assert report.exit_code == 3
         stored, nights = outcome.lfs_stored, nights + 1
     # In the first night it takes luck; in the second those of the first come first.
