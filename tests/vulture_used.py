@@ -5,7 +5,9 @@ vulture reads this file; nobody runs it. A name that comes into use, or goes, is
 
 import click
 from rich.progress import Task
+from urllib3 import PoolManager
 
+from backup import connections
 from backup.config import Config
 from backup.config.syntax import Span
 from backup.destinations.memory import MemoryDestination
@@ -103,6 +105,8 @@ def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...
         Live.token_type,
         api._Connection.getresponse,
         api._Response.getheaders,
+        connections._Pool.ConnectionCls,
+        PoolManager.pool_classes_by_scheme,
     )
 
 

@@ -135,6 +135,7 @@ def test_what_a_failed_try_held_is_let_go_at_once() -> None:
             int("no number")
         except ValueError as error:
             raise HostUnreachable("x") from error
+        return "done"
 
     gc.disable()
     try:
