@@ -94,7 +94,9 @@ def protocol() -> tuple[object, ...]:
     return (Special.RESPONSE_END, HEADS_TAGS_NOTES)
 
 
-def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...]:
+def called_by_libraries(
+    task: Task, context: click.Context, manager: PoolManager
+) -> tuple[object, ...]:
     program = words.make_program()
     return (
         program.list_commands(context),
@@ -106,7 +108,7 @@ def called_by_libraries(task: Task, context: click.Context) -> tuple[object, ...
         api._Connection.getresponse,
         api._Response.getheaders,
         connections._Pool.ConnectionCls,
-        PoolManager.pool_classes_by_scheme,
+        manager.pool_classes_by_scheme,
     )
 
 

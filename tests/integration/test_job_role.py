@@ -172,6 +172,16 @@ def test_a_session_that_is_refused_for_good_ends_the_run(place: Place, tmp_path:
     assert len(place.issuers.sessions) == proxy.struck(expired) // 2 + 1
 
 
+def test_a_session_that_has_ended_when_it_comes_is_no_bug(place: Place, tmp_path: Path) -> None:
+    repository(tmp_path)
+    words = ("run", "--from", tmp_path / "acme", "--to", f"s3://{place.bucket}/git")
+    place.issuers.clock = lambda: datetime.now(UTC) - timedelta(hours=2)
+    done = repo_backup(*words, "--role-to-assume", ROLE, env=place.env, check=None)
+    assert done.code not in {0, 5}
+    assert f"a session as {ROLE} that has ended already" in done.stderr
+    assert "this machine's clock" in done.stderr
+
+
 def test_without_an_identity_nothing_is_done(place: Place, tmp_path: Path) -> None:
     repository(tmp_path)
     words = ("run", "--from", tmp_path / "acme", "--to", f"s3://{place.bucket}/git")

@@ -8,6 +8,7 @@ Source: GitHub Docs, "OpenID Connect reference"; AWS STS, "AssumeRoleWithWebIden
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -154,6 +155,12 @@ def _fetch(session: botocore.session.Session, role: JobRole, region: str) -> dic
     finally:
         client.close()
     found = answer["Credentials"]
+    if found["Expiration"] <= datetime.now(UTC):
+        raise AccessDenied(
+            f"AWS gives a session as {role.arn} that has ended already, at "
+            f"{found['Expiration'].isoformat()}",
+            hint="look at this machine's clock: it must not be ahead",
+        )
     return {
         "access_key": found["AccessKeyId"],
         "secret_key": minted(found["SecretAccessKey"]).reveal(),
