@@ -8,6 +8,7 @@ Source: Bitbucket Cloud REST API, "Repositories", "Workspaces", "Pagination"; "O
 "Authentication methods".
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ from backup.errors import (
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign, minted
-from backup.sources.items import Bounds, each, taken_for
+from backup.sources.items import Bounds, each, no_json, taken_for
 from backup.sources.one_server import OneServerSession, basic, bearer
 from backup.times import ServerClock, http_time
 from backup.urls import place_of, shown
@@ -404,8 +405,10 @@ def _our_errors(path: str) -> Iterator[None]:
             "Bitbucket's certificate is not trusted",
             hint="name your authority's certificates in REQUESTS_CA_BUNDLE",
         ) from error
+    except json.JSONDecodeError as error:
+        raise no_json("Bitbucket", path) from error
     except (OSError, ValueError) as error:
-        # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
+        # requests' own errors are OSErrors.
         words = str(error).strip() or type(error).__name__
         raise HostUnreachable(f"Bitbucket does not answer {path}: {foreign(words, 300)}") from error
 

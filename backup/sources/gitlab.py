@@ -6,6 +6,7 @@ repeats nothing, since `backup.commands.retrying` does.
 Source: GitLab's REST API, "Groups", "Projects", "Project snippets", "Pagination" and "Token types".
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from backup.errors import (
 from backup.model import Absence, ExportState, Kind, Repository, SourceIdentity, Visibility
 from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign
-from backup.sources.items import Bounds, each, taken_for
+from backup.sources.items import Bounds, each, no_json, taken_for
 from backup.sources.one_server import OneServerSession
 from backup.times import ServerClock, http_time
 
@@ -446,8 +447,10 @@ class GitLabSource:
             ) from error
         except GitlabError as error:
             raise self._refusal(error, path, needs) from error
+        except json.JSONDecodeError as error:
+            raise no_json("GitLab", path) from error
         except (OSError, ValueError) as error:
-            # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
+            # requests' own errors are OSErrors.
             words = str(error).strip() or type(error).__name__
             if "CERTIFICATE_VERIFY_FAILED" in words:
                 raise SourceError(

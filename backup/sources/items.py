@@ -11,7 +11,7 @@ from typing import Any
 
 from backup import limits
 from backup.answers import Odd
-from backup.errors import SourceError
+from backup.errors import HostUnreachable, SourceError
 from backup.model import Repository
 
 # What reading an item raises that is not as it should be.
@@ -79,6 +79,15 @@ def each(
             )
         else:
             yield from found
+
+
+def no_json(forge: str, path: str) -> HostUnreachable:
+    """Make the error for an answer that is no JSON; it may have been cut, and come whole again."""
+    return HostUnreachable(
+        f"{forge} answers {path} with something that is no JSON",
+        hint="a page to sign in or a proxy may answer in its place, or the address may be another "
+        "server's (--server-url, --api-url)",
+    )
 
 
 @contextmanager

@@ -550,3 +550,10 @@ def test_an_odd_installation_hides_no_other(odd: str, tmp_path: Path) -> None:
         )
         made = App(APP_ID, Secret(key()[0]), owner="acme", api_url=api_of(fake.url))
         assert made.token().reveal() == GOOD
+
+
+def test_a_page_for_people_is_no_answer_and_says_what_may_be_in_between(forge: Forge) -> None:
+    forge.reply(b"<html><title>Sign in</title>", X_Next_Page="")
+    with pytest.raises(HostUnreachable, match="with something that is no JSON") as caught:
+        [*forge.source().repositories()]
+    assert "--server-url" in caught.value.hint

@@ -5,6 +5,7 @@ ours, since its own takes answers without end.
 Source: GitHub's REST API, "Rate limits" and "Best practices".
 """
 
+import json
 import re
 import time
 from collections.abc import ItemsView, Iterator, Mapping
@@ -30,7 +31,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.secret import foreign
-from backup.sources.items import Bounds
+from backup.sources.items import Bounds, no_json
 from backup.sources.one_server import OneServerSession
 from backup.times import ServerClock
 from backup.urls import place_of
@@ -215,8 +216,10 @@ def our_errors(url: str) -> Iterator[None]:
         raise
     except Odd as error:
         raise SourceError(f"GitHub answers {urlsplit(url).path} with {error}") from error
+    except json.JSONDecodeError as error:
+        raise no_json("GitHub", urlsplit(url).path) from error
     except (OSError, ValueError) as error:
-        # requests' own errors are OSErrors; ValueError is an answer that is no JSON.
+        # requests' own errors are OSErrors.
         words = str(error).strip() or type(error).__name__
         if "CERTIFICATE_VERIFY_FAILED" in words:
             raise SourceError(
