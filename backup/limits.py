@@ -18,6 +18,7 @@ MOST_LFS_SSH_BYTES = 1 << 16
 MOST_API_BYTES = 32 << 20
 # From the request to the last byte.
 MOST_API_SECONDS = 300.0
+MOST_API_REDIRECTS = 10
 # Of the listings of one owner. Pages may hold less than they could, also nothing.
 MOST_PAGES = 50_000
 MOST_ITEMS = 500_000
@@ -86,6 +87,12 @@ LIMITS = (
         int(MOST_API_SECONDS),
         "seconds",
         "the owner's listing or those files fail",
+    ),
+    Limit(
+        "an answer of an API that leads on",
+        MOST_API_REDIRECTS,
+        "times",
+        "the owner's listing fails",
     ),
     Limit("the listings of an owner", MOST_PAGES, "pages", "the owner's listing fails"),
     Limit("the listings of an owner", MOST_ITEMS, "items", "the owner's listing fails"),

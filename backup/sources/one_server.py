@@ -8,6 +8,7 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from backup import limits
 from backup.answers import in_time, whole
 from backup.connections import hold_connections
 from backup.errors import SourceError
@@ -99,6 +100,7 @@ class OneServerSession(requests.Session):
 
     def __init__(self, forge: str) -> None:
         super().__init__()
+        self.max_redirects = limits.MOST_API_REDIRECTS
         self._forge = forge
         self._goes_elsewhere = False
         for scheme in ("http://", "https://"):

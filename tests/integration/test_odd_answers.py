@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from backup import limits
 from backup.commands.run import RunOptions, run
@@ -25,7 +26,7 @@ from backup.sources.bitbucket import AccessToken as BitbucketToken
 from backup.sources.bitbucket import BitbucketSource, Consumer
 from backup.sources.github import AccessToken, App, GitHubSource, api_of
 from backup.sources.gitlab import GitLabSource
-from backup.sources.one_server import basic
+from backup.sources.one_server import OneServerSession, basic
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from tests.integration.test_github_app import APP_ID, key
@@ -34,7 +35,7 @@ from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import PREFIX, GitHub, Token
 from tests.support.github import App as FakeApp
 from tests.support.gitlab import GitLab, is_listing
-from tests.support.gitserver import Answer, Request
+from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.program import repo_backup
 from tests.support.vaults import Silence
 
@@ -557,3 +558,20 @@ def test_a_page_for_people_is_no_answer_and_says_what_may_be_in_between(forge: F
     with pytest.raises(HostUnreachable, match="with something that is no JSON") as caught:
         [*forge.source().repositories()]
     assert "--server-url" in caught.value.hint
+
+
+def test_an_answer_that_leads_on_without_end_is_not_followed_for_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(limits, "MOST_API_REDIRECTS", 3)
+    asked: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        asked.append(request.target)
+        return Answer(302, {"Location": f"/api/v4/{len(asked)}"})
+
+    with GitHttpServer(tmp_path, answer=answer) as server:
+        session = OneServerSession("GitLab")
+        with pytest.raises(requests.TooManyRedirects):
+            session.get(server.url)
+    assert len(asked) == 4

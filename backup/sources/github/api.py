@@ -19,6 +19,7 @@ import github
 from github import Auth
 
 import backup
+from backup import limits
 from backup.answers import Odd, header_number, parsed
 from backup.errors import (
     AuthenticationError,
@@ -44,7 +45,7 @@ _END = re.compile(r"(?P<moment>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?: (?P<zone>UTC|[
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 _TIMEOUT_SECONDS = 30
 # PyGithub asks again where an answer redirects, or is not ready yet (202).
-_MOST_TRIES = 10
+_MOST_TRIES = limits.MOST_API_REDIRECTS
 
 
 def api_of(server_url: str) -> str:
