@@ -83,10 +83,10 @@ def test_a_bad_value_of_a_variable(one: Input, here: Path) -> None:
 def test_a_bad_value_of_an_input_of_the_action(one: Input, here: Path) -> None:
     done = act({f"INPUT_{one.name.upper()}": bad_text(one)}, here)
     assert done.returncode == 2
-    (line,) = done.stdout.splitlines()
+    (line,) = done.stderr.splitlines()
     assert line.startswith(f"::error::{one.name}: ")
-    assert SENTINEL not in done.stdout
-    assert done.stderr == ""
+    assert SENTINEL not in done.stdout + done.stderr
+    assert done.stdout == ""
 
 
 def act(inputs: dict[str, str], here: Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -113,13 +113,13 @@ def test_the_action_refuses_honestly_what_does_not_work_yet(
 ) -> None:
     done = act({f"INPUT_{name}": value for name, value in inputs.items()}, here)
     assert done.returncode == 2
-    assert done.stdout.startswith(f"::error::{words}")
-    assert "available yet" in done.stdout
+    assert done.stderr.startswith(f"::error::{words}")
+    assert "available yet" in done.stderr
 
 
 def test_an_input_of_the_action_cannot_give_a_command_to_the_runner(here: Path) -> None:
     done = act({"INPUT_OWNER": "x\n::set-output name=a::b"}, here)
-    assert [line.split("::")[1] for line in done.stdout.splitlines()] == ["error"]
+    assert [line.split("::")[1] for line in done.stderr.splitlines()] == ["error"]
 
 
 def test_with_words_the_entrypoint_is_the_command_line(here: Path) -> None:
@@ -130,7 +130,7 @@ def test_with_words_the_entrypoint_is_the_command_line(here: Path) -> None:
 
 
 def test_an_empty_word_is_no_command_line(here: Path) -> None:
-    assert act({}, here, "").stdout.startswith("::error::")
+    assert act({}, here, "").stderr.startswith("::error::")
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ def test_files_of_git_lfs_are_asked_for_with_tokens_that_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One repository, whose files take three hours: so no other request is under way meanwhile."""
-    monkeypatch.setattr("backup.commands.files.MOST_AT_ONCE", 2)
+    monkeypatch.setattr("backup.commands.missing_files.MOST_AT_ONCE", 2)
     clock, vault, lfs = Clock(), MemoryDestination(), LfsStore()
     contents = [b"file %d" % number for number in range(32)]
     lfs.add(*contents)
