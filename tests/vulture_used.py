@@ -18,6 +18,7 @@ from backup.git.pktline import Special
 from backup.git.upload_pack import HEADS_TAGS_NOTES
 from backup.limits import LIMITS
 from backup.report import terminal
+from backup.sources import one_server
 from backup.sources.github import api
 from backup.sources.github.credentials import Live
 from backup.vault import documents, fields
@@ -108,6 +109,7 @@ def called_by_libraries(
         api._Connection.getresponse,
         api._Response.getheaders,
         connections._Pool.ConnectionCls,
+        one_server.OneServerSession("").max_redirects,
         manager.pool_classes_by_scheme,
     )
 
