@@ -58,10 +58,10 @@ def selection_line(selection: Selection) -> SelectionLine:
     )
 
 
+# What an entry's sentences about files of Git LFS begin with.
 ABOUT_FILES = "Git LFS: "
 # So few refs go in an ordinary week.
 _FEW = 10
-"""What an entry's sentences about files of Git LFS begin with."""
 
 
 def why_files_are_due(entry: Entry, selection: Selection) -> str:
