@@ -83,8 +83,10 @@ def test_the_tokens_of_an_app_also_those_that_are_renewed(
             concurrency="1",
         )
     assert (step.code, step.outputs["failed"]) == (3, "1"), step.shown
-    # Two statements of who the App is, and the tokens that it got for them.
-    assert len(log.used) == 4
+    tokens = {secret for secret in log.used if secret.startswith("ghs_")}
+    assert len(tokens) == 2
+    # And for each a statement of who the App is; two of one second are the same.
+    assert len(log.used - tokens) in (1, 2)
     log.require_masked(step)
     assert {name for name, _ in step.commands} == {"add-mask", "error"}
     assert step.errors
