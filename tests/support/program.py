@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ PROGRAM = Path(sys.executable).parent / "repo-backup"
 
 class UnexpectedExit(AssertionError):
     """The program ended with another exit code than the one asked for."""
+
+
+class StillRunning(AssertionError):
+    """The program did not end in the time it was given; says where each of its threads was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +70,70 @@ def repo_backup(
         check: the exit code to insist on; None takes any.
         input: standard input, which is never a terminal.
         cwd: where it runs.
-        timeout_seconds: after which it is killed and subprocess.TimeoutExpired raised.
+        timeout_seconds: after which it is killed.
 
     Raises:
+        StillRunning: it had to be killed.
         UnexpectedExit: it ended with another code than check.
     """
     words = tuple(str(arg) for arg in args)
-    done = subprocess.run(
+    with subprocess.Popen(
         [PROGRAM, *words],
-        env=environment(env),
-        input=input or "",
+        # Python tells all threads' places where it is ended by SIGABRT.
+        env=environment(env) | {"PYTHONFAULTHANDLER": "1"},
         cwd=cwd,
-        timeout=timeout_seconds,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="surrogateescape",
-        check=False,
-    )
-    completed = Completed(words, done.returncode, done.stdout, done.stderr)
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(input or "", timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            family = _family(process.pid)
+            described = "".join(map(_described, family))
+            process.send_signal(signal.SIGABRT)
+            process.wait()
+            for pid in family[1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            stdout, stderr = process.communicate()
+            raise StillRunning(
+                f"repo-backup {' '.join(words)} was at work for {timeout_seconds:.0f} seconds\n"
+                f"{described}--- stdout\n{stdout}\n--- stderr\n{stderr}"
+            ) from None
+        except BaseException:
+            process.kill()
+            raise
+    completed = Completed(words, process.returncode, stdout, stderr)
     if check is not None and completed.code != check:
         raise UnexpectedExit(
             f"repo-backup {' '.join(words)} ended with {completed.code}, not {check}\n"
             f"--- stdout\n{completed.stdout}\n--- stderr\n{completed.stderr}"
         )
     return completed
+
+
+def _family(pid: int) -> list[int]:
+    """List a process and all that it started, those that it started itself first."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*"):
+            with suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _described(pid: int) -> str:
+    """Say what a process is, and what it waits for in the kernel."""
+    with suppress(OSError):
+        place = Path(f"/proc/{pid}")
+        words = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+        files = [os.readlink(file) for file in (place / "fd").iterdir()]  # noqa: PTH115 - no paths
+        return f"{pid} {state} {(place / 'wchan').read_text()} {words}{files}\n"
+    return f"{pid} has ended\n"
 
 
 def start_repo_backup(

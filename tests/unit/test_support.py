@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -570,6 +571,26 @@ def test_an_exit_code_that_was_not_asked_for_shows_all_the_program_said(
         program.repo_backup("run")
     assert program.repo_backup("run", check=1).stderr == "a complaint\n"
     assert program.repo_backup("run", check=None).code == 1
+
+
+def test_a_program_that_does_not_end_is_ended_with_all_it_started_and_says_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = (
+        "import subprocess, sys\n"
+        "def wait_for_ever():\n"
+        "    child = subprocess.Popen(['sleep', '6000'])\n"
+        "    print(child.pid, flush=True)\n"
+        "    child.wait()\n"
+        "wait_for_ever()\n"
+    )
+    monkeypatch.setattr(program, "PROGRAM", _stand_in(tmp_path / "stand-in", body))
+    with pytest.raises(program.StillRunning, match=r"(?s)for 8 seconds.*wait_for_ever") as raised:
+        program.repo_backup("run", timeout_seconds=8)
+    found = re.search(r"(?m)^([0-9]+) S \w+ sleep 6000", str(raised.value))
+    assert found is not None, raised.value
+    # Standard output, which the child holds, was read to its end: the child is gone as well.
+    assert f"--- stdout\n{found[1]}\n" in str(raised.value)
 
 
 def test_a_started_program_can_be_signalled(
