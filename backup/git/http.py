@@ -456,8 +456,10 @@ class Answer:
         self._is_whole = False
         self._response: BaseHTTPResponse | None = None
         self._thread = Thread(target=self._receive, args=(begin,), daemon=True)
+        # The server may answer, or let the time pass, before this thread goes on.
+        asked_at = stop.clock_seconds()
         self._thread.start()
-        head = self._next()
+        head = self._next(asked_at)
         if isinstance(head, bytes):
             raise AssertionError("the head comes first")  # noqa: TRY004 - no caller's mistake
         self.status = head.status
@@ -476,7 +478,7 @@ class Answer:
             HostUnreachable: nothing came for too long.
         """
         if not self._rest and not self._is_whole:
-            piece = self._next()
+            piece = self._next(self._stop.clock_seconds())
             if not isinstance(piece, bytes):
                 raise AssertionError("one head only")
             self._rest, self._is_whole = piece, not piece
@@ -498,10 +500,10 @@ class Answer:
         # Wakes the thread where it waits for bytes; it closes the connection itself.
         self._line.cut()
 
-    def _next(self) -> BaseHTTPResponse | bytes:
+    def _next(self, since: float) -> BaseHTTPResponse | bytes:
         if self._over is not None:
             raise self._over
-        since, began = self._stop.clock_seconds(), monotonic()
+        began = monotonic()
         while True:
             try:
                 self._require_in_time(began)
