@@ -7,6 +7,7 @@ without it fails by its name.
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +36,20 @@ from tests.support.program import Completed, repo_backup
 MEBIBYTE = 1 << 20
 TIP = b"refs/heads/main"
 WORK = ".repo-backup-work-*"
+# There is always the one or the other. Source: renameat2(2), RENAME_EXCHANGE.
+SWAP = f"""{sys.executable} -c '
+import ctypes, os, pathlib, shutil, sys
+folder, file = sys.argv[1], sys.argv[1] + ".file"
+pathlib.Path(file).touch()
+here, exchange = -100, 2
+names = (here, os.fsencode(folder), here, os.fsencode(file))
+assert ctypes.CDLL(None).renameat2(*names, exchange) == 0
+shutil.rmtree(file)
+'"""
 LOSSES = {
     "removed": ("rm -rf {temporary}/{work}", "is gone"),
     "replaced by a file": (
-        "for one in {temporary}/{work}; do rm -rf $one; touch $one; done",
+        "for one in {temporary}/{work}; do {swap} $one; done",
         "is no folder any more",
     ),
     "read-only": (
@@ -72,7 +83,7 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 
 
 def losing(loss: str, temporary: Path, answer: int, packet: int) -> WireFault:
-    command = LOSSES[loss][0].format(temporary=temporary, work=WORK)
+    command = LOSSES[loss][0].format(temporary=temporary, work=WORK, swap=SWAP)
     return WireFault("run", answer=answer, packet=packet, command=("sh", "-c", command))
 
 

@@ -50,6 +50,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "HOME": str(empty_home()),
         "LC_ALL": "C",
         "TZ": "<+1345>-13:45",
+        # Where it has to be ended, by SIGABRT, it says where each of its threads was.
+        "PYTHONFAULTHANDLER": "1",
         **(extra or {}),
     }
 
@@ -79,8 +81,7 @@ def repo_backup(
     words = tuple(str(arg) for arg in args)
     with subprocess.Popen(
         [PROGRAM, *words],
-        # Python tells all threads' places where it is ended by SIGABRT.
-        env=environment(env) | {"PYTHONFAULTHANDLER": "1"},
+        env=environment(env),
         cwd=cwd,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
