@@ -201,7 +201,7 @@ class FolderDestination:
         with _writing(self.uri(key)):
             self._prepare()
             self._check_length(key)
-            file = self._open_temporary()
+            file = _open_locked(self._partial)
         return _FolderWriter(file, key=key, uri=self.uri(key), publish=self._publish)
 
     def probe(self, key: Key) -> str:
@@ -421,7 +421,7 @@ class FolderDestination:
                 folder.mkdir(exist_ok=True)
                 _sync_folder(folder.parent)
             self._make_folders(_PARTIAL)
-            _remove_left_overs(self._partial)
+            _remove_left_overs(self._partial.iterdir())
             self._is_prepared = True
 
     def _check_length(self, key: Key) -> None:
@@ -440,17 +440,6 @@ class FolderDestination:
                 " bytes that the system takes",
                 hint="choose a folder with a shorter path",
             )
-
-    def _open_temporary(self) -> FileIO:
-        while True:
-            file = FileIO(str(self._partial / uuid4().hex), "x")
-            # Without locks nobody can have this one either, and so nobody removes the file.
-            with suppress(OSError):
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:
-                return file
-            # Another process cleared it in the moment before the lock.
-            file.close()
 
     def _publish(self, temporary: Path, key: Key) -> None:
         """Give a whole temporary file its name, durably; on any error nothing has that name."""
@@ -546,9 +535,22 @@ def _is_reserved(name: str) -> bool:
     return first == _PARTIAL or last.startswith(_PROBE)
 
 
-def _remove_left_overs(folder: Path) -> None:
-    """Remove the temporary files that no living process holds a lock on."""
-    for path in folder.iterdir():
+def _open_locked(folder: Path, prefix: str = "") -> FileIO:
+    """Make a file of no other name, which nobody takes for a left-over while it is open."""
+    while True:
+        file = FileIO(str(folder / f"{prefix}{uuid4().hex}"), "x")
+        # Without locks nobody can have this one either, and so nobody removes the file.
+        with suppress(OSError):
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        # Another process cleared it in the moment before the lock.
+        file.close()
+
+
+def _remove_left_overs(paths: Iterable[Path]) -> None:
+    """Remove those of our files that no living process holds a lock on."""
+    for path in paths:
         # Locked, without locks, or somebody else's: it stays.
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -597,19 +599,23 @@ def _name_without_replacing(temporary: Path, target: Path) -> None:
 def _try_folder(folder: Path) -> None:
     """Write a file in a folder as objects are written, and remove it.
 
+    What a process left that was killed at this is removed as well.
+
     Raises:
         DestinationError: that cannot be done.
     """
-    written, named = (folder / f"{_PROBE}{uuid4().hex}" for _ in range(2))
+    _remove_left_overs(folder.glob(f"{_PROBE}{'[0-9a-f]' * 32}"))
+    paths = [folder / f"{_PROBE}{uuid4().hex}"]
     try:
-        with FileIO(str(written), "x") as file:
+        with _open_locked(folder, _PROBE) as file:
+            paths.append(Path(str(file.name)))
             file.write(b"\0")
             _sync(file.fileno())
-        _name_without_replacing(written, named)
+            _name_without_replacing(paths[1], paths[0])
     except OSError as error:
         raise _write_error(error, f"{folder} cannot be written") from error
     finally:
-        for path in (written, named):
+        for path in paths:
             with suppress(OSError):
                 path.unlink()
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -548,6 +549,20 @@ class TestKilledProcesses:
 
         assert read(destination, KEY) == b"content"
         assert [path.name for path in unfinished(root)] == ["unknown"]
+
+    def test_what_one_left_that_was_killed_while_it_tried_is_cleared_by_the_next_that_tries(
+        self, destination: FolderDestination, root: Path
+    ) -> None:
+        root.mkdir()
+        abandoned, other_name, living = (root / f".probe-{uuid4().hex}" for _ in range(3))
+        abandoned.touch()
+        other_name.hardlink_to(abandoned)
+        somebodys = root / ".probe-of-a-rocket"
+        somebodys.touch()
+        with living.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert destination.probe(KEY) == ""
+            assert everything_in(root) == {living.name, somebodys.name}
 
 
 class TestFullDisk:
