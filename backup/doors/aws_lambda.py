@@ -254,6 +254,8 @@ def _verify(config: Config, stop: Stop) -> dict[str, Any]:
     if report.damaged:
         problems = [f"{one.uri}: {one.problem}" for one in report.damaged]
         raise Failed(_lines("stored data is damaged", problems))
+    if report.exit_code != ExitCode.DONE:
+        raise Failed(_lines("not everything could be verified", list(report.not_verified)))
     return dict(verify_document(report))
 
 
@@ -274,6 +276,9 @@ def _prune(config: Config, stop: Stop) -> dict[str, Any]:
         tell(alert_of_prune(report))
     if report.refused:
         raise Failed(_lines("nothing is deleted", list(report.refused)))
+    if report.exit_code != ExitCode.DONE:
+        errors = [note.message for note in report.notes if note.severity == "error"]
+        raise Failed(_lines("manifests are missing or damaged", errors))
     document = prune_document(report)
     return {name: document[name] for name in document if name not in {"keep", "remove"}}
 

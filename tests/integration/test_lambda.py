@@ -1,6 +1,7 @@
 """The Lambda function, by AWS's own runtime client against its API, and by POST on this machine."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 from backup.config import Command, taken_by
 from backup.doors import aws_lambda
 from backup.doors.lambda_entry import PATH
-from tests.support.git import commit_chain, init_bare, set_head, update_refs
+from tests.support.disks import small_disk
+from tests.support.git import FastImport, commit_chain, init_bare, set_head, update_refs
 from tests.support.gitlab import GitLab
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.mirrors import assert_same_mirror
@@ -106,6 +108,35 @@ def test_a_repository_that_fails_fails_the_invocation_and_no_later_one(
     server.answer = None
     done = function.invoke(event)
     assert (done.is_error, done.body["totals"]["captured"]) == (False, 1)
+
+
+def test_what_is_verified_or_pruned_in_part_fails_its_invocation(
+    server: GitHttpServer, tmp_path: Path
+) -> None:
+    repository(server.root / "acme", "small")
+    large = init_bare(server.root / "acme" / "large.git")
+    stream = FastImport(large)
+    stream.commit(files={b"noise": random.Random(1).randbytes(1 << 20)})
+    update_refs(large, {b"refs/heads/main": next(iter(stream.run().values()))})
+    vault = str(tmp_path / "vault")
+    with small_disk(tmp_path / "small", 1 << 19) as small:
+        env = home_variables(tmp_path) | {"REPO_BACKUP_TOKEN": PASSWORD, "TMPDIR": str(small)}
+        with started(tmp_path, env=env) as function:
+            assert not function.invoke({"from": sources(server, "small"), "to": vault}).is_error
+            every = {"from": sources(server, "small", "large"), "to": vault}
+            assert not function.invoke(every).is_error
+            verified = function.invoke({"command": "verify", "from": vault, "depth": "restore"})
+            prune = {"command": "prune", "from": vault, "keep-daily": 7}
+            pruned = [function.invoke(prune)]
+            (kept,) = (tmp_path / "vault/git/acme/snapshots").glob("*.json.gz")
+            repo_backup("run", "--from", f"git:{large}", "--owner", "acme", "--to", vault)
+            kept.unlink()
+            pruned.append(function.invoke(prune))
+    assert (verified.is_error, verified.body["errorType"]) == (True, "Failed")
+    assert "not everything could be verified" in verified.body["errorMessage"]
+    assert "acme/large" in verified.body["errorMessage"]
+    assert [one.is_error for one in pruned] == [False, True], pruned
+    assert "missing" in pruned[1].body["errorMessage"]
 
 
 @pytest.mark.parametrize(
