@@ -28,7 +28,7 @@ from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes, is_local
 from backup.commands.replaced import LastExports, due_exports, note_export
 from backup.commands.retrying import TRIES, repeat
-from backup.commands.selecting import RunOptions, filters, is_wanted
+from backup.commands.selecting import RunOptions, filters, is_wanted, once_each
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.destinations.originals import OriginalsDestination
@@ -264,7 +264,7 @@ class OwnerRun:
     def _list(self) -> list[Repository]:
         self._events.listing(self.source.identity)
         listing = repeat(
-            lambda: [_with_a_name(one) for one in self.source.repositories()],
+            lambda: [_with_a_name(one) for one in once_each(self.source.repositories())],
             tries=TRIES,
             stop=self._stop,
             again=self._again,

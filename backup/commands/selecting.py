@@ -1,6 +1,6 @@
 """What a run is asked to do, and which repositories its filters leave."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -43,6 +43,20 @@ class RunOptions:
     def lists(self, kind: Kind) -> bool:
         """Tell whether a source was asked to list what is of a kind."""
         return {"gist": self.gists, "snippet": self.snippets}.get(kind, True)
+
+
+def once_each(listing: Iterable[Repository]) -> Iterator[Repository]:
+    """Yield each repository once, and all that are no more than a problem.
+
+    A repository that is made while pages are read moves another one to the page that comes next,
+    where it is listed again. Two workers would capture it at the same time.
+    """
+    seen = set()
+    for one in listing:
+        identity = (one.kind, one.host_id)
+        if one.problem or identity not in seen:
+            yield one
+            seen.add(identity)
 
 
 def is_wanted(repository: Repository, options: RunOptions) -> bool:

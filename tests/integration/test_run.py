@@ -1085,6 +1085,25 @@ def test_a_repository_that_a_second_look_finds_is_not_gone(lab: Lab) -> None:
     assert statuses(report)["r00"] == "captured"
 
 
+def test_a_repository_that_comes_again_on_the_next_page_is_one(lab: Lab) -> None:
+    """One that is made while pages are read moves the last of a page to the next."""
+    folder_of(lab, 6)
+
+    class Repeats(FolderSource):
+        def repositories(self) -> Iterator[Any]:
+            for one in super().repositories():
+                yield one
+                if one.path in {"r02", "r05"}:
+                    yield one
+
+    report = lab.run(sources=[Repeats(lab.root, owner="src")])
+    assert (report.exit_code, report.count("captured"), len(report.outcomes)) == (0, 6, 6)
+    assert lab.manifest().totals.listed == 6
+    assert len([key for key in lab.stored() if key.endswith(".bundle")]) == 6
+    # So many there are, and not eight.
+    assert lab.run().exit_code == 0
+
+
 def test_a_renamed_repository_keeps_its_chain_under_both_names(lab: Lab) -> None:
     """Forges know a repository by an id that outlives its name."""
     lab.repository("before", 40)
