@@ -39,6 +39,10 @@ _PAGES = {"text/html", "application/xhtml+xml"}
 _BEGIN_OF_PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html|head|title)\b", re.IGNORECASE)
 _TITLE = re.compile(rb"<title\b[^<>]*>([^<]*)", re.IGNORECASE)
 _PASSWORD = re.compile(rb"<input\b[^<>]*\stype\s*=\s*[\"']?password", re.IGNORECASE)
+# What GitHub says of a repository that it has shut; seen in octokit/octokit.rb#563 and elsewhere.
+_BLOCKED = re.compile(
+    rb"repository access blocked|access to this repository has been disabled", re.IGNORECASE
+)
 _SIGN_IN = re.compile(r"\b(?:sign|log)[ -]?(?:in|on)\b|\bsso\b|authentica|anmelde", re.IGNORECASE)
 # Headers of proxies alone; "Via" is none of them, since servers have gateways of their own.
 _OF_PROXIES = {"proxy-agent", "proxy-authenticate", "proxy-status", "x-bluecoat-via"}
@@ -108,6 +112,10 @@ def require_success(answer: Answered, url: str, *, signed_in: bool, quoted: bool
             raise RateLimited(
                 f"{url}: the server limits how much is asked (403){said}", retry_after_seconds=wait
             )
+        case 403 | 451 as status if status == 451 or _BLOCKED.search(data):
+            why = "for legal reasons" if status == 451 else "by the server"
+            notice = _notice(answer.headers) if quoted else ""
+            raise RepositoryBlocked(f"{url}: blocked {why} ({status}){notice or said}")
         case 403:
             raise RepositoryUnavailable(
                 f"{url}: {who} forbids it (403){said}",
@@ -124,9 +132,6 @@ def require_success(answer: Answered, url: str, *, signed_in: bool, quoted: bool
             )
         case 410:
             raise RepositoryMissing(f"{url}: gone for good (410){said}")
-        case 451:
-            notice = _notice(answer.headers) if quoted else ""
-            raise RepositoryBlocked(f"{url}: blocked for legal reasons (451){notice or said}")
         case 507 | 509:
             # Source: git-lfs, docs/api/batch.md, "Response Errors".
             raise RepositoryUnavailable(f"{url}: its quota is used up ({answer.status}){said}")

@@ -200,14 +200,18 @@ def test_what_became_of_a_repository_is_asked_by_its_id(forge: GitHub, acme: Own
     assert "switched off" in off.detail
 
 
-def test_a_repository_that_is_blocked_says_by_which_notice(forge: GitHub, acme: Owner) -> None:
-    one = forge.repository(acme, "taken-down", listed=False, blocked="https://notice.example/7")
+@pytest.mark.parametrize("status", [451, 403])
+def test_a_repository_that_is_blocked_says_by_which_notice(
+    status: int, forge: GitHub, acme: Owner
+) -> None:
+    notice = "https://notice.example/7"
+    one = forge.repository(acme, "taken-down", listed=False, blocked=notice, blocked_status=status)
     answer = source(forge, "acme").look_up(
         host_id=str(one.repository_id), path="taken-down", kind="code"
     )
     assert isinstance(answer, Absence)
     assert answer.answer == "blocked"
-    assert "https://notice.example/7" in answer.detail
+    assert notice in answer.detail
     # The description of this product does not have it; that of github.com does.
     assert [problem for problem in forge.problems if "never answers 451" not in problem] == []
     forge.problems.clear()

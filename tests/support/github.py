@@ -41,7 +41,8 @@ class Listed:
     """A repository as the API has it; the git side is the folder ``owner/name.git``.
 
     Attributes:
-        blocked: what the API says with 451; empty as a rule.
+        blocked: the notice that the API names in place of it; empty as a rule.
+        blocked_status: with which it does; 451, or 403 where the terms of service are the reason.
     """
 
     owner: Owner
@@ -55,6 +56,7 @@ class Listed:
     has_wiki: bool = False
     listed: bool = True
     blocked: str = ""
+    blocked_status: int = 451
 
 
 @dataclass(slots=True)
@@ -343,12 +345,12 @@ class GitHub:
             body = {
                 "message": "Repository access blocked",
                 "block": {
-                    "reason": "dmca",
+                    "reason": "tos" if found.blocked_status == 403 else "dmca",
                     "created_at": "2026-01-01T00:00:00Z",
                     "html_url": found.blocked,
                 },
             }
-            return 451, body, {}
+            return found.blocked_status, body, {}
         return 200, _whole_repository() | self._fields(found), {}
 
     def _listing(

@@ -263,12 +263,15 @@ def _refusal(
             hint=hint,
             retry_after_seconds=wait,
         )
+    if status == 451:
+        return RepositoryBlocked(f"blocked for legal reasons{said}{_notice(data)}")
+    # Seen where terms of service are the reason: PyGithub/PyGithub#1015, octokit/octokit.rb#563.
+    if status == 403 and isinstance(data, dict) and isinstance(data.get("block"), dict):
+        return RepositoryBlocked(f"blocked by GitHub (403){said}{_notice(data)}")
     if status == 403:
         return _forbidden(headers, place, said)
     if status == 404:
         return RepositoryMissing(f"GitHub knows no {place}, or hides it from us (404)")
-    if status == 451:
-        return RepositoryBlocked(f"blocked for legal reasons{said}{_notice(data)}")
     if status >= 500:
         return HostUnreachable(f"GitHub is in trouble ({status})", retry_after_seconds=wait)
     return SourceError(f"GitHub refuses {place} ({status}){said}")
