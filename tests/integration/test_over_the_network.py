@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
 import pytest
@@ -295,6 +296,53 @@ def test_a_throttle_is_waited_out_and_told(plain_store: Store, acme: Path) -> No
     assert told(done)["b"]["retries"] == 2
     assert done.stderr.count("acme/b:") >= 2
     assert "again in" in done.stderr
+
+
+class AtOnce:
+    """Today's git, which notes how many packs it is asked for at the same time."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self.most = self._now = 0
+        self._changed = Condition()
+        self._patience_seconds = patience_seconds
+
+    def dies(self, body: bytes) -> bool:
+        if b"command=fetch" in body:
+            with self._changed:
+                self._now += 1
+                self.most = max(self.most, self._now)
+                self._changed.notify_all()
+                # Who may come beside this one comes now.
+                self._changed.wait_for(lambda: self.most > 1, self._patience_seconds)
+                self._now -= 1
+        return False
+
+    def says(self, _request: Request, body: bytes) -> bytes:
+        return body
+
+
+@pytest.mark.parametrize("throttled", [False, True])
+def test_a_server_that_throttles_is_asked_for_fewer_packs_at_once(
+    throttled: bool, tmp_path: Path
+) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        path = init_bare(tmp_path / "git" / "acme" / f"{name}.git")
+        update_refs(path, {b"refs/heads/main": commit_chain(path, 1, label=name.encode())[-1]})
+    refused: set[str] = set()
+
+    def answer(request: Request) -> Answer | None:
+        if not throttled or request.target in refused:
+            return None
+        refused.add(request.target)
+        return Answer(429, {"Retry-After": "1"}, b"slow down")
+
+    at_once = AtOnce(0.5 if throttled else 60)
+    with GitHttpServer(tmp_path / "git", answer=answer, imitates=at_once) as server:
+        words = ("run", "--from", urls(server, names), "--to", tmp_path / "vault", "--json")
+        done = repo_backup(*words, "--concurrency", "2")
+    assert {one["status"] for one in done.json["repositories"]} == {"captured"}
+    assert at_once.most == (1 if throttled else 2)
 
 
 def test_a_server_without_version_2_is_mirrored_and_the_record_says_so(
