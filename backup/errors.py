@@ -4,7 +4,7 @@ Every failure a person can meet is one of these classes. Adapters turn what a li
 raised into one of them with ``raise ... from``; only the doors turn them into exit codes.
 
 The exit codes are an interface (docs/reference/exit-codes.md): 0 done, 1 the run failed,
-2 configuration, 3 partial, 4 stored data is damaged, 5 a bug of ours, 130 interrupted.
+2 configuration, 3 partial, 4 stored data is damaged, 5 internal error, 130 interrupted.
 """
 
 from collections.abc import Iterator

@@ -18,7 +18,8 @@ RESERVED: frozenset[str] = frozenset(
 """Fields that no run sets yet. A reader must take them as they are described."""
 
 MEANINGS: Mapping[str, str] = {
-    "SourceLine.provider": "`git` for folders and `git:PATH`",
+    "SourceLine.provider": "`github`, `gitlab` or `bitbucket`; `git` for folders, `git:PATH` and "
+    "`git:URL`",
     "SourceLine.host": "first part of the root's key",
     "SourceLine.owner": "second part of the root's key, as it is spelled outside of keys",
     "ShardLine.index": "which part, from 1",
@@ -74,7 +75,7 @@ MEANINGS: Mapping[str, str] = {
     "Totals.gone": "not listed any more",
     "Totals.bytes_uploaded": "stored by the run before this document",
     "Totals.objects_written": "vault objects stored by the run before this document",
-    "Totals.requests": "by what was asked: `git`, `probe`, `list`, `get`, `put`",
+    "Totals.requests": "by what was asked: `git`, `lfs`, `probe`, `list`, `get`, `put`",
     "Header.format": "this format",
     "Header.document": "which document it is",
     "Header.snapshot_id": "the run",

@@ -36,7 +36,8 @@ def asking(stop: Stop) -> Iterator[None]:
             message = "not reached: the time was up while it was asked for its refs"
             raise NotBegun(message) from error
         raise ServerSilent(
-            f"its server had not told all refs after {seconds:.0f} seconds when the time was up"
+            f"its server had not sent all refs after {seconds:.0f} seconds, "
+            "when the run's time was up"
         ) from error
 
 
@@ -54,5 +55,5 @@ def capturing(stop: Stop) -> Iterator[None]:
         raise
     except DeadlineReached as error:
         if share > _LATE_SHARE:
-            raise NotBegun("begun too late to be done in time") from error
+            raise NotBegun("not reached: it was begun too late to end in time") from error
         raise

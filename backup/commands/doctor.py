@@ -115,7 +115,8 @@ def _clock(name: str, theirs: datetime | None, ours: datetime) -> Iterator[Findi
     yield Finding(
         "error",
         difference(ours, theirs, name),
-        "set it (by NTP): requests are refused, and a run fails before it publishes",
+        "set it (by NTP): from 15 minutes on stores refuse requests, and a run fails before it "
+        "publishes",
     )
 
 

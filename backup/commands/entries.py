@@ -492,7 +492,7 @@ def _known_missing(one: Outcome) -> str:
     waiting = sum(not file.permanent for file in one.lfs_missing if file.known)
     words = [f"{gone} files of Git LFS are missing at the source"] if gone else []
     words += [f"{waiting} files of Git LFS wait for the next prune"] if waiting else []
-    return f"{' and '.join(words)}, as the run before" if words else ""
+    return f"{' and '.join(words)}, as in the run before" if words else ""
 
 
 def _not_searched(one: Outcome) -> str:

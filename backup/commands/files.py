@@ -67,7 +67,10 @@ _LOOK_SECONDS = 0.5
 # Nothing is told of the other content: it may be anything that this machine or a server can read.
 _OTHER_CONTENT = "the source has other content under its id"
 _NO_ROOM = "the temporary folder has no room for the pack"
-_CONDEMNED = "nothing needed it for a while, and a prune may delete it; the next one spares it"
+_CONDEMNED = (
+    "nothing needed it for a while, and a prune may delete it; the next prune keeps it, and the "
+    "run after that stores it"
+)
 
 
 @dataclass(slots=True)

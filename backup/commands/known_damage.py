@@ -228,7 +228,8 @@ def damage_words(name: str, lines: Iterable[EntryDamage]) -> str:
     """Say in one sentence what of a repository is damaged."""
     first, *more = lines
     found_by = "verify" if first.found_by == "verify" else "a run"
-    and_more = f" and {len(more)} more objects are damaged" if more else ""
+    are = "object is" if len(more) == 1 else "objects are"
+    and_more = f" and {len(more)} more {are} damaged" if more else ""
     return (
         f"{name} cannot be given back whole: {_sentence(first)}, "
         f"found by {found_by} on {_day(first.found_at)}{and_more}"
@@ -257,7 +258,7 @@ def damage_hint(text: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
             f"{run} stores it again, where the source has it; if it never will, repo-backup "
             f"accept-damage {shlex.quote(text)} --from VAULT keeps what is left"
         )
-    return f"remove the damaged file, as who may delete there: {run} stores it again"
+    return f"remove the damaged file, with a role that may delete there: {run} stores it again"
 
 
 def is_missing(one: EntryDamage) -> bool:

@@ -79,7 +79,9 @@ class Locks:
         try:
             locked = self._destination.locked_until(names)
         except DestinationError as error:
-            self.problems.append(f"whether the store locks what is written: {error.message}")
+            self.problems.append(
+                f"it could not be seen whether the store locks what is written: {error.message}"
+            )
             return
         for name in names:
             if name not in locked:

@@ -176,7 +176,7 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
         else:
             result = _failed(repository, entry, shop, reason=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001  one repository never stops the others
-        reason = f"a bug of repo-backup: {type(error).__name__}: {error}"
+        reason = f"internal error (please report): {type(error).__name__}: {error}"
         if isinstance(error, OSError):
             reason = trouble_with(shop.means.disk.folder) or reason
         result = _failed(repository, entry, shop, reason=reason)
@@ -213,7 +213,7 @@ def _without_pull_refs(
     result = None
     if heads := _known_heads(entry, shop):
         remotes = replace(shop.remotes, selection=without)
-        problem = f"with the heads of its pull requests as they were: {reason}"
+        problem = f"the heads of its pull requests stay as they were: {reason}"
         try:
             result = attempt(replace(shop, remotes=remotes, known_heads=heads), known)
         except BackupError as error:
@@ -221,7 +221,7 @@ def _without_pull_refs(
             if isinstance(error, _NOT_FOR_PULL_REFS):
                 raise
     if result is None:
-        problem = f"without the heads of its pull requests: {reason}"
+        problem = f"the heads of its pull requests are left out: {reason}"
         result = attempt(_asking(shop, without), known)
     unfinished = (*result.entry.unfinished, f"pull requests: {reason}")
     made = result.entry.model_copy(update={"unfinished": unfinished})

@@ -95,7 +95,7 @@ def read_promises(
             made.newer.append(error.message)
             continue
         uri = destination.uri(layout.document(name))
-        problem = "it is damaged: what it says is forgotten is not"
+        problem = "it is damaged: the repositories that it names are not forgotten"
         made.damaged.append(Damage(uri, problem, (), ()))
     for name in list_documents(destination, layout):
         if name.is_forgotten:

@@ -644,7 +644,10 @@ class _Owner:
                 now=self._now,
             )
         except (DestinationError, DocumentTooLarge) as error:
-            self._events.note(f"which files nothing names is not noted: {error.message}")
+            self._events.note(
+                "the list of files of Git LFS that nothing names could not be written: "
+                f"{error.message}"
+            )
 
 
 def _since(entry: Entry) -> str:

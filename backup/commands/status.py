@@ -218,7 +218,7 @@ def _of_repository(name: str, entry: Entry, *, limit: datetime, now: datetime) -
     if entry.failing_since is not None:
         # A run that did not come to it knows no reason of its own.
         why = f": {entry.reason}" if entry.reason else ""
-        yield error(f"it fails since {entry.failing_since:%Y-%m-%d}{why}", again)
+        yield error(f"it has failed since {entry.failing_since:%Y-%m-%d}{why}", again)
     elif not _is_fresh(entry, limit):
         when = "never" if entry.checked_at is None else f"last {_ago(entry.checked_at, now)}"
         yield error(f"it was checked {when}", "look at the last run's summary")

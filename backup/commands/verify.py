@@ -96,10 +96,10 @@ def verify(
 ) -> VerifyReport:
     """Look at every owner, note the result in the vault, and tell what is damaged.
 
-    Requests for ``objects``: the listings, of versions where the store has them, every document
-    that a command reads: all manifests, checkpoints and drills, all records of the repositories
-    whose turn it is, and what packs point to in Git LFS. Memory grows
-    with the number of objects, by some hundred bytes each.
+    Requests for ``objects``: the listings, of versions where the store has them; all manifests,
+    checkpoints and drills; of each repository whose turn it is, as a rule one record for each
+    chain, and what its packs point to in Git LFS. Memory grows with the number of objects, by some
+    hundred bytes each.
 
     Raises:
         ConfigError: the destination holds no vault.

@@ -165,7 +165,7 @@ def _check_together(config: Config, labels: Mapping[str, str]) -> None:
         raise ConfigError(f"{labels['force']} needs {labels['push']} too")
     if config.command == "prune" and not any(_value_of(config, name) for name in _WINDOWS):
         raise ConfigError(
-            f"prune keeps nothing as it is: give one of {either(*_WINDOWS)}",
+            f"prune needs a rule for what to keep: give one of {either(*_WINDOWS)}",
             hint="such as keep-daily 30, keep-weekly 12 and keep-monthly 24",
         )
     if config.exports and "gitlab" not in (config.provider, *_providers(config)):

@@ -232,7 +232,7 @@ class Config(SourceInputs):
     )
     accept_drop: bool = declare(
         BOOLEAN,
-        "Take a listing that fell further as the new truth, this once.",
+        "Accept, this once, a listing, or a repository's refs, that fell further.",
         group="Behaviour",
         commands=("run",),
         default="false",
@@ -391,35 +391,35 @@ class Config(SourceInputs):
     )
     keep_hourly: int | None = optional(
         whole(0, 10_000),
-        "Keep the last snapshot of each of so many hours.",
+        "Keep the last snapshot of each of the newest N hours that have one.",
         group="Retention",
         commands=("prune",),
         available=True,
     )
     keep_daily: int | None = optional(
         whole(0, 10_000),
-        "Keep the last snapshot of each of so many days.",
+        "Keep the last snapshot of each of the newest N days that have one.",
         group="Retention",
         commands=("prune",),
         available=True,
     )
     keep_weekly: int | None = optional(
         whole(0, 10_000),
-        "Keep the last snapshot of each of so many weeks.",
+        "Keep the last snapshot of each of the newest N weeks that have one.",
         group="Retention",
         commands=("prune",),
         available=True,
     )
     keep_monthly: int | None = optional(
         whole(0, 10_000),
-        "Keep the last snapshot of each of so many months.",
+        "Keep the last snapshot of each of the newest N months that have one.",
         group="Retention",
         commands=("prune",),
         available=True,
     )
     keep_yearly: int | None = optional(
         whole(0, 10_000),
-        "Keep the last snapshot of each of so many years.",
+        "Keep the last snapshot of each of the newest N years that have one.",
         group="Retention",
         commands=("prune",),
         available=True,
@@ -441,7 +441,7 @@ class Config(SourceInputs):
     )
     accept_missing_index: bool = declare(
         BOOLEAN,
-        "Delete also what manifests may need that are missing, this once.",
+        "Delete, this once, also objects that missing manifests may name.",
         group="Retention",
         commands=("prune",),
         default="false",
@@ -475,8 +475,8 @@ class Config(SourceInputs):
     )
     hide_private_names: HideNames = declare(
         choice(get_args(HideNames)),
-        "Hide the names of private repositories in what is printed; auto does so in a workflow "
-        "whose repository is public.",
+        "Hide the names of private repositories in what is printed. auto does so in the action, "
+        "where its workflow's repository is public; on the command line, give true.",
         group="Alerts and report",
         commands=("run", "verify", "prune", "status"),
         default="auto",

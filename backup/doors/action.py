@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  whatever it is, the workflow must see it
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
-        message = f"this is a bug of ours: {type(error).__name__} at {place} ({__version__})"
+        message = f"internal error: {type(error).__name__} at {place} ({__version__})"
         _tell_failure(runner, message, _BUGS)
         return ExitCode.BUG
 

@@ -62,7 +62,7 @@ def alerts(
         _tell(config, alert, place)
         raise
     except Exception:
-        words = "repo-backup came upon a bug of its own; the log has more"
+        words = "internal error (please report); the log has more"
         _tell(config, alert_of_error(words, "", about=about), place)
         raise
     if told:
@@ -87,7 +87,7 @@ def _tell(config: Config, alert: Alert, place: str) -> None:
             unique=f"{time.time_ns()}",
         )
     except BackupError as error:
-        _note(f"nobody was told by the topic: {error.message}; {error.hint}")
+        _note(f"publishing to the topic failed: {error.message}; {error.hint}")
 
 
 def _beat(address: Secret, way: str, text: str, *, hurried: bool = False) -> None:

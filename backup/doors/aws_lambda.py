@@ -106,7 +106,7 @@ def handler(event: Mapping[str, Any], context: Context) -> dict[str, Any]:
         # Its own text may hold anything, and so stays out of answers and of the log.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
-        message = f"this is a bug of ours: {type(error).__name__} at {place} ({__version__})"
+        message = f"internal error: {type(error).__name__} at {place} ({__version__})"
         raise Failed(message) from None
 
 

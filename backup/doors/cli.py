@@ -465,7 +465,7 @@ def _report_bug(error: Exception, words: Sequence[str]) -> int:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno}"
     return _report(
-        f"this is a bug of ours: {type(error).__name__} at {place}",
+        f"internal error: {type(error).__name__} at {place}",
         f"please report it on the issue page of the project, with the output of the same command "
         f"under REPO_BACKUP_DEBUG=1 (version {__version__})",
         code=ExitCode.BUG,

@@ -23,7 +23,7 @@ PAGES: Mapping[Command, Page] = {
         "repo-backup run --from git:./widgets --from git:./gadgets --to ./vault\n"
         "repo-backup run --from git:https://git.example/a/b.git --to s3://bucket/git",
         text="Asks every repository for its refs and stores only what is new, as git bundles. "
-        "A repository that did not change costs nothing.",
+        "Nothing is stored of a repository that did not change.",
     ),
     "list": Page(
         "Show a vault's snapshots and repositories, or the history of one repository.",
@@ -108,6 +108,6 @@ PAGES: Mapping[Command, Page] = {
     ),
 }
 EXIT_CODES = (
-    "Exit codes: 0 all is backed up, 1 the run failed, 2 wrong usage, 3 some repositories failed, "
-    "4 stored data is damaged, 5 a bug of ours, 130 interrupted."
+    "Exit codes: 0 everything asked for is done, 1 failed, 2 configuration, 3 partial (status: not "
+    "fresh or not whole), 4 stored data is damaged, 5 internal error, 130 interrupted."
 )

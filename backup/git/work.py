@@ -61,7 +61,10 @@ def named_but_unusable() -> str:
         try:
             used = tempfile.gettempdir()
         except OSError as error:
-            return f"{name} names {named}, which cannot be used, and no other: {error.strerror}"
+            return (
+                f"{name} names {named}, which cannot be used, and there is no other temporary "
+                f"folder: {error.strerror}"
+            )
         if used == os.path.abspath(named):  # noqa: PTH100  as tempfile has it; links stay
             return ""
         return f"{name} names {named}, which cannot be used: {used} is used instead"

@@ -205,7 +205,7 @@ def _urgent_row(one: Outcome) -> Iterator[str]:
 
 def _failed_row(one: Outcome) -> Iterator[str]:
     yield _name(one)
-    yield plain(f"{one.reason} (as the run before)" if one.known else one.reason)
+    yield plain(f"{one.reason} (as in the run before)" if one.known else one.reason)
     yield plain(one.hint)
 
 

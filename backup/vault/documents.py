@@ -377,7 +377,7 @@ class LfsMissing(Part):
 
     oid: Sha256
     size_bytes: Count
-    since: Time = Field(description="when it was first asked for in vain")
+    since: Time = Field(description="when it was first asked for without success")
     reason: str
     permanent: Flag = Field(
         default=False, description="the source itself says that it does not have it"

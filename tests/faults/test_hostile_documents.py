@@ -1,8 +1,8 @@
 """Whatever stands in a document of a vault: every command ends with an answer or an error of ours.
 
 Each document in turn is spoilt in many ways, and every command that reads a vault meets each of
-them. None may end as a bug of ours, and a restore of everything gives back all repositories that
-the document has nothing to do with.
+them. None may end as an internal error, and a restore of everything gives back all repositories
+that the document has nothing to do with.
 
 A part of it runs with the other tests. `HOSTILE_MUTATIONS=200` gives each document so many, and
 lets every command read each of them; that takes some hours.
@@ -287,7 +287,7 @@ def show(report: Any) -> None:
     if isinstance(report, RunReport):
         run_summary(report)
         for outcome in report.outcomes:
-            assert "a bug of repo-backup" not in outcome.reason, outcome.reason
+            assert "internal error" not in outcome.reason, outcome.reason
     assert getattr(report, "exit_code", ExitCode.DONE) != ExitCode.BUG
 
 

@@ -147,13 +147,13 @@ def test_a_file_that_is_named_again_while_it_is_on_the_list(estate: FileEstate) 
     assert report.exit_code == 3
     (missing,) = next(found for found in report.outcomes if found.path == "one").lfs_missing
     assert (missing.oid, missing.permanent) == (oid_of(b"first"), False)
-    assert "the next one spares it" in report.problems[0]
+    assert "the next prune keeps it" in report.problems[0]
     estate.now += timedelta(days=4)
     report = estate.run(estate.now)
     assert report.exit_code == 0
     # It is nothing that the source lacks, and not said to be.
     (note,) = [one for one in report.notes if "Git LFS" in one]
-    assert note.endswith("/one: 1 files of Git LFS wait for the next prune, as the run before")
+    assert note.endswith("/one: 1 files of Git LFS wait for the next prune, as in the run before")
     estate.prune(daily=1, grace_days=3)
     assert estate.on_the_list() == set()
     assert estate.files() == ids(b"first", b"second", b"shared")

@@ -180,9 +180,9 @@ def test_a_consumer_that_is_wrong_is_said(forge: Bitbucket) -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [
-        (401, AuthenticationError, "app passwords ended"),
+        (401, AuthenticationError, "app passwords ended on 9 June 2026: give an API token"),
         (403, AuthenticationError, "scope to read repositories"),
-        (410, SourceError, "app passwords ended"),
+        (410, SourceError, "an access token of the workspace, or an OAuth consumer"),
         (429, RateLimited, ""),
         (503, BackupError, ""),
     ],

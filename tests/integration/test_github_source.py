@@ -414,17 +414,31 @@ def test_a_next_page_on_another_server_is_not_followed(forge: GitHub, acme: Owne
 
 
 def night(
-    forge: GitHub, vault: Path, *words: str, check: int | None = 0, token: str | None = PAT
+    forge: GitHub,
+    vault: Path,
+    *words: str,
+    check: int | None = 0,
+    token: str | None = PAT,
+    owner: str = "acme",
 ) -> Completed:
     env = {"REPO_BACKUP_SERVER_URL": forge.url}
     if token is not None:
         env["REPO_BACKUP_TOKEN"] = token
-    asked = ("run", "--from", "github:acme", "--to", str(vault), "--json", *words)
+    asked = ("run", "--from", f"github:{owner}", "--to", str(vault), "--json", *words)
     return repo_backup(*asked, env=env, check=check)
 
 
 def told(done: Completed) -> dict[str, str]:
     return {one["path"]: one["status"] for one in done.json["repositories"]}
+
+
+def test_however_an_owner_is_spelled_it_is_one(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
+    real(forge, acme, "widgets")
+    vault = tmp_path / "vault"
+    assert told(night(forge, vault, owner="acme")) == {"widgets": "captured"}
+    assert told(night(forge, vault, owner="ACME")) == {"widgets": "unchanged"}
+    found = vault.glob("*/*/repositories")
+    assert [place.parent.name for place in found] == ["Acme"]
 
 
 def test_an_owner_is_backed_up_and_comes_back(forge: GitHub, acme: Owner, tmp_path: Path) -> None:

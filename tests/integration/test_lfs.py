@@ -132,7 +132,9 @@ def test_what_the_server_does_not_have_is_listed_and_the_rest_is_stored(case: Ca
     report = case.night()
     assert (of(report)["status"], report["totals"]["objects_written"]) == ("unchanged", 1)
     assert of(report)["lfs"]["missing"][0]["known"]
-    assert "1 files of Git LFS are missing at the source, as the run before" in report["notes"][0]
+    assert (
+        "1 files of Git LFS are missing at the source, as in the run before" in report["notes"][0]
+    )
     assert case.lfs.batches[-1] == 1
     # A full begins anew and knows it still.
     commit(case.folder / "acme" / "media.git", "side", {"c.bin": pointer(FILES[3])})

@@ -276,9 +276,8 @@ def test_a_lock_that_is_not_renewed_is_a_problem_and_tried_again(case: LockCase)
 def test_a_lock_that_cannot_be_looked_at_costs_no_manifest(case: LockCase) -> None:
     case.store.refused = "HEAD"
     report = case.night_report(code=3)
-    assert report.problems == (
-        "whether the store locks what is written: the store forbids HeadObject",
-    )
+    words = "it could not be seen whether the store locks what is written: "
+    assert report.problems == (f"{words}the store forbids HeadObject",)
     assert len(report.manifests) == 1
     assert case.entry("quiet").locked_until is not None
 

@@ -699,7 +699,7 @@ def test_a_pull_request_that_cannot_be_had_costs_no_branch(lab: Lab) -> None:
     assert report.result == "partial"
     assert done(report, "widgets") == ("captured", "full", "first capture")
     (problem,) = report.problems
-    assert problem.startswith("src/widgets: without the heads of its pull requests: ")
+    assert problem.startswith("src/widgets: the heads of its pull requests are left out: ")
     entry = lab.entry("widgets")
     assert entry.unfinished[0].startswith("pull requests: ")
     assert not entry.selection.pull_refs
@@ -746,7 +746,7 @@ def test_heads_that_the_vault_has_stay_where_tonights_cannot_be_had(lab: Lab) ->
     report = lab.run(selection=with_pulls)
     assert done(report, "widgets") == ("captured", "incremental", "refs changed")
     (problem,) = report.problems
-    assert "with the heads of its pull requests as they were: " in problem
+    assert "the heads of its pull requests stay as they were: " in problem
     after = names_and_ids(lab)
     assert after.keys() == before.keys()
     assert after["refs/heads/main"] != before["refs/heads/main"]
@@ -786,7 +786,7 @@ def test_heads_that_the_vault_has_do_not_hinder_a_full(lab: Lab) -> None:
     report = lab.run(selection=with_pulls, max_chain_length=1)
     assert done(report, "widgets") == ("captured", "full", "the chain has 1 bundles")
     (problem,) = report.problems
-    assert "without the heads of its pull requests: " in problem
+    assert "the heads of its pull requests are left out: " in problem
     assert [*names_and_ids(lab)] == ["refs/heads/main"]
     assert lab.run(selection=with_pulls).count("unchanged") == 1
 

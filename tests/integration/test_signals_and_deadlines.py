@@ -390,7 +390,7 @@ def silent_server(accepted: Callable[[], object]) -> Iterator[str]:
     ("seconds", "words"),
     [
         (100, "nothing had come for [0-9]+ seconds when the time"),
-        (10, "had not told all refs after [0-9]+ seconds when the time"),
+        (10, "had not sent all refs after [0-9]+ seconds, when the run's time"),
     ],
 )
 def test_a_server_that_was_silent_until_the_deadline_is_called_silent(

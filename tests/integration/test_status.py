@@ -150,7 +150,7 @@ def test_a_repository_that_fails_is_named_with_its_reason(place: Place) -> None:
     assert place.night(25) == 3
     assert place.night(1) == 3
     (error,) = errors(place.look())
-    assert error.startswith("github.com/acme/three: it fails since 2026-11-19: ")
+    assert error.startswith("github.com/acme/three: it has failed since 2026-11-19: ")
 
 
 def test_a_run_that_failed_is_an_error_though_it_is_fresh(place: Place) -> None:
@@ -205,7 +205,7 @@ def test_the_command_line_answers_by_exit_code_words_and_json(tmp_path: Path) ->
     (broken / "refs" / "heads" / "more").write_bytes(b"deadbeef" * 5 + b"\n")
     repo_backup("run", "--from", place.folder / "acme", "--to", place.vault, check=3)
     stale = repo_backup("status", "--from", place.vault, check=3)
-    assert stale.stdout.startswith("error: folder/acme/broken: it fails since ")
+    assert stale.stdout.startswith("error: folder/acme/broken: it has failed since ")
     assert "hint: " in stale.stdout
     repo_backup("status", "--from", place.vault, "--owner", "nobody", check=3)
     repo_backup("status", "--from", place.vault, "--max-age-hours", "0", check=2)

@@ -267,7 +267,7 @@ class Judge:
         self, report: RunReport, present: dict[Name, Expected], blocked: set[str]
     ) -> None:
         for outcome in report.outcomes:
-            if "a bug of repo-backup" in outcome.reason or "internal error" in outcome.reason:
+            if "internal error" in outcome.reason:
                 self.lie("an internal error", outcome.path, outcome.reason)
         if report.exit_code == 5:
             self.lie("an internal error", report.snapshot_id, "exit code 5")

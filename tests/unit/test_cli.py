@@ -256,7 +256,7 @@ def test_a_bug_of_ours_is_said_without_what_it_may_hold(
     fake.error = RuntimeError("sentinel-3f1c")
     assert run() == 5
     printed = capsys.readouterr().err
-    assert "this is a bug of ours: RuntimeError at test_cli.py:" in printed
+    assert "internal error: RuntimeError at test_cli.py:" in printed
     assert "hint: please report it" in printed
     assert "Traceback" not in printed
     assert "sentinel-3f1c" not in printed

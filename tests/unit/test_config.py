@@ -802,7 +802,7 @@ def action(**texts: str) -> Config:
         ({"bucket": "abc"}, "bucket and destination exclude each other"),
         ({"visibility": "none"}, "visibility: 'none' is not accepted"),
         ({"provider": "git"}, "provider: 'git' is for the command line: give github, gitlab or"),
-        ({"command": "prune"}, "prune keeps nothing as it is: give one of keep-within"),
+        ({"command": "prune"}, "prune needs a rule for what to keep: give one of keep-within"),
         ({"command": "plan"}, "command: 'plan' is not available yet"),
         ({"region": "eu-west-1"}, "region needs a bucket"),
         ({"server-url": "http://git.example"}, "server-url: 'github:acme' would send token in the"),
