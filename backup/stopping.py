@@ -1,12 +1,11 @@
 """Asking a run to stop: by a signal, or because its time is up."""
 
-import threading
 import time
 from collections.abc import Callable
 
 from backup.errors import BackupError, DeadlineReached, Interrupted, ServerSilent
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.25
 # So long an honest server may think.
 _SILENT_SECONDS = 30.0
 
@@ -28,7 +27,8 @@ class Stop:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._monotonic = monotonic
-        self._interrupted = threading.Event()
+        # No threading.Event: that has a lock, and a signal handler may run inside it.
+        self._is_interrupted = False
         self._begin = monotonic()
         self._end = None if deadline_seconds is None else monotonic() + deadline_seconds
         self._margin_seconds = margin_seconds
@@ -36,7 +36,7 @@ class Stop:
 
     def interrupt(self) -> None:
         """Ask every thread to end what it does and drop it."""
-        self._interrupted.set()
+        self._is_interrupted = True
 
     def abandon(self, error: BackupError) -> None:
         """Give the run up: whoever looks next gets this error."""
@@ -50,7 +50,7 @@ class Stop:
     @property
     def interrupted(self) -> bool:
         """Whether somebody asked."""
-        return self._interrupted.is_set()
+        return self._is_interrupted
 
     @property
     def has_deadline(self) -> bool:
@@ -114,5 +114,5 @@ class Stop:
             raise DeadlineReached("the time given to this run is used up before the next try")
         self.check()
         while (left := wake_at - self._monotonic()) > 0:
-            self._interrupted.wait(min(left, _LOOK_SECONDS))
+            time.sleep(min(left, _LOOK_SECONDS))
             self.check()

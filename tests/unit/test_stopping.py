@@ -1,5 +1,7 @@
 """One flag ends a run: by a signal, or because the time is up."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -106,6 +108,30 @@ def test_an_interrupt_ends_a_pause_at_once() -> None:
     with pytest.raises(Interrupted):
         stop.sleep(60)
     assert time.monotonic() - began < 30
+
+
+SIGNALS = """
+import random, signal
+from backup.errors import Interrupted
+from backup.stopping import Stop
+
+chance = random.Random(1)
+for _ in range(3000):
+    stop = Stop()
+    signal.signal(signal.SIGALRM, lambda *_: stop.interrupt())
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 3e-4))
+    try:
+        while True:
+            stop.sleep(5e-6)
+    except Interrupted:
+        pass
+"""
+
+
+def test_a_signal_at_any_moment_of_a_pause_ends_it() -> None:
+    """A handler runs between two steps of the main thread, also where that holds a lock."""
+    done = subprocess.run([sys.executable, "-c", SIGNALS], timeout=120, check=False)
+    assert done.returncode == 0
 
 
 def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
