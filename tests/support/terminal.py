@@ -1,11 +1,9 @@
 """Runs the program at a terminal of its own, and types what it asks for."""
 
-import fcntl
 import os
 import pty
 import select
 import subprocess
-import termios
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,18 +38,14 @@ def at_terminal(
         AssertionError: a prompt did not come.
     """
     here, there = pty.openpty()
-
-    def take_terminal() -> None:
-        os.setsid()
-        fcntl.ioctl(there, termios.TIOCSCTTY, 0)
-
     with subprocess.Popen(
-        [PROGRAM, *(str(arg) for arg in args)],
+        # Not by a function in the child, which waits for ever where a thread of this process held a
+        # lock when it was made.
+        ["setsid", "--ctty", PROGRAM, *(str(arg) for arg in args)],
         env=environment({"TERM": "xterm", "COLUMNS": "200", **(env or {})}),
         stdin=there,
         stdout=there,
         stderr=there,
-        preexec_fn=take_terminal,  # noqa: PLW1509 - this thread's child makes one call
     ) as process:
         os.close(there)
         screen = b""
