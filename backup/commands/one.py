@@ -97,6 +97,10 @@ _NOT_FOR_PULL_REFS = (  # What ends so with or without the heads of pull request
 )
 
 
+class _FullIsDue(BackupError):
+    """An increment was asked for, and will not do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What the work on every repository shares. Used from many threads.
@@ -109,6 +113,7 @@ class Workshop:
         turns: have each file of Git LFS stored once.
         max_drop_percent: losing more of its refs than this is said first.
         known_heads: of pull requests, which are not asked for tonight and stay as they were.
+        no_full: whether nothing but an increment may be captured.
     """
 
     means: Means
@@ -124,6 +129,7 @@ class Workshop:
     accept_drop: bool
     dry_run: bool
     known_heads: Mapping[RefName, ObjectId] = field(default_factory=dict)
+    no_full: bool = False
 
 
 def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
@@ -213,13 +219,19 @@ def _without_pull_refs(
     result = None
     if heads := _known_heads(entry, shop):
         remotes = replace(shop.remotes, selection=without)
+        keeping = replace(shop, remotes=remotes, known_heads=heads)
         problem = f"the heads of its pull requests stay as they were: {reason}"
-        try:
-            result = attempt(replace(shop, remotes=remotes, known_heads=heads), known)
-        except BackupError as error:
-            # A full asks for them, and the server may not have them any more.
-            if isinstance(error, _NOT_FOR_PULL_REFS):
-                raise
+        # A full asks for them, and the server may not have them any more. An increment does not:
+        # what ended the first try was something else, and may be over.
+        for one in (keeping, replace(keeping, no_full=True)):
+            try:
+                result = attempt(one, known)
+                break
+            except _FullIsDue:
+                break
+            except BackupError as error:
+                if one.no_full or isinstance(error, _NOT_FOR_PULL_REFS):
+                    raise
     if result is None:
         problem = f"the heads of its pull requests are left out: {reason}"
         result = attempt(_asking(shop, without), known)
@@ -413,6 +425,8 @@ def _ask_and_capture(
             broken=broken,
             damaged=damaged,
         )
+        if plan.action == "full" and shop.no_full:
+            raise _FullIsDue("a full is due")
         if shop.dry_run:
             return planned(plan, entry)
         with capturing(shop.means.stop):

@@ -763,6 +763,40 @@ def test_heads_that_the_vault_has_stay_where_tonights_cannot_be_had(lab: Lab) ->
     assert lab.entry("widgets").unfinished == ()
 
 
+def test_heads_that_the_vault_has_stay_though_a_try_without_asking_for_them_failed(
+    lab: Lab,
+) -> None:
+    """What ends such a try is not the heads, and may be over a moment later."""
+    path = lab.repository("widgets")
+    push(path, branch=b"refs/pull/8/head", label=b"eight")
+    with_pulls = Selection(pull_refs=True)
+    assert lab.run(selection=with_pulls).result == "success"
+    before = names_and_ids(lab)
+    push(path, branch=b"refs/pull/8/head", label=b"gone")
+    lose(path, "refs/pull/8/head")
+    push(path)
+    bring_back = lose(path, "refs/heads/main")
+
+    class Heals(TerminalEvents):
+        tries = 0
+
+        def capturing(self, name: str, action: str, reason: str) -> None:
+            super().capturing(name, action, reason)
+            self.tries += 1
+            if self.tries == 3:
+                bring_back()
+
+    # Where branches cannot be had either, the last state is better than one without the heads.
+    report = lab.run(selection=with_pulls)
+    assert (done(report, "widgets")[0], names_and_ids(lab)) == ("failed", before)
+    report = lab.run(selection=with_pulls, events=Heals(Console(quiet=True)))
+    assert done(report, "widgets") == ("captured", "incremental", "refs changed")
+    assert "the heads of its pull requests stay as they were: " in report.problems[0]
+    after = names_and_ids(lab)
+    assert after["refs/pull/8/head"] == before["refs/pull/8/head"]
+    assert after["refs/heads/main"] != before["refs/heads/main"]
+
+
 def test_a_head_that_the_vault_has_makes_no_record_that_git_cannot_hold(lab: Lab) -> None:
     path = lab.repository("widgets")
     push(path, branch=b"refs/pull/7/head", label=b"seven")
