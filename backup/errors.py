@@ -98,6 +98,10 @@ class DeadlineReached(BackupError):
     exit_code = ExitCode.PARTIAL
 
 
+class FullIsDue(BackupError):
+    """An increment was asked for, and will not do."""
+
+
 class NotBegun(DeadlineReached):
     """The same, before anything of a repository was tried."""
 

@@ -39,6 +39,7 @@ from backup.errors import (
     BackupError,
     DeadlineReached,
     DestinationError,
+    FullIsDue,
     IncompleteRepository,
     IntegrityError,
     Interrupted,
@@ -95,10 +96,6 @@ _NOT_FOR_PULL_REFS = (  # What ends so with or without the heads of pull request
     RepositoryMissing,
     TemporaryFolderError,
 )
-
-
-class _FullIsDue(BackupError):
-    """An increment was asked for, and will not do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +224,7 @@ def _without_pull_refs(
             try:
                 result = attempt(one, known)
                 break
-            except _FullIsDue:
+            except FullIsDue:
                 break
             except BackupError as error:
                 if one.no_full or isinstance(error, _NOT_FOR_PULL_REFS):
@@ -426,7 +423,7 @@ def _ask_and_capture(
             damaged=damaged,
         )
         if plan.action == "full" and shop.no_full:
-            raise _FullIsDue("a full is due")
+            raise FullIsDue("a full is due")
         if shop.dry_run:
             return planned(plan, entry)
         with capturing(shop.means.stop):
