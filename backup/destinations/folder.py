@@ -605,19 +605,20 @@ def _try_folder(folder: Path) -> None:
         DestinationError: that cannot be done.
     """
     _remove_left_overs(folder.glob(f"{_PROBE}{'[0-9a-f]' * 32}"))
-    paths = [folder / f"{_PROBE}{uuid4().hex}"]
+    named = folder / f"{_PROBE}{uuid4().hex}"
     try:
         with _open_locked(folder, _PROBE) as file:
-            paths.append(Path(str(file.name)))
-            file.write(b"\0")
-            _sync(file.fileno())
-            _name_without_replacing(paths[1], paths[0])
+            written = Path(str(file.name))
+            try:
+                file.write(b"\0")
+                _sync(file.fileno())
+                _name_without_replacing(written, named)
+            finally:
+                for path in (written, named):
+                    with suppress(OSError):
+                        path.unlink()
     except OSError as error:
         raise _write_error(error, f"{folder} cannot be written") from error
-    finally:
-        for path in paths:
-            with suppress(OSError):
-                path.unlink()
 
 
 def _stored_at(status: os.stat_result) -> datetime:
