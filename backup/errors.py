@@ -99,7 +99,7 @@ class DeadlineReached(BackupError):
 
 
 class FullIsDue(BackupError):
-    """An increment was asked for, and will not do."""
+    """Nothing but an increment may be captured, and a full is due."""
 
 
 class NotBegun(DeadlineReached):

@@ -204,8 +204,12 @@ def _without_pull_refs(
     """Capture all but the heads of pull requests, since one of these may be what fails.
 
     They can be many and large, and no branch needs them; a server may even lack their objects.
-    Those that the last record has stay as they were where that can be done. What is left out stays
-    unfinished, and is tried again by the next run.
+    Those that the last record has stay as they were in every increment; only a full, which asks the
+    server for them, may go without. What is left out stays unfinished, and is tried again by the
+    next run.
+
+    Raises:
+        BackupError: the rest could not be captured either, or not without losing those heads.
     """
     # An unfinished entry would never be unchanged; files have their own way.
     known = entry
