@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import hanging
 from tests.support.git import empty_home
 
 PROGRAM = Path(sys.executable).parent / "repo-backup"
@@ -21,7 +22,7 @@ class UnexpectedExit(AssertionError):
 
 
 class StillRunning(AssertionError):
-    """The program did not end in the time it was given; says where each of its threads was."""
+    """The program did not end in the time it was given; says what it and this process wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +93,19 @@ def repo_backup(
         try:
             stdout, stderr = process.communicate(input or "", timeout=timeout_seconds)
         except subprocess.TimeoutExpired:
-            family = _family(process.pid)
-            described = "".join(map(_described, family))
+            pids = hanging.family(process.pid)
+            described = "".join(map(hanging.described, pids))
+            ours = hanging.this_process()
             process.send_signal(signal.SIGABRT)
             process.wait()
-            for pid in family[1:]:
+            for pid in pids[1:]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             stdout, stderr = process.communicate()
             raise StillRunning(
                 f"repo-backup {' '.join(words)} was at work for {timeout_seconds:.0f} seconds\n"
-                f"{described}--- stdout\n{stdout}\n--- stderr\n{stderr}"
+                f"--- this process\n{ours}--- repo-backup\n{described}"
+                f"--- stdout\n{stdout}\n--- stderr\n{stderr}"
             ) from None
         except BaseException:
             process.kill()
@@ -114,27 +117,6 @@ def repo_backup(
             f"--- stdout\n{completed.stdout}\n--- stderr\n{completed.stderr}"
         )
     return completed
-
-
-def _family(pid: int) -> list[int]:
-    """List a process and all that it started, those that it started itself first."""
-    found = [pid]
-    for one in found:
-        for task in Path(f"/proc/{one}/task").glob("*"):
-            with suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def _described(pid: int) -> str:
-    """Say what a process is, and what it waits for in the kernel."""
-    with suppress(OSError):
-        place = Path(f"/proc/{pid}")
-        words = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        state = (place / "stat").read_text().rpartition(")")[2].split()[0]
-        files = [os.readlink(file) for file in (place / "fd").iterdir()]  # noqa: PTH115 - no paths
-        return f"{pid} {state} {(place / 'wchan').read_text()} {words}{files}\n"
-    return f"{pid} has ended\n"
 
 
 def start_repo_backup(

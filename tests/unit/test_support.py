@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -586,12 +587,20 @@ def test_a_program_that_does_not_end_is_ended_with_all_it_started_and_says_where
         "wait_for_ever()\n"
     )
     monkeypatch.setattr(program, "PROGRAM", _stand_in(tmp_path / "stand-in", body))
-    with pytest.raises(program.StillRunning, match=r"(?s)for 8 seconds.*wait_for_ever") as raised:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        pytest.raises(program.StillRunning, match=r"(?s)for 8 seconds.*wait_for_ever") as raised,
+    ):
         program.repo_backup("run", timeout_seconds=8)
-    found = re.search(r"(?m)^([0-9]+) S \w+ sleep 6000", str(raised.value))
+    found = re.search(r"(?m)^([0-9]+) sleep 6000 .*\b\1 S \w+$", str(raised.value))
     assert found is not None, raised.value
     # Standard output, which the child holds, was read to its end: the child is gone as well.
     assert f"--- stdout\n{found[1]}\n" in str(raised.value)
+    # A server of the tests may be what it waits for: our threads, and who waits to be accepted.
+    ours = str(raised.value).partition("--- repo-backup")[0]
+    assert "in repo_backup\n" in ours
+    assert re.search(r"(?m)^0100007F:[0-9A-F]{4} 00000000:0000 0A 00000000:00000001 ", ours)
 
 
 def test_a_started_program_can_be_signalled(
