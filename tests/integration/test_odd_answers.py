@@ -7,19 +7,23 @@ import gzip
 import json
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
 
 from backup import limits
+from backup.commands.retrying import TRIES
 from backup.commands.run import RunOptions, run
 from backup.destinations.memory import MemoryDestination
 from backup.errors import BackupError, HostUnreachable, SourceError
+from backup.git.pktline import DELIMITER, FLUSH, encode
 from backup.model import RunReport, Source
 from backup.secret import Secret
 from backup.sources.bitbucket import AccessToken as BitbucketToken
@@ -36,7 +40,7 @@ from tests.support.github import PREFIX, GitHub, Token
 from tests.support.github import App as FakeApp
 from tests.support.gitlab import GitLab, is_listing
 from tests.support.gitserver import Answer, GitHttpServer, Request
-from tests.support.program import repo_backup
+from tests.support.program import Completed, repo_backup
 from tests.support.vaults import Silence
 
 TOKEN = "ghp_0123456789abcdefghijABCDEFGHIJ012345"
@@ -83,6 +87,17 @@ class Forge:
                     server_url=self.fake.url,
                     api_url=self.api_url,
                 )
+
+    def add(self, *names: str) -> None:
+        """Make more repositories of ``acme`` known to the API."""
+        for name in names:
+            match self.fake:
+                case GitHub():
+                    self.fake.repository(self.fake.owners[-1], name)
+                case GitLab():
+                    self.fake.project(f"acme/{name}", wiki="disabled")
+                case _:
+                    self.fake.repository("acme", name)
 
     def reply(self, body: bytes | Iterator[bytes], **fields: str) -> None:
         """Answer every page of the listing so."""
@@ -321,6 +336,94 @@ def test_no_owner_that_there_is_meets_a_limit() -> None:
     assert limits.MOST_ITEMS >= 250_000
     assert limits.MOST_PAGES * 100 >= 250_000
     assert limits.MOST_API_BYTES >= 10 << 20
+
+
+# --- The whole list, or none ----------------------------------------------------------------------
+
+
+def run_by_command(forge: Forge, vault: Path, *, check: int = 0) -> Completed:
+    env = {"REPO_BACKUP_TOKEN": TOKEN, "REPO_BACKUP_SERVER_URL": forge.fake.url}
+    if forge.kind == "bitbucket":
+        env["REPO_BACKUP_API_URL"] = forge.api_url
+    words = ("run", "--from", f"{forge.kind}:acme", "--to", vault, "--json")
+    return repo_backup(*words, env=env, check=check)
+
+
+def recorded(root: Path) -> Reply:
+    """Let real git answer for one empty repository, and every other one be answered the same."""
+    refs, upload_pack = "/info/refs?service=git-upload-pack", "/git-upload-pack"
+    fields = {
+        "Git-Protocol": "version=2",
+        "Content-Type": "application/x-git-upload-pack-request",
+    }
+    command = encode(b"command=ls-refs\n") + DELIMITER + encode(b"symrefs\n") + FLUSH
+    init_bare(root / "empty.git")
+    with GitHttpServer(root) as server:
+        place = f"{server.url}/empty.git"
+        hello = requests.get(f"{place}{refs}", headers=fields, timeout=60)
+        none = requests.post(f"{place}{upload_pack}", data=command, headers=fields, timeout=60)
+    assert hello.content.startswith(b"000eversion 2\n")
+
+    def answer(request: Request) -> Answer | None:
+        for ending, said in ((refs, hello), (upload_pack, none)):
+            if request.target.endswith(ending):
+                return Answer(200, {"Content-Type": said.headers["Content-Type"]}, said.content)
+        return None
+
+    return answer
+
+
+def test_every_repository_is_processed_whatever_number_a_page_has(
+    forge: Forge, tmp_path: Path
+) -> None:
+    names = {"one"} | {f"r{number}" for number in range(1, 1234)}
+    forge.add(*sorted(names - {"one"}))
+    # Though a hundred are asked for.
+    forge.fake.page = 17
+    forge.fake.answer = recorded(tmp_path / "recorded")
+    report = run_by_command(forge, tmp_path / "vault").json
+    done = Counter((one["path"], one["status"]) for one in report["repositories"])
+    # Of so many, a comparison of the whole would be told for minutes.
+    assert sorted(names - {path for path, _ in done}) == []
+    assert {(status, times) for (_, status), times in done.items()} == {("empty", 1)}
+    assert (report["result"], report["totals"]["listed"], len(done)) == ("success", 1234, 1234)
+    pages = [one for one in forge.fake.server.requests if forge.is_listing(one)]
+    assert len(pages) == -(-1234 // 17)
+
+
+def test_a_page_that_never_comes_fails_the_run_and_changes_nothing_in_the_vault(
+    forge: Forge, tmp_path: Path
+) -> None:
+    names = ("one", "two", "three", "four", "five")
+    forge.add(*names[1:])
+    for name in names[1:]:
+        make_repository(forge.fake.root / "acme" / f"{name}.git")
+    forge.fake.page = 2
+    vault = tmp_path / "vault"
+    run_by_command(forge, vault)
+    before = sorted(path for path in vault.rglob("*") if path.is_file())
+    refused = 0
+
+    def answer(request: Request) -> Answer | None:
+        nonlocal refused
+        number = parse_qs(urlsplit(request.target).query).get("page")
+        if not forge.is_listing(request) or number != ["2"]:
+            return None
+        refused += 1
+        return Answer(503, JSON | {"Retry-After": "0"}, b"{}")
+
+    forge.fake.answer = answer
+    done = run_by_command(forge, vault, check=1)
+    assert refused == TRIES
+    assert "(503)" in done.json["error"]["message"]
+    assert sorted(path for path in vault.rglob("*") if path.is_file()) == before
+    forge.fake.answer = lambda _: None
+    again = run_by_command(forge, vault).json
+    assert {one["path"]: one["status"] for one in again["repositories"]} == dict.fromkeys(
+        names, "unchanged"
+    )
+    listed = repo_backup("list", "--from", vault, "--json").json["repositories"]
+    assert [row["state"] for row in listed] == ["ok"] * 5
 
 
 # --- JSON that is none, or another than was asked for ---------------------------------------------
