@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from backup.commands.run import RunOptions, run
+from backup.destinations.folder import FolderDestination
 from backup.errors import (
     AuthenticationError,
     BackupError,
@@ -24,13 +26,14 @@ from backup.secret import Secret
 from backup.sources.github import GitHubSource
 from backup.sources.github.api import api_of
 from backup.sources.github.credentials import AccessToken
+from backup.stopping import Stop
 from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.github import PREFIX, Gist, GitHub, Listed, Owner, Token
 from tests.support.gitserver import Answer, Request
 from tests.support.mirrors import assert_same_mirror
 from tests.support.program import Completed, repo_backup
 from tests.support.s3server import S3Server
-from tests.support.vaults import to_be_kept
+from tests.support.vaults import Silence, to_be_kept
 
 PAT = "ghp_" + "a" * 36
 INSTALLATION = "ghs_" + "b" * 36
@@ -614,22 +617,83 @@ def test_a_blocked_or_disabled_repository_is_skipped_and_then_known(
         assert "disabled" in outcome["reason"]
 
 
+SECONDARY = b'{"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}'
+
+
+def struck(times: int, answer: Answer, requests: list[Request]) -> Any:
+    """Answer so in place of the listing, so many times; note every request for it."""
+
+    def strike(request: Request) -> Answer | None:
+        if "/orgs/" not in request.target:
+            return None
+        requests.append(request)
+        return answer if len(requests) <= times else None
+
+    return strike
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(429, {"Retry-After": "1"}, b"{}"),
+        Answer(403, {"Retry-After": "1"}, b"{}"),
+        Answer(403, {"Retry-After": "1", "X-RateLimit-Remaining": "4711"}, SECONDARY),
+    ],
+    ids=["429", "403", "secondary limit"],
+)
 def test_trouble_in_the_listing_is_waited_out_and_told(
-    forge: GitHub, acme: Owner, tmp_path: Path
+    answer: Answer, forge: GitHub, acme: Owner, tmp_path: Path
 ) -> None:
     real(forge, acme, "widgets")
-    left = [2]
-
-    def answer(request: Request) -> Answer | None:
-        if "/orgs/" in request.target and left[0]:
-            left[0] -= 1
-            return Answer(429, {"Retry-After": "1"}, b"{}")
-        return None
-
-    forge.answer = answer
+    asked = list[Request]()
+    forge.answer = struck(2, answer, asked)
     done = night(forge, tmp_path / "vault")
     assert told(done) == {"widgets": "captured"}
     assert done.stderr.count("again in") == 2
+    assert len(asked) == 3
+
+
+class FastStop(Stop):
+    """A stop whose pauses take no time, and are noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.check()
+        self.slept.append(seconds)
+
+
+def test_a_secondary_limit_without_a_time_is_waited_out_for_a_minute_in_a_run(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets")
+    asked = list[Request]()
+    forge.answer = struck(1, Answer(403, {"X-RateLimit-Remaining": "4711"}, SECONDARY), asked)
+    stop = FastStop()
+    report = run(
+        [source(forge, "acme")],
+        FolderDestination(tmp_path / "vault"),
+        RunOptions(),
+        events=Silence(),
+        stop=stop,
+    )
+    assert [(one.path, one.status) for one in report.outcomes] == [("widgets", "captured")]
+    assert len(asked) == 2
+    (pause,) = stop.slept
+    assert 60 <= pause <= 61
+
+
+def test_a_plain_403_is_asked_for_once(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
+    real(forge, acme, "widgets")
+    asked = list[Request]()
+    message = b'{"message": "Resource not accessible by personal access token"}'
+    forge.answer = struck(99, Answer(403, {"X-RateLimit-Remaining": "4711"}, message), asked)
+    done = night(forge, tmp_path / "vault", check=1)
+    assert len(asked) == 1
+    assert "again in" not in done.stderr
+    assert "Resource not accessible" in done.json["error"]["message"]
 
 
 def test_a_night_without_a_token_says_what_it_cannot_see(
