@@ -8,7 +8,7 @@ from backup.capture import Captured, FilesKept
 from backup.commands.known_damage import run_lines
 from backup.errors import sound
 from backup.git.pointers import Pointer
-from backup.model import KnownStatus, MissingFile, Outcome, Refs, Repository, Selection
+from backup.model import Kind, KnownStatus, MissingFile, Outcome, Refs, Repository, Selection
 from backup.plan import (
     ABOUT_FILES,
     Plan,
@@ -99,13 +99,14 @@ def blocked(repository: Repository, entry: Entry | None, *, reason: str) -> Resu
 
 
 def without_wiki(repository: Repository, entry: Entry | None, *, now: datetime) -> Result:
-    """Say that a wiki is not there: it has no page yet, or is gone.
+    """Say that a wiki is not there: it has no page yet, or is gone, or is hidden from us.
 
-    That a repository may have one is all that a forge says; it begins with its first page.
+    That a repository may have one is all that a forge says; it begins with its first page. One that
+    we may not read is answered in the same way (404), so that it is not told which it was.
     """
     base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
     if base.record is None:
-        reason = "it has no page yet"
+        reason = "it has no page yet, or is hidden from us"
         marks = _listed(repository, base) | {"status": "empty", "reason": reason, "empty": True}
         return Result(
             replace(outcome_of(repository), status="empty", reason=reason),
@@ -123,8 +124,22 @@ def without_wiki(repository: Repository, entry: Entry | None, *, now: datetime) 
     )
 
 
+def known_of(repository: Repository, entries: Mapping[tuple[Kind, str], Entry]) -> Entry | None:
+    """Return what is known of a repository, less what was seen of a wiki without its repository.
+
+    Where the repository itself could not be read, its wiki may have been hidden with it: it is
+    looked for again, however lately that was done.
+    """
+    entry = entries.get((repository.kind, repository.host_id))
+    if entry is None or repository.kind != "wiki":
+        return entry
+    code = entries.get(("code", repository.host_id))
+    is_readable = code is None or code.failing_since is None
+    return entry if is_readable else entry.model_copy(update={"checked_at": None})
+
+
 def is_known_to_lack_a_wiki(entry: Entry, *, now: datetime) -> bool:
-    """Tell whether a wiki was looked for in vain within the last days."""
+    """Return whether a wiki was looked for without success within the last days."""
     return (
         entry.kind == "wiki"
         and entry.status == "empty"

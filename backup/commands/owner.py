@@ -15,7 +15,7 @@ from backup.capture import Means
 from backup.commands.clocks import Witnesses
 from backup.commands.condemning import condemned_files
 from backup.commands.damage_of_run import DamageOfRun
-from backup.commands.entries import Result, carried, failed, notes_on_files, outcome_of
+from backup.commands.entries import Result, carried, failed, known_of, notes_on_files, outcome_of
 from backup.commands.exporting import Exports, Limit
 from backup.commands.files import Turns
 from backup.commands.finding import roots_of_same_owner
@@ -390,7 +390,7 @@ class OwnerRun:
         saved_at, left = time.monotonic(), 0
         with ThreadPoolExecutor(options.concurrency * REQUESTS_PER_CAPTURE) as pool:
             for repository in order_of_work(selected, entries):
-                entry = entries.get((repository.kind, repository.host_id))
+                entry = known_of(repository, entries)
                 if repository.problem and entry is None:
                     # Perhaps no repository at all: said, but not remembered as one.
                     outcome = replace(outcome_of(repository), reason=repository.problem)

@@ -510,6 +510,53 @@ def test_a_wiki_that_goes_is_said_and_kept(forge: GitHub, acme: Owner, tmp_path:
     assert_same_mirror(tmp_path / "w.git", state)
 
 
+def test_a_wiki_that_is_refused_is_failed_and_no_wiki_without_pages(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "widgets", has_wiki=True)
+    wiki = init_bare(forge.root / "Acme" / "widgets.wiki.git")
+    update_refs(wiki, {b"refs/heads/master": commit_chain(wiki, 1)[-1]})
+    forge.answer = lambda request: (
+        Answer(403, {}, b"Forbidden") if ".wiki.git/" in request.target else None
+    )
+    vault = tmp_path / "vault"
+    done = night(forge, vault, check=3)
+    assert told(done) == {"widgets": "captured", "widgets.wiki": "failed"}
+    (outcome,) = [one for one in done.json["repositories"] if one["kind"] == "wiki"]
+    assert "(403)" in outcome["reason"]
+    assert "needs to read this repository" in outcome["hint"]
+    forge.answer = lambda _: None
+    assert told(night(forge, vault))["widgets.wiki"] == "captured"
+
+
+def test_a_wiki_that_was_hidden_with_its_repository_is_looked_for_once_that_is_seen(
+    forge: GitHub, acme: Owner, tmp_path: Path
+) -> None:
+    real(forge, acme, "sound")
+    real(forge, acme, "widgets", private=True, has_wiki=True)
+    wiki = init_bare(forge.root / "Acme" / "widgets.wiki.git")
+    update_refs(wiki, {b"refs/heads/master": commit_chain(wiki, 1)[-1]})
+    # A token that may list it and not read its contents.
+    forge.answer = lambda request: (
+        Answer(404, {}, b"Repository not found.") if "/Acme/widgets." in request.target else None
+    )
+    vault = tmp_path / "vault"
+    for _ in range(2):
+        done = night(forge, vault, check=3)
+        status = told(done).pop("sound")
+        assert told(done) == {"sound": status, "widgets": "failed", "widgets.wiki": "empty"}
+        (outcome,) = [one for one in done.json["repositories"] if one["kind"] == "wiki"]
+        assert outcome["reason"] == "it has no page yet, or is hidden from us"
+    forge.answer = lambda _: None
+    assert told(night(forge, vault)) == {
+        "sound": "unchanged",
+        "widgets": "captured",
+        "widgets.wiki": "captured",
+    }
+    repo_backup("restore", "acme/widgets.wiki", "--from", vault, tmp_path / "w.git")
+    assert_same_mirror(tmp_path / "w.git", to_be_kept(wiki))
+
+
 def test_a_rename_continues_the_chain(forge: GitHub, acme: Owner, tmp_path: Path) -> None:
     one = real(forge, acme, "before")
     vault = tmp_path / "vault"
