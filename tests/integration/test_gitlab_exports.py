@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings, presigning
+from backup.destinations.s3.settings import connect
 from backup.git.http import basic
 from backup.model import Destination, Key, Repository, RunReport, Selection
 from backup.results import PruneReport
@@ -983,13 +985,18 @@ def test_the_store_takes_exactly_what_gitlab_sends(
     assert requests.put(other, data=b"data", headers=fields, timeout=10).status_code == 403
 
 
+def life_of(url: str) -> int:
+    """Return the seconds that a presigned URL claims to live."""
+    return int(url.partition("X-Amz-Expires=")[2].partition("&")[0])
+
+
 def test_a_url_lives_no_longer_than_its_session(
     signer: Callable[[int], Secret | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def life() -> int:
         url = signer(4 * 3600)
         assert url is not None
-        return int(url.reveal().partition("X-Amz-Expires=")[2].partition("&")[0])
+        return life_of(url.reveal())
 
     assert life() == 4 * 3600
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session")
@@ -1002,3 +1009,48 @@ def test_a_url_lives_no_longer_than_its_session(
     end = datetime.now(UTC) + timedelta(seconds=presigning.LEAST_SECONDS - 5)
     monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", end.isoformat())
     assert signer(4 * 3600) is None
+
+
+def test_where_no_end_of_a_session_is_told_a_url_ends_an_hour_after_its_first_use(
+    rclone_http: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in rclone_http.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-session")
+    connection = connect(S3Settings(bucket, endpoint_url=rclone_http.endpoint_url))
+    with closing(connection.client):
+        for minutes in (0, 50, 70):
+            used_since = replace(connection, connected_at=time.monotonic() - minutes * 60)
+            # Whatever time this machine takes, none is added.
+            assert presigning.seconds_left(used_since) <= (60 - minutes) * 60
+
+
+@pytest.mark.parametrize(
+    ("minutes", "most_seconds"),
+    [(None, 3600), (30, 1800), (4, None)],
+    ids=["no end is told", "half an hour is left", "too little is left"],
+)
+def test_a_url_that_a_run_gives_away_claims_no_longer_life_than_its_session_has(
+    forge: GitLab,
+    rclone_http: S3Server,
+    bucket: str,
+    minutes: int | None,
+    most_seconds: int | None,
+) -> None:
+    real(forge, "acme/one")
+    env = {"AWS_SESSION_TOKEN": "a-session"}
+    if minutes is not None:
+        end = datetime.now(UTC) + timedelta(minutes=minutes)
+        env["AWS_CREDENTIAL_EXPIRATION"] = end.isoformat()
+    waited_for = ("--export-timeout-minutes", "240")
+    done = night(forge, bucket, *waited_for, server=rclone_http, env=env)
+    assert done.json["result"] == "success"
+    ((_, _, url),) = forge.asked_for
+    if most_seconds is None:
+        # It is downloaded and stored instead.
+        assert url is None
+    else:
+        assert url is not None
+        assert presigning.LEAST_SECONDS <= life_of(url) <= most_seconds
+        assert "X-Amz-Security-Token=a-session" in url
+    assert "1 exports of projects were stored" in done.json["notes"]
