@@ -18,6 +18,8 @@ from tests.support.gitlab import GitLab
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.program import Completed, repo_backup
 from tests.support.proxy import FaultProxy, ProxyFault
+from tests.support.runner import TOKEN as ACTION_TOKEN
+from tests.support.runner import Runner
 from tests.support.s3server import S3Server, rclone_server
 from tests.support.shapes import make
 
@@ -46,6 +48,15 @@ def held_by(folder: Path) -> Iterator[tuple[str, bytes]]:
                 yield str(path), gzip.decompress(data)
             elif b"PACK" in data[:4096]:
                 yield str(path), b"".join(_inflated(data))
+
+
+def download(server: S3Server, bucket: str, folder: Path) -> None:
+    """Copy every object of a bucket into a folder."""
+    with server.client() as client:
+        for item in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+            copy = folder / item["Key"]
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
 
 
 def _inflated(data: bytes) -> Iterator[bytes]:
@@ -250,11 +261,7 @@ def test_no_credentials_of_a_forge_get_out(
     assert {one.code for one in done} == ({0} if trouble == "none" else {1})
     if kind == "Bitbucket consumer" or is_exported:
         assert len(secrets) > 1
-    with rclone_http.client() as client:
-        for item in client.list_objects_v2(Bucket=bucket).get("Contents", []):
-            copy = tmp_path / "objects" / item["Key"]
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
+    download(rclone_http, bucket, tmp_path / "objects")
     places = [
         *(("process list", line) for line in seen),
         *(("printed", text) for one in done for text in _printed(one)),
@@ -266,6 +273,61 @@ def test_no_credentials_of_a_forge_get_out(
         assert_nowhere(each, places)
     assert [*temporary.iterdir()] == []
     assert [*home.iterdir()] == []
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_nothing_that_a_step_leaves_has_a_token_that_was_echoed(
+    status: int, tmp_path: Path, rclone_http: S3Server
+) -> None:
+    make("notes", tmp_path / "git" / "acme" / "widgets.git")
+    bucket = f"echoed-{abs(hash(tmp_path)) % 10**10}"
+    rclone_http.make_bucket(bucket)
+    echoed: list[str] = []
+
+    def answer(request: Request) -> Answer | None:
+        if ".git/" not in request.target:
+            return None
+        header = request.headers["authorization"].partition(" ")[2]
+        alone = base64.b64encode(ACTION_TOKEN.encode()).decode()
+        url = quote(ACTION_TOKEN, safe="")
+        echoed.append(f"{header} {alone} {url} {url.lower()} {quote(header, safe='')}")
+        fields = {"Retry-After": "0"} if status == 500 else {}
+        return Answer(status, fields, f"not with {echoed[-1]}".encode())
+
+    with GitHub(tmp_path / "git") as forge:
+        forge.tokens[ACTION_TOKEN] = Token("jane")
+        forge.owner("jane", kind="User")
+        forge.repository(forge.owner("acme"), "widgets", private=True)
+        forge.answer = answer
+        runner = Runner(tmp_path / "runner", forge.url)
+        runner.more = {
+            **rclone_http.environment(),
+            "AWS_ENDPOINT_URL": rclone_http.endpoint_url,
+            # All that makes a step say more.
+            "REPO_BACKUP_DEBUG": "1",
+            "RUNNER_DEBUG": "1",
+        }
+        step = runner.step(bucket=bucket, prefix="git")
+    assert (step.code, step.outputs["failed"]) == (1, "1")
+    assert echoed
+    (outcome,) = step.report["repositories"]
+    # It was shown, and masked.
+    assert "*** *** *** ***" in outcome["reason"]
+    assert "not with" in step.summary
+    objects = tmp_path / "objects"
+    download(rclone_http, bucket, objects)
+    assert [path.name for path in objects.rglob("*.json.gz")]
+    printed = (step.stdout, step.stderr, step.summary, json.dumps(step.report))
+    places = [
+        *(("printed", text.encode()) for text in printed),
+        *(("outputs", text.encode()) for text in step.outputs.values()),
+        # The report as it is, and whatever else lies there.
+        *held_by(runner.folder),
+        *held_by(objects),
+    ]
+    assert_nowhere(ACTION_TOKEN, places)
+    lower = quote(ACTION_TOKEN, safe="").lower()
+    assert not [where for where, data in places if lower.encode() in data.lower()]
 
 
 def _printed(done: Completed) -> list[bytes]:
