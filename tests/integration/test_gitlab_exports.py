@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import re
 import shutil
 import tarfile
@@ -11,19 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
 
-from backup.commands import exporting
+from backup.commands import exporting, owner
 from backup.commands.exporting import Exported, ExportOptions, Exports, Limit
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings, presigning
 from backup.destinations.s3.settings import connect
+from backup.destinations.s3.upload import FIRST_PART_BYTES
 from backup.git.http import basic
 from backup.model import Destination, Key, Repository, RunReport, Selection
 from backup.results import PruneReport
@@ -40,6 +44,7 @@ from tests.support.git import commit_chain, init_bare, set_head, update_refs
 from tests.support.gitlab import Export, GitLab, Project, packed
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.program import Completed, repo_backup
+from tests.support.proxy import FaultProxy
 from tests.support.s3server import S3Server
 from tests.support.times import Timed
 from tests.support.vaults import Silence
@@ -179,6 +184,40 @@ def test_what_is_larger_than_a_put_takes_is_downloaded(
     (key,) = keys(store, bucket)
     stored = store.get_object(Bucket=bucket, Key=key)["Body"].read()
     assert stored == forge.archives["acme/large"]
+
+
+def test_a_download_of_more_than_one_part_is_uploaded_in_parts(
+    forge: GitLab, rclone_http: S3Server, bucket: str, store: "S3Client"
+) -> None:
+    real(forge, "acme/large")
+    forge.put_limit = 10
+    archive = forge.archives["acme/large"] = incompressible(FIRST_PART_BYTES + 5000)
+    with FaultProxy(rclone_http.endpoint_url) as proxy:
+        between = replace(rclone_http, endpoint_url=proxy.url)
+        done = night(forge, bucket, server=between)
+        asked = [one for one in proxy.requests if "/exports/large/" in one.target]
+    assert done.json["result"] == "success"
+    assert [url is not None for _, _, url in forge.asked_for] == [True, False]
+    begun = [one for one in asked if one.method == "POST" and one.target.endswith("?uploads")]
+    puts = [one for one in asked if one.method == "PUT"]
+    ended = [one for one in asked if one.method == "POST" and "uploadId=" in one.target]
+    assert (len(begun), len(ended)) == (1, 1)
+    numbers = sorted(parse_qs(urlsplit(one.target).query)["partNumber"] for one in puts)
+    assert numbers == [["1"], ["2"]]
+    assert max(one.request_bytes for one in puts) <= FIRST_PART_BYTES + 1024
+    (key,) = keys(store, bucket)
+    stored = store.get_object(Bucket=bucket, Key=key)["Body"].read()
+    assert hashlib.sha256(stored).hexdigest() == hashlib.sha256(archive).hexdigest()
+
+
+def incompressible(size: int) -> bytes:
+    """Make an archive that packing does not make smaller."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=0) as archive:
+        member = tarfile.TarInfo("./project.bundle")
+        member.size, member.mtime = size, int(time.time())
+        archive.addfile(member, io.BytesIO(random.Random(7).randbytes(size)))
+    return made.getvalue()
 
 
 def test_encryption_that_only_headers_ask_for_is_had_by_download(
@@ -446,6 +485,55 @@ def test_an_export_that_never_arrives_is_a_failure_in_time(forge: GitLab, tmp_pa
         "its export did not arrive within 20 minutes"
     ]
     assert 20 * 60 <= time.seconds < 22 * 60
+
+
+@pytest.mark.parametrize("state", ["finished", "none", "started"])
+def test_an_export_that_never_lies_in_the_bucket_is_a_failure_of_the_run(
+    forge: GitLab,
+    rclone_http: S3Server,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+) -> None:
+    time = on_fake_time(forge)
+    real(forge, "acme/fine")
+    place = f"/projects/{real(forge, 'acme/lost').project_id}/export"
+
+    def answer(request: Request) -> Answer | None:
+        if request.method != "GET" or place not in request.target:
+            return None
+        if request.target.endswith("/download"):
+            return Answer(404, {"Content-Type": "application/json"}, b"{}")
+        said = f'{{"export_status": "{state}"}}'
+        return Answer(200, {"Content-Type": "application/json"}, said.encode())
+
+    forge.answer = answer
+    monkeypatch.setattr(owner, "Exports", partial(Exports, monotonic=lambda: time.seconds))
+    options = ExportOptions(limit=1000, timeout_minutes=20)
+    source = GitLabSource(
+        "acme",
+        token=Secret(PAT),
+        authorization=basic("oauth2", Secret(PAT)),
+        server_url=forge.url,
+    )
+    with opened(rclone_http, bucket, monkeypatch) as destination:
+        report = run(
+            [source], destination, RunOptions(exports=options), events=Silence(), stop=time
+        )
+        layout = Layout.of(host=forge.url.removeprefix("http://"), owner="acme")
+        (name,) = [one for one in list_documents(destination, layout) if one.checkpoint is None]
+        entries = {one.path: one for one in load_manifest(destination, layout, name).entries}
+    assert (report.result, report.exit_code) == ("partial", 3)
+    assert [one.status for one in report.outcomes] == ["captured"] * 2
+    (problem,) = report.problems
+    assert problem.startswith("acme/lost: ")
+    # It was given a URL, as the other one.
+    assert {path for _, path, url in forge.asked_for if url} == {"acme/fine", "acme/lost"}
+    assert entries["fine"].export is not None
+    assert entries["lost"].export is None
+    with rclone_http.client() as client:
+        (key,) = keys(client, bucket)
+    assert "/exports/fine/" in key
 
 
 def test_a_bucket_that_the_forge_cannot_reach_is_tried_once_a_run(
