@@ -6,7 +6,9 @@ import os
 import random
 import re
 import shutil
+import signal
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -45,6 +47,7 @@ from tests.support.gitlab import Export, GitLab, Project, packed
 from tests.support.gitserver import Answer, GitHttpServer, Request
 from tests.support.program import Completed, repo_backup
 from tests.support.proxy import FaultProxy
+from tests.support.runner import Runner
 from tests.support.s3server import S3Server
 from tests.support.times import Timed
 from tests.support.vaults import Silence
@@ -439,6 +442,39 @@ def test_groups_of_one_run_share_the_limit(
     assert report.result == "success"
     (first, _, _), (second, _, _) = forge.asked_for
     assert second - first >= 5.0
+
+
+@pytest.mark.parametrize("limit", [2, 6])
+def test_the_input_of_a_step_limits_the_exports_that_it_asks_for(
+    forge: GitLab, tmp_path: Path, limit: int
+) -> None:
+    for number in range(limit + 2):
+        real(forge, f"acme/p{number}")
+    waits = threading.Event()
+
+    def answer(request: Request) -> Answer | None:
+        if request.target.endswith("/export/download"):
+            # As many as may be asked for at once were, or nothing would be looked after yet.
+            waits.set()
+        return None
+
+    forge.answer = answer
+    runner = Runner(tmp_path / "runner", "https://github.example.com")
+    inputs = {"provider": "gitlab", "server-url": forge.url, "exports": "true"}
+    # Six is what an input that is not given means.
+    inputs |= {} if limit == 6 else {"export-limit": str(limit)}
+    process = runner.start(**inputs, token=PAT, destination=str(tmp_path / "vault"))
+    try:
+        assert waits.wait(300), process.poll()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=300)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    asked = [at for at, _, _ in forge.asked_for]
+    assert len(asked) >= limit
+    assert all(later - earlier >= 60 for earlier, later in zip(asked, asked[limit:], strict=False))
 
 
 def test_a_429_is_waited_out(forge: GitLab, tmp_path: Path) -> None:
