@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -13,13 +14,16 @@ from typing import Any
 
 import botocore.endpoint
 import pytest
+from urllib3 import BaseHTTPResponse
 
-from backup.commands import owner, retrying
+from backup.commands import owner, remotes, retrying
 from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.s3 import S3Destination, S3Settings
 from backup.errors import AccessDenied, BackupError, SessionExpired
+from backup.git.http import HttpClient, HttpSettings
 from backup.model import RunReport
+from backup.report.document import run_document
 from backup.sources.plain import GitUrlSource
 from backup.stopping import Stop
 from tests.support.faults import assert_nothing_false
@@ -178,6 +182,51 @@ def test_a_server_that_never_works_costs_its_repository_alone_and_keeps_the_old_
     (broken,) = [one for one in failed.outcomes if one.status == "failed"]
     assert (broken.path, broken.retries) == ("b", retrying.TRIES - 1)
     assert_nothing_false(scene.vault())
+
+
+class Impatient(HttpClient):
+    """A client that waits a second for what b's upload-pack answers, and long for all others."""
+
+    def __init__(self, settings: HttpSettings, *, connections: int, stop: Stop) -> None:
+        super().__init__(settings, connections=connections, stop=stop)
+        self._hasty = HttpClient(settings, connections=connections, stop=stop, patience_seconds=1.0)
+
+    def request(self, method: str, url: str, **more: Any) -> BaseHTTPResponse:
+        if re.search(ASK, url):
+            return self._hasty.request(method, url, **more)
+        return super().request(method, url, **more)
+
+    def close(self) -> None:
+        self._hasty.close()
+        super().close()
+
+
+def test_a_server_that_stalls_is_given_up_and_its_repository_reported_as_failed(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remotes, "HttpClient", Impatient)
+    stall = ProxyFault(action="stall", target=ASK, byte=20, times=retrying.TRIES)
+    with FaultProxy(scene.git.url, stall) as proxy:
+        told = run_document(scene.run_here(git=proxy.url))
+        assert (told["result"], told["exit_code"]) == ("partial", 3)
+        assert (told["totals"]["captured"], told["totals"]["failed"]) == (2, 1)
+        rows = {one["path"]: one for one in told["repositories"]}
+        assert {path: row["status"] for path, row in rows.items()} == {
+            "a": "captured",
+            "b": "failed",
+            "c": "captured",
+        }
+        assert "no byte came for" in rows["b"]["reason"]
+        assert rows["b"]["retries"] == retrying.TRIES - 1
+        assert_nothing_false(scene.vault())
+        monkeypatch.setattr(remotes, "HttpClient", HttpClient)
+        again = scene.run_here(git=proxy.url)
+    assert {one.path: one.status for one in again.outcomes} == {
+        "a": "unchanged",
+        "b": "captured",
+        "c": "unchanged",
+    }
+    scene.assert_comes_back(tmp_path / "restored", scene.states())
 
 
 def test_a_pack_with_a_flipped_bit_is_never_recorded(scene: Scene) -> None:
