@@ -273,6 +273,12 @@ class TemporaryFolderError(BackupError):
     """The temporary folder is gone, cannot be written, or is full."""
 
 
+class NoMoreThreads(BackupError):
+    """The machine, or its container, allows no further thread now."""
+
+    retryable = True
+
+
 class IntegrityError(BackupError):
     """Stored data is not what was recorded."""
 

@@ -621,6 +621,7 @@ class RunReport:
         problems: what concerns the run as a whole and made it partial or failed.
         notes: what people should know and what changed no result.
         drills: the newest verification of each owner that had one.
+        only_late: whether nothing but its time keeps the run from a success: another run goes on.
     """
 
     result: RunResult
@@ -638,6 +639,7 @@ class RunReport:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     drills: tuple[LastDrill, ...] = ()
+    only_late: bool = False
 
     def count(self, status: Status) -> int:
         """Count the repositories that ended so."""

@@ -36,6 +36,7 @@ GROUND = (
     "results",
     "times",
     "urls",
+    "workers",
 )
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "limits": (),
     "stopping": ("errors",),
     "times": (),
+    "workers": ("errors",),
     "urls": ("secret",),
     "counting": (),
     "keys": (),
@@ -367,6 +369,7 @@ def test_only_what_may_pass_is_retryable() -> None:
         "TruncatedPack",
         "IncompleteWrite",
         "DestinationUnreachable",
+        "NoMoreThreads",
     }
 
 

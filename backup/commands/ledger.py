@@ -27,6 +27,7 @@ class Ledger:
         cut_off: paths whose capture was under way when the time was up.
         silent: the same, where the server let the time pass.
         problems: what makes the run partial though every repository may be stored.
+        late: those of the problems that only say that the time was up, or the run interrupted.
         failed: the run as a whole failed, whatever became of its repositories.
         exports: so many archives of projects were stored.
     """
@@ -38,6 +39,7 @@ class Ledger:
     cut_off: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
     exports: int = 0
@@ -128,7 +130,7 @@ class Ledger:
         reason = error.message
         if isinstance(error, ServerSilent):
             self.silent.append(repository.path)
-            self.problems.append(f"{repository.owner}/{repository.path}: {reason}")
+            self.be_late(f"{repository.owner}/{repository.path}: {reason}")
         else:
             self.cut_off.append(repository.path)
         known = entry or Entry(
@@ -138,6 +140,17 @@ class Ledger:
             replace(outcome_of(repository), status="not-reached", reason=reason),
             mark=carried(known, reason=reason, attempted_at=now, absence=None),
         )
+
+    def be_late(self, problem: str) -> None:
+        """Note that something was not done because the time was up, and nothing else is wrong."""
+        self.problems.append(problem)
+        self.late.append(problem)
+
+    @property
+    def is_only_late(self) -> bool:
+        """Whether nothing but its time keeps the run from a success."""
+        has_failed = any(outcome.status == "failed" for outcome in self.outcomes())
+        return bool(self.late) and self.problems == self.late and not has_failed
 
     @property
     def left_undone(self) -> bool:

@@ -70,6 +70,7 @@ from backup.plan import (
     Policy,
     is_about_files,
     make_plan,
+    selection_line,
     why_files_are_due,
     why_not_unchanged,
 )
@@ -236,6 +237,10 @@ def _without_pull_refs(
     if result is None:
         problem = f"the heads of its pull requests are left out: {reason}"
         result = attempt(_asking(shop, without), known)
+        if result.entry.refs_not_selected.keys().isdisjoint(PULL_HEAD_PATTERNS):
+            # There are none: what ended the first try was something else, and is over.
+            made = result.entry.model_copy(update={"selection": selection_line(shop.selection)})
+            return replace(result, entry=made)
     unfinished = (*result.entry.unfinished, f"pull requests: {reason}")
     made = result.entry.model_copy(update={"unfinished": unfinished})
     return replace(result, entry=made, problem=both(result.problem, problem))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -70,6 +70,7 @@ from backup.vault.manifest import (
     unknown_to,
     with_documents,
 )
+from backup.workers import Workers
 
 CHECKPOINT_SECONDS = 240.0
 VAULT_CHECK_EVERY = timedelta(days=7)
@@ -165,7 +166,12 @@ class OwnerRun:
         self._tell_of_a_new_vault()
         self._judge_drop()
         selected += self._ask_for_absent(listing)
-        self._work_off(selected)
+        try:
+            self._work_off(selected)
+        except Exception:
+            # Whatever it was: what is captured is found by the next run.
+            self._save_checkpoint()
+            raise
         self._look_after_the_rest()
         self._export(selected)
         asked = self._options.selection.lfs
@@ -177,7 +183,8 @@ class OwnerRun:
             raise self._stop.abandoned
         if self._stop.interrupted:
             self._save_checkpoint()
-            self.ledger.fail("interrupted; the next run goes on from the last checkpoint")
+            self.ledger.be_late("interrupted; the next run goes on from the last checkpoint")
+            self.ledger.failed = True
         elif not self._options.dry_run:
             self._damage.report(self._state.entries.values())
             self._publish()
@@ -388,7 +395,7 @@ class OwnerRun:
         shop = self._workshop()
         finished: SimpleQueue[tuple[Future[Result], Repository]] = SimpleQueue()
         saved_at, left = time.monotonic(), 0
-        with ThreadPoolExecutor(options.concurrency * REQUESTS_PER_CAPTURE) as pool:
+        with Workers(options.concurrency * REQUESTS_PER_CAPTURE) as pool:
             for repository in order_of_work(selected, entries):
                 entry = known_of(repository, entries)
                 if repository.problem and entry is None:
@@ -462,7 +469,7 @@ class OwnerRun:
                 f", but for {', '.join(cut_off)}: what was under way for most of the time needs "
                 "more --deadline-minutes"
             )
-        self.ledger.problems.append(problem)
+        self.ledger.be_late(problem)
 
     def _look_after_the_rest(self) -> None:
         """Check the chains of what was not worked on, or is empty: nothing else would notice."""

@@ -63,6 +63,7 @@ def run(
     export_limit = Limit((options.exports or ExportOptions()).limit)
     owners: list[OwnerRun] = []
     unknown: list[str] = []
+    internal: list[Exception] = []
     with work_folder() as folder, closing(connections):
         for source in in_turn(sources, snapshot_id) if stop.has_deadline else sources:
             try:
@@ -96,6 +97,10 @@ def run(
             except BackupError as error:
                 owner.give_up(error)
                 errors.append(error)
+            except Exception as error:  # noqa: BLE001  it is raised when the other owners are done
+                internal.append(error)
+    if internal:
+        raise internal[0]
     owners.sort(key=lambda owner: sources.index(owner.source))
     if len(errors) + len(left_out) == len(sources) > 0:
         raise (*errors, *left_out)[0]
@@ -119,6 +124,9 @@ def run(
         ),
         notes=(*told, *(note for owner in owners for note in owner.ledger.notes)),
         drills=tuple(owner.last_drill for owner in owners if owner.last_drill is not None),
+        only_late=not unknown
+        and any(owner.ledger.late for owner in owners)
+        and all(o.ledger.is_only_late or o.ledger.result() == "success" for o in owners),
     )
 
 

@@ -232,7 +232,7 @@ def _not_done(report: RunReport, stop: Stop) -> Exception:
         f"{one.owner}/{one.path}: {one.reason}" for one in report.outcomes if one.status == "failed"
     ]
     # The time of a container that is thrown away is up, too.
-    kind = Failed if failures or stop.may_begin else Unfinished
+    kind = Unfinished if report.only_late and not stop.may_begin else Failed
     return kind(_lines(f"the backup is {report.result}", [*failures, *report.problems]))
 
 

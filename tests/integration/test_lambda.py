@@ -10,7 +10,7 @@ import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped]
 from backup.config import Command, taken_by
 from backup.doors import aws_lambda
 from backup.doors.lambda_entry import PATH
+from backup.report.alert import Alert
 from tests.support.disks import small_disk
 from tests.support.git import FastImport, commit_chain, init_bare, set_head, update_refs
 from tests.support.gitlab import GitLab
@@ -250,6 +251,34 @@ def test_when_the_time_runs_out_the_next_invocation_finishes(
     for name, place in places.items():
         (mirror,) = tmp_path.glob(f"back/**/{name}.git")
         assert_same_mirror(mirror, to_be_kept(place))
+
+
+class Moment:
+    """The time of an invocation in which nothing more can begin."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 1
+
+
+def test_a_failed_run_is_told_as_one_though_its_time_was_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Alert] = []
+    monkeypatch.setattr(aws_lambda, "alerts", lambda *_, **__: nullcontext(told.append))
+    names = [*"abcdefgh"]
+    for name in names:
+        repository(tmp_path / "acme", name)
+    event = {"from": str(tmp_path / "acme"), "to": str(tmp_path / "vault")}
+    aws_lambda.handler(event, Minute())
+    with pytest.raises(aws_lambda.Unfinished, match="the time was up"):
+        aws_lambda.handler(event, Moment())
+    # What the next invocation goes on with is no failure yet.
+    assert [one.result for one in told] == ["success"]
+    for name in names[:5]:
+        (tmp_path / "acme" / f"{name}.git").rename(tmp_path / name)
+    with pytest.raises(aws_lambda.Failed, match=r"(?s)--max-drop-percent.*the time was up"):
+        aws_lambda.handler(event, Moment())
+    assert [one.result for one in told] == ["success", "failed"]
 
 
 def test_a_repository_that_no_invocation_is_long_enough_for_starves_no_other(

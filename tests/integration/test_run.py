@@ -797,6 +797,31 @@ def test_heads_that_the_vault_has_stay_though_a_try_without_asking_for_them_fail
     assert after["refs/heads/main"] != before["refs/heads/main"]
 
 
+def test_a_first_try_that_failed_leaves_no_heads_out_where_there_are_none(lab: Lab) -> None:
+    path = lab.repository("widgets")
+    bring_back = lose(path, "refs/heads/main")
+
+    class Heals(TerminalEvents):
+        tries = 0
+
+        def capturing(self, name: str, action: str, reason: str) -> None:
+            super().capturing(name, action, reason)
+            self.tries += 1
+            if self.tries == 2:
+                bring_back()
+
+    with_pulls = Selection(pull_refs=True)
+    report = lab.run(selection=with_pulls, events=Heals(Console(quiet=True)))
+    assert (report.result, report.problems) == ("success", ())
+    assert done(report, "widgets") == ("captured", "full", "first capture")
+    entry = lab.entry("widgets")
+    assert (entry.unfinished, entry.selection.pull_refs) == ((), True)
+    assert lab.run(selection=with_pulls).count("unchanged") == 1
+    push(path, branch=b"refs/pull/8/head", label=b"eight")
+    assert lab.run(selection=with_pulls).result == "success"
+    assert [*names_and_ids(lab)] == ["refs/heads/main", "refs/pull/8/head"]
+
+
 def test_a_head_that_the_vault_has_makes_no_record_that_git_cannot_hold(lab: Lab) -> None:
     path = lab.repository("widgets")
     push(path, branch=b"refs/pull/7/head", label=b"seven")
