@@ -102,7 +102,7 @@ def without_wiki(repository: Repository, entry: Entry | None, *, now: datetime) 
     """Say that a wiki is not there: it has no page yet, or is gone, or is hidden from us.
 
     That a repository may have one is all that a forge says; it begins with its first page. One that
-    we may not read is answered in the same way (404), so that it is not told which it was.
+    we may not read gets the same answer (404), so the two cannot be told apart.
     """
     base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
     if base.record is None:
@@ -125,7 +125,7 @@ def without_wiki(repository: Repository, entry: Entry | None, *, now: datetime) 
 
 
 def known_of(repository: Repository, entries: Mapping[tuple[Kind, str], Entry]) -> Entry | None:
-    """Return what is known of a repository, less what was seen of a wiki without its repository.
+    """Return a repository's entry, which lets a wiki be looked for that was hidden lately.
 
     Where the repository itself could not be read, its wiki may have been hidden with it: it is
     looked for again, however lately that was done.

@@ -540,8 +540,8 @@ def test_an_export_that_never_lies_in_the_bucket_is_a_failure_of_the_run(
             return None
         if request.target.endswith("/download"):
             return Answer(404, {"Content-Type": "application/json"}, b"{}")
-        said = f'{{"export_status": "{state}"}}'
-        return Answer(200, {"Content-Type": "application/json"}, said.encode())
+        body = f'{{"export_status": "{state}"}}'
+        return Answer(200, {"Content-Type": "application/json"}, body.encode())
 
     forge.answer = answer
     monkeypatch.setattr(owner, "Exports", partial(Exports, monotonic=lambda: time.seconds))

@@ -365,9 +365,9 @@ def recorded(root: Path) -> Reply:
     assert hello.content.startswith(b"000eversion 2\n")
 
     def answer(request: Request) -> Answer | None:
-        for ending, said in ((refs, hello), (upload_pack, none)):
+        for ending, reply in ((refs, hello), (upload_pack, none)):
             if request.target.endswith(ending):
-                return Answer(200, {"Content-Type": said.headers["Content-Type"]}, said.content)
+                return Answer(200, {"Content-Type": reply.headers["Content-Type"]}, reply.content)
         return None
 
     return answer
