@@ -28,7 +28,14 @@ from backup.commands.pace import Pace
 from backup.commands.remotes import Network, Remotes, is_local
 from backup.commands.replaced import LastExports, due_exports, note_export
 from backup.commands.retrying import TRIES, repeat
-from backup.commands.selecting import RunOptions, filters, is_wanted, once_each
+from backup.commands.selecting import (
+    RunOptions,
+    filters,
+    is_counted,
+    is_wanted,
+    once_each,
+    with_a_name,
+)
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
 from backup.destinations.originals import OriginalsDestination
@@ -58,7 +65,6 @@ from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
 from backup.vault.documents import AbsenceLine, Entry, Manifest, SourceLine, Totals, encode
-from backup.vault.fields import is_path
 from backup.vault.layout import DocumentName, Layout, snapshot_time
 from backup.vault.manifest import (
     WINDOW,
@@ -271,7 +277,7 @@ class OwnerRun:
     def _list(self) -> list[Repository]:
         self._events.listing(self.source.identity)
         listing = repeat(
-            lambda: [_with_a_name(one) for one in once_each(self.source.repositories())],
+            lambda: [with_a_name(one) for one in once_each(self.source.repositories())],
             tries=TRIES,
             stop=self._stop,
             again=self._again,
@@ -280,8 +286,7 @@ class OwnerRun:
         for note in self.source.notes:
             self._note(note)
         self.listed = sum(not repository.problem for repository in listing)
-        # Whether these are listed is a choice, and no sign of what a token sees.
-        self._counted = self.listed - sum(one.kind in {"gist", "snippet"} for one in listing)
+        self._counted = sum(is_counted(one, self._state.entries) for one in listing)
         if not listing and not self._state.entries:
             identity = self.source.identity
             raise SourceError(
@@ -679,13 +684,6 @@ class OwnerRun:
     def _note(self, message: str) -> None:
         self.ledger.notes.append(message)
         self._events.note(message)
-
-
-def _with_a_name(repository: Repository) -> Repository:
-    """Keep one repository whose name no document can hold from spoiling the manifest of all."""
-    if is_path(repository.path):
-        return repository
-    return replace(repository, problem="its name has an empty part, and cannot be kept")
 
 
 def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:

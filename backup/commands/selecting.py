@@ -1,13 +1,14 @@
 """What a run is asked to do, and which repositories its filters leave."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from backup.capture import CheckMode
 from backup.commands.exporting import ExportOptions
 from backup.model import Kind, Repository, Selection, Visibility
+from backup.vault.fields import is_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,26 @@ def once_each(listing: Iterable[Repository]) -> Iterator[Repository]:
         if one.problem or identity not in seen:
             yield one
             seen.add(identity)
+
+
+def with_a_name(repository: Repository) -> Repository:
+    """Return a repository, as a problem where no document can hold its name."""
+    if is_path(repository.path):
+        return repository
+    return replace(repository, problem="its name has an empty part, and cannot be kept")
+
+
+def is_counted(repository: Repository, known: Container[tuple[Kind, str]]) -> bool:
+    """Return whether a repository counts where a listing is compared with the last one.
+
+    Args:
+        repository: as it is listed.
+        known: kind and id of each that is in the vault.
+    """
+    if repository.kind in {"gist", "snippet"}:
+        # Whether these are listed is a choice, and no sign of what a token sees.
+        return False
+    return not repository.problem or (repository.kind, repository.host_id) in known
 
 
 def is_wanted(repository: Repository, options: RunOptions) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from backup.errors import RepositoryUnavailable, SourceError
+from backup.errors import RepositoryUnavailable, SourceError, sound
 from backup.model import Absence, Kind, Repository, SourceIdentity
 from backup.secret import Secret
 from backup.sources.confined import alternates_of, way_out
@@ -20,6 +20,13 @@ _ID_DIGITS = 16
 _NAME_BOTH = "name the folder that holds both with --from"
 # Longer than any path that a file system takes.
 _MOST_DOT_GIT_BYTES = 1 << 16
+# Source: git's setup.c, is_git_directory.
+_PARTS = ("HEAD", "objects", "refs")
+# What git keeps in a repository. Source: gitrepository-layout(5); git-lfs and git-svn for theirs.
+_GITS_OWN = (
+    *(".git", "branches", "hooks", "info", "lfs", "logs", "modules", "objects", "refs"),
+    *("reftable", "rr-cache", "svn", "worktrees"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,32 @@ def find_git_folder(folder: Path) -> GitFolder | None:
     if _is_git_directory(folder):
         return GitFolder(folder)
     return None
+
+
+def broken_because(folder: Path, *, within_work_tree: bool) -> str:
+    """Return why git would not take a folder for the repository that it was, or an empty string.
+
+    A crash that loses HEAD makes no absence of a repository.
+
+    Args:
+        folder: one that is no repository (`find_git_folder`).
+        within_work_tree: whether only a ``.git`` counts: files of a repository look like anything.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    dot_git = folder / ".git"
+    if dot_git.is_file():
+        git_directory = _follow(dot_git)
+        if git_directory is None:
+            return "its .git file names no folder of git's"
+        if not _is_git_directory(_main(git_directory)):
+            return f"its .git file leads to {git_directory}, where no repository is"
+    elif any(_parts(dot_git)):
+        return f"its .git has no {_lacking(dot_git)}, without which git takes it for no repository"
+    elif not within_work_tree and sum(_parts(folder)) == len(_PARTS) - 1:
+        return f"it has no {_lacking(folder)}, without which git takes it for no repository"
+    return ""
 
 
 def incomplete_because(git_directory: Path) -> str:
@@ -180,7 +213,9 @@ class FolderSource:
             if (status.st_dev, status.st_ino) in walk.seen:
                 return
             walk.seen.add((status.st_dev, status.st_ino))
-            found = find_git_folder(folder)
+            found, broken = find_git_folder(folder), ""
+            if found is None:
+                broken = broken_because(folder, within_work_tree=within_work_tree)
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
             if not relative:
@@ -193,13 +228,15 @@ class FolderSource:
             return
         if found is not None:
             yield self._repository(folder, relative)
-            if found.work_tree is None:
-                return
-            within_work_tree = True
+            within_work_tree = within_work_tree or found.work_tree is not None
+        elif broken:
+            yield self._not_readable(folder, relative, f"{folder}: {broken}")
+        is_bare = broken != "" if found is None else found.work_tree is None
+        gits_own = _GITS_OWN if is_bare else (".git",)
         for child in children:
             place = folder / child.name
             below = f"{relative}/{child.name}" if relative else child.name
-            if child.name == ".git" or not _is_folder(child):
+            if child.name in gits_own or not _is_folder(child):
                 continue
             if not child.is_symlink():
                 inner.append((place, below, within_work_tree))
@@ -224,6 +261,7 @@ class FolderSource:
             yield self._not_readable(link, relative, problem)
 
     def _not_readable(self, folder: Path, relative: str, problem: str) -> Repository:
+        problem = sound(_shown(problem))
         self._unreadable[relative] = problem
         return replace(self._repository(folder, relative), problem=problem)
 
@@ -317,13 +355,32 @@ def _follow(dot_git: Path) -> Path | None:
 
 
 def _is_git_directory(folder: Path) -> bool:
-    # Source: git's setup.c, is_git_directory: HEAD, objects and refs.
+    return all(_parts(folder))
+
+
+def _parts(folder: Path) -> tuple[bool, ...]:
+    """Return of each of `_PARTS` whether a folder has it."""
     head = folder / "HEAD"
     return (
-        (head.is_file() or head.is_symlink())
-        and (folder / "objects").is_dir()
-        and (folder / "refs").exists()
+        head.is_file() or head.is_symlink(),
+        (folder / "objects").is_dir(),
+        (folder / "refs").exists(),
     )
+
+
+def _lacking(folder: Path) -> str:
+    return " and no ".join(
+        name for name, is_there in zip(_PARTS, _parts(folder), strict=True) if not is_there
+    )
+
+
+def _main(git_directory: Path) -> Path:
+    """Return the repository of a linked work tree's own folder, or the folder itself."""
+    common = git_directory / "commondir"
+    if not common.is_file():
+        return git_directory
+    with common.open("rb") as file:
+        return git_directory / os.fsdecode(file.read(_MOST_DOT_GIT_BYTES).rstrip(b"\r\n"))
 
 
 def _is_folder(child: "os.DirEntry[str]") -> bool:

@@ -69,6 +69,59 @@ def test_repositories_are_found_however_deep_bare_and_with_work_trees(tmp_path: 
         assert_same_mirror(tmp_path / "out" / place, lab.root / place)
 
 
+def test_a_repository_within_a_bare_one_is_one_of_its_own(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "src")
+    lab.repository("foo.git")
+    lab.repository("foo.git/bar.git")
+    working(lab.root / "foo.git/tree")
+    git("worktree", "add", "-q", "-b", "linked", "linked", cwd=lab.root / "foo.git")
+    # What git keeps there is no other repository.
+    lab.repository("foo.git/modules/sub")
+    report = repo_backup(*RUN, "--json", cwd=tmp_path).json
+    assert [row["path"] for row in report["repositories"]] == ["foo", "foo.git/bar", "foo.git/tree"]
+    repo_backup("restore", "src/foo.git/bar", "--from", "vault", "out", cwd=tmp_path)
+    assert_same_mirror(tmp_path / "out", lab.root / "foo.git/bar.git")
+
+
+@pytest.mark.parametrize(
+    ("lost", "problem"),
+    [
+        ("tree/.git/HEAD", "its .git has no HEAD"),
+        ("tree/.git/objects", "its .git has no objects"),
+        ("tree/.git/refs", "its .git has no refs"),
+        ("bare.git/HEAD", "it has no HEAD"),
+        ("bare.git/refs", "it has no refs"),
+        ("main/.git", "its .git file leads to {root}/main/.git/worktrees/linked"),
+        ("main/.git/HEAD", "its .git file leads to {root}/main/.git/worktrees/linked"),
+    ],
+)
+def test_a_repository_that_git_would_not_take_any_more_is_failed_and_not_gone(
+    lost: str, problem: str, tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path / "src")
+    lab.repository("bare.git")
+    for name in ("tree", "main", "other", "further", "last"):
+        working(lab.root / name)
+    git("worktree", "add", "-q", "-b", "linked", "../linked", cwd=lab.root / "main")
+    (lab.root / "placeholder" / ".git").mkdir(parents=True)
+    repo_backup(*RUN, cwd=tmp_path)
+    (lab.root / lost).rename(tmp_path / "lost")
+    report = repo_backup(*RUN, "--json", cwd=tmp_path, check=3).json
+    rows = {row["path"]: row for row in report["repositories"]}
+    named = "linked" if lost.startswith("main") else lost.partition("/")[0].removesuffix(".git")
+    assert rows[named]["status"] == "failed"
+    assert problem.format(root=lab.root) in rows[named]["reason"], rows[named]
+    assert rows["other"]["status"] == "unchanged"
+    assert "placeholder" not in rows
+    # Where nothing is known of it yet, too.
+    first = repo_backup(
+        "run", "--from", "src", "--to", "another", "--json", cwd=tmp_path, check=3
+    ).json
+    assert {one["path"] for one in first["repositories"] if one["status"] == "failed"} >= {named}
+    (tmp_path / "lost").rename(lab.root / lost)
+    repo_backup(*RUN, cwd=tmp_path)
+
+
 def test_the_folder_itself_may_be_the_repository(tmp_path: Path) -> None:
     working(tmp_path / "src")
     report = repo_backup(*RUN, "--json", cwd=tmp_path).json

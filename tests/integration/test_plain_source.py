@@ -153,4 +153,6 @@ def test_a_large_file_in_the_place_of_a_git_directory_is_not_read(tmp_path: Path
         file.write(b"gitdir: ")
         file.truncate(1 << 40)
     init_bare(tmp_path / "root" / "y.git")
-    assert listed(tmp_path / "root").keys() == {"y"}
+    found = listed(tmp_path / "root")
+    assert found.keys() == {"x", "y"}
+    assert found["x"].problem.endswith("its .git file names no folder of git's")

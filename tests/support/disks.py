@@ -25,6 +25,16 @@ def small_disk(place: Path, size_bytes: int) -> Iterator[Path]:
         _as_root("umount", "--lazy", place)
 
 
+@contextmanager
+def mounted_over(place: Path, disk: Path) -> Iterator[None]:
+    """Have a folder of another file system lie over a folder that is there."""
+    _as_root("mount", "--bind", disk, place)
+    try:
+        yield
+    finally:
+        _as_root("umount", "--lazy", place)
+
+
 def resize(place: Path, size_bytes: int) -> None:
     """Give a mounted file system another size."""
     _as_root("mount", "-o", f"remount,size={size_bytes}", place)

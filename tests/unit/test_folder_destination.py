@@ -36,6 +36,7 @@ from tests.contract.destination_contract import (
     read,
     refuse_hard_links,
 )
+from tests.support import disks
 
 KEY = Key("acme/widgets/one.bundle")
 NOBODY = 65534
@@ -631,7 +632,7 @@ class TestFullDisk:
             def write(self, data: Any, /) -> int:
                 return super().write(memoryview(data)[:1000])
 
-        monkeypatch.setattr("backup.destinations.folder.FileIO", Sluggish)
+        monkeypatch.setattr("backup.destinations.folder.destination.FileIO", Sluggish)
         content = pattern(10_001)
         with destination.writer(KEY) as writer:
             writer.write(content)
@@ -796,3 +797,24 @@ class TestLetterCase:
         assert keys_of(destination) == ["Acme/Widgets/X", "Acme/Widgets/Y"]
         destination.delete([Key("Acme/Widgets/X"), Key("Acme/Widgets/Y")])
         assert keys_of(destination) == []
+
+
+def test_a_folder_whose_disk_went_away_takes_nothing_that_belongs_on_it(tmp_path: Path) -> None:
+    place = tmp_path / "vault"
+    place.mkdir()
+    with disks.small_disk(tmp_path / "disk", 1 << 20) as disk:
+        destination = FolderDestination(place)
+        with disks.mounted_over(place, disk):
+            destination.put_if_absent(Key("a/one"), b"1")
+            begun = destination.writer(Key("a/two"))
+            begun.write(b"2")
+        with pytest.raises(DestinationError, match="another file system") as raised:
+            destination.put_if_absent(Key("a/three"), b"3")
+        assert "mount the disk" in raised.value.hint
+        with pytest.raises(DestinationError, match="another file system"):
+            begun.commit()
+        assert [*place.iterdir()] == []
+        # It was there all the time for the next one.
+        with disks.mounted_over(place, disk):
+            FolderDestination(place).put_if_absent(Key("a/two"), b"2")
+            assert (place / "a/one").read_bytes() == b"1"

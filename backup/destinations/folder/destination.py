@@ -17,7 +17,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from itertools import accumulate
@@ -28,13 +28,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 from uuid import uuid4
 
-from backup.errors import (
-    AccessDenied,
-    DestinationError,
-    IncompleteWrite,
-    ObjectNotFound,
-    WriteConflict,
-)
+from backup.destinations.folder.failures import deleting, reading, write_error, writing
+from backup.errors import DestinationError, IncompleteWrite, ObjectNotFound, WriteConflict
 from backup.keys import check_key, check_prefix, is_segment
 from backup.model import ArchivedObject, Key, ObjectVersions, Reader, StoredObject, Writer
 
@@ -47,15 +42,8 @@ _PROBE = ".probe-"
 # Times that a folder may be pruned by another process between its making and its first object.
 _PUBLISH_ATTEMPTS = 20
 
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_IMPOSSIBLE_NAMES = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-_FULL_HINTS = {
-    errno.ENOSPC: "free some space there or choose another folder",
-    errno.EDQUOT: "raise the quota, free some space or choose another folder",
-    errno.EFBIG: "choose a file system that takes larger files, or raise `ulimit -f`",
-}
 
 
 class _FolderReader:
@@ -68,7 +56,7 @@ class _FolderReader:
 
     def read(self, size: int = -1, /) -> bytes:
         wanted = self._remaining if size < 0 else min(size, self._remaining)
-        with _reading(self._uri):
+        with reading(self._uri):
             data = self._file.read(wanted)
         self._remaining -= len(data)
         if len(data) < wanted:
@@ -117,13 +105,13 @@ class _FolderWriter:
                 self._size_bytes += more
         except OSError as error:
             self.abort()
-            self._failure = _write_error(error, f"{self._uri} could not be stored")
+            self._failure = write_error(error, f"{self._uri} could not be stored")
             raise self._failure from error
 
     def commit(self, *, sha256: str | None = None) -> StoredObject:
         file = self._unfinished()
         try:
-            with _writing(self._uri):
+            with writing(self._uri):
                 _sync(file.fileno())
                 self._publish(self._temporary, self._key)
         finally:
@@ -175,7 +163,8 @@ class FolderDestination:
         self._root = root.absolute()
         self._partial = self._root / _PARTIAL
         self._lock = Lock()
-        self._is_prepared = False
+        # Of the file system that it was prepared on.
+        self._device: int | None = None
         self._durable_folders: set[Path] = set()
 
     @property
@@ -198,7 +187,7 @@ class FolderDestination:
             DestinationError: the file system has no room for a name as long as the key.
         """
         _check_key(key)
-        with _writing(self.uri(key)):
+        with writing(self.uri(key)):
             self._prepare()
             self._check_length(key)
             file = _open_locked(self._partial)
@@ -227,7 +216,7 @@ class FolderDestination:
             if not self._holds(key, data):
                 raise WriteConflict(f"{self.uri(key)} exists with other content") from conflict
         # Whoever wrote it may not have come to this yet.
-        with _writing(self.uri(key)):
+        with writing(self.uri(key)):
             _sync_folder(self._path(key).parent)
         return StoredObject(key, len(data))
 
@@ -245,14 +234,14 @@ class FolderDestination:
         size_bytes = self.stat(key).size_bytes
         if offset > size_bytes:
             raise DestinationError(f"{self.uri(key)} ends at byte {size_bytes}, before {offset}")
-        with _reading(self.uri(key)):
+        with reading(self.uri(key)):
             file = self._path(key).open("rb")
             file.seek(offset)
         return _FolderReader(file, uri=self.uri(key), remaining=size_bytes - offset)
 
     def stat(self, key: Key) -> StoredObject:
         _check_key(key)
-        with _reading(self.uri(key)):
+        with reading(self.uri(key)):
             status = self._look_up(key)
         if status is None or not S_ISREG(status.st_mode):
             raise ObjectNotFound(f"{self.uri(key)} does not exist")
@@ -285,7 +274,7 @@ class FolderDestination:
         changed = set()
         for key in keys:
             _check_key(key)
-            with _deleting(self.uri(key)):
+            with deleting(self.uri(key)):
                 status = self._look_up(key)
                 if status is None or not S_ISREG(status.st_mode):
                     continue
@@ -294,7 +283,7 @@ class FolderDestination:
                 changed.add(self._remove_empty_parents(key))
         for folder in sorted(changed):
             # Another process may have gone on and removed it.
-            with _deleting(str(folder)), suppress(FileNotFoundError):
+            with deleting(str(folder)), suppress(FileNotFoundError):
                 _sync_folder(folder)
         return False
 
@@ -373,7 +362,7 @@ class FolderDestination:
                 pending += self._names_in(name)
                 continue
             try:
-                with _reading(self.uri(name)):
+                with reading(self.uri(name)):
                     status = os.lstat(self.uri(name))
             except ObjectNotFound:
                 continue
@@ -382,7 +371,7 @@ class FolderDestination:
     def _names_at(self, prefix: str) -> _Names:
         """Name what is in the folder of prefix, if there is such a folder; see `_names_in`."""
         if prefix:
-            with _reading(self.uri(prefix)):
+            with reading(self.uri(prefix)):
                 status = self._look_up(prefix[:-1])
             if status is None or not S_ISDIR(status.st_mode):
                 return []
@@ -395,7 +384,7 @@ class FolderDestination:
         """
         names = []
         try:
-            with _reading(self.uri(folder)), os.scandir(self.uri(folder)) as entries:
+            with reading(self.uri(folder)), os.scandir(self.uri(folder)) as entries:
                 for entry in entries:
                     if not is_segment(entry.name) or _is_reserved(folder + entry.name):
                         continue
@@ -410,7 +399,8 @@ class FolderDestination:
     def _prepare(self) -> None:
         """Make the root and clear what killed processes left, once."""
         with self._lock:
-            if self._is_prepared:
+            if self._device is not None:
+                self._require_same_disk()
                 return
             missing = []
             folder = self._root
@@ -422,7 +412,18 @@ class FolderDestination:
                 _sync_folder(folder.parent)
             self._make_folders(_PARTIAL)
             _remove_left_overs(self._partial.iterdir())
-            self._is_prepared = True
+            self._device = self._root.stat().st_dev
+
+    def _require_same_disk(self) -> None:
+        """Refuse to go on in the folder below a mount point whose disk went away.
+
+        What the run stored until then is not there, and must not be named by what it stores next.
+        """
+        if self._root.stat().st_dev != self._device:
+            raise DestinationError(
+                f"{self._root} lies on another file system than when this began",
+                hint="mount the disk of the vault again; the next run goes on there",
+            )
 
     def _check_length(self, key: Key) -> None:
         longest_segment = os.pathconf(self._root, "PC_NAME_MAX")
@@ -445,6 +446,7 @@ class FolderDestination:
         """Give a whole temporary file its name, durably; on any error nothing has that name."""
         target = self._path(key)
         try:
+            self._require_same_disk()
             self._name(temporary, key)
             try:
                 _sync_folder(target.parent)
@@ -618,7 +620,7 @@ def _try_folder(folder: Path) -> None:
                     with suppress(OSError):
                         path.unlink()
     except OSError as error:
-        raise _write_error(error, f"{folder} cannot be written") from error
+        raise write_error(error, f"{folder} cannot be written") from error
 
 
 def _stored_at(status: os.stat_result) -> datetime:
@@ -640,52 +642,6 @@ def _sync_folder(path: Path) -> None:
         _sync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _reading(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ObjectNotFound(f"{uri} does not exist") from error
-    except OSError as error:
-        raise _error(error, f"{uri} could not be read") from error
-
-
-@contextmanager
-def _writing(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(error, f"{uri} could not be stored") from error
-
-
-@contextmanager
-def _deleting(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _error(error, f"{uri} could not be deleted") from error
-
-
-def _write_error(error: OSError, what: str) -> DestinationError:
-    if error.errno in _FORBIDDEN:
-        return AccessDenied(
-            f"{what}: {_reason(error)}", hint="give the right to write there, or another folder"
-        )
-    if error.errno in _IMPOSSIBLE_NAMES:
-        return _error(error, what)
-    hint = _FULL_HINTS.get(error.errno or 0, "")
-    return IncompleteWrite(f"{what}: {_reason(error)}", hint=hint)
-
-
-def _error(error: OSError, what: str) -> DestinationError:
-    kind = AccessDenied if error.errno in _FORBIDDEN else DestinationError
-    return kind(f"{what}: {_reason(error)}")
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
 
 
 def _letter_case_error(path: str) -> DestinationError:

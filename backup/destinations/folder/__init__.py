@@ -1,0 +1,5 @@
+"""A destination in a folder of this machine."""
+
+from backup.destinations.folder.destination import FolderDestination
+
+__all__ = ["FolderDestination"]
