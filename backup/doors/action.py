@@ -36,7 +36,7 @@ from backup.doors.opening import (
 from backup.doors.runner import MOST_ANNOTATIONS, Runner
 from backup.doors.streams import prepare_streams
 from backup.errors import BackupError, ExitCode
-from backup.model import Destination
+from backup.model import Destination, RunResult
 from backup.report.alert import (
     alert_of_prune,
     alert_of_run,
@@ -255,8 +255,8 @@ def _verify(config: Config, runner: Runner) -> int:
         )
         shown = hide_private_damage(report) if hides else report
         print_verify(shown, console)
-        tell(alert_of_verify(shown))
-    is_well = report.exit_code == ExitCode.DONE
+        alert = alert_of_verify(shown)
+        tell(alert)
     findings = [
         *(
             Finding(
@@ -266,13 +266,17 @@ def _verify(config: Config, runner: Runner) -> int:
             )
             for one in shown.damaged
         ),
+        *(Finding("warning", words, "then verify again") for words in shown.not_verified),
         *((Finding("info", not_readable_words(report)),) if report.not_readable else ()),
         *((Finding("warning", standing_words(report)),) if report.standing else ()),
         Finding("info", verified_words(report)),
     ]
-    sound = soundness_words(report).capitalize()
-    heading = f"✅ {sound}" if is_well else "❌ Stored data is damaged"
-    _tell_findings(findings, runner, heading=heading, result="success" if is_well else "failed")
+    headings: dict[RunResult, str] = {
+        "success": f"✅ {soundness_words(report).capitalize()}",
+        "partial": "⚠️ Not everything could be verified",
+        "failed": "❌ Stored data is damaged",
+    }
+    _tell_findings(findings, runner, heading=headings[alert.result], result=alert.result)
     return report.exit_code
 
 

@@ -12,6 +12,7 @@ from tests.support.disks import fill, resize, small_disk
 from tests.support.faults import OWNER, GitShim, assert_nothing_false, bring_back, states_of
 from tests.support.git import FastImport, commit_chain, init_bare, update_refs
 from tests.support.program import repo_backup
+from tests.support.runner import Runner
 
 MEBIBYTE = 1 << 20
 TIP = b"refs/heads/main"
@@ -174,3 +175,17 @@ def test_a_run_without_room_for_its_manifest_fails_and_leaves_nothing(tmp_path: 
 
         (disk / "others").unlink()
         assert {one["status"] for one in run(source, disk / "vault").values()} == {"unchanged"}
+
+
+def test_what_the_action_has_no_room_to_verify_is_not_called_damaged(tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source", 3 * MEBIBYTE), tmp_path / "vault"
+    run(source, vault)
+    with small_disk(tmp_path / "temporary", MEBIBYTE) as temporary:
+        runner = Runner(
+            tmp_path / "runner", "https://github.example.com", more={"TMPDIR": str(temporary)}
+        )
+        done = runner.step(command="verify", token="", destination=str(vault), depth="restore")
+    assert (done.code, done.outputs) == (3, {"result": "partial"})
+    assert done.summary.startswith("## ⚠️ Not everything could be verified")
+    assert "large" in done.summary
+    assert "No space left on device" in done.summary
