@@ -148,9 +148,19 @@ def places(chosen: Sequence[Found], target: Path, *, ending: str) -> Iterator[tu
             segments = [escape_segment(found.host), escape_segment(found.owner), *segments]
         place = "/".join(segments)
         if _collides(f"{place}{ending}".casefold(), taken):
-            place = f"{place}~{escape_segment(found.entry.host_id)}"
+            place = _beside(place, taken, f"~{escape_segment(found.entry.host_id)}")
         taken.add(f"{place}{ending}".casefold())
         yield found, target / f"{place}{ending}"
+
+
+def _beside(place: str, taken: set[str], mark: str) -> str:
+    """Mark the segment by which a place lies inside another one, or is the same."""
+    parts = place.split("/")
+    for depth in range(1, len(parts)):
+        if "/".join(parts[:depth]).casefold() in taken:
+            parts[depth - 1] += mark
+            return "/".join(parts)
+    return place + mark
 
 
 def _collides(name: str, taken: set[str]) -> bool:

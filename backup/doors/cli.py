@@ -391,7 +391,11 @@ def _target(config: Config, word: str) -> Path:
         raise ConfigError("TARGET is missing: give the folder to restore into")
     target = Path(word)
     folder = config.vault.folder
-    if folder is not None and target.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_within = folder is not None and target.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"TARGET: {word!r} is no path that can be used: {error}") from error
+    if is_within:
         raise ConfigError(f"TARGET: {word!r} lies in the vault: give a folder apart from it")
     return target
 

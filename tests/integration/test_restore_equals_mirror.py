@@ -4,6 +4,7 @@ The real program backs up and restores; git alone, given the bundles, must come 
 """
 
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from tests.support.mirrors import (
     fsck,
     mirror_state,
 )
-from tests.support.program import Completed, repo_backup
+from tests.support.program import PROGRAM, Completed, environment, repo_backup
 from tests.support.shapes import LARGE, SOUND, make
 from tests.support.vaults import (
     Capture,
@@ -466,6 +467,23 @@ def test_without_a_target_the_mirror_is_made_here_under_its_name(
     repo_backup("restore", "team/tool", "--from", two_owners / "vault", cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tool.git"]
     assert_same_mirror(tmp_path / "tool.git", two_owners / "acme/team/tool.git")
+
+
+def test_a_target_in_a_folder_that_is_gone_is_refused_by_name(
+    two_owners: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    words: list[str | Path] = [PROGRAM, "restore", "acme/lib", "--from", two_owners / "vault"]
+    done = subprocess.run(
+        ["sh", "-c", 'cd gone && rmdir ../gone && exec "$@"', "sh", *words],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "TARGET: 'lib.git' is no path that can be used" in done.stderr
 
 
 def test_an_empty_folder_and_folders_that_do_not_exist_yet_may_be_the_target(

@@ -97,6 +97,19 @@ def test_one_that_is_damaged_costs_the_others_nothing(vault: Path, tmp_path: Pat
     assert not (tmp_path / "back" / "team-a" / "one.git").exists()
 
 
+def test_no_repository_is_put_inside_another_one(tmp_path: Path) -> None:
+    for name in ("a", "a.git/b", "a.git/b.git/c"):
+        path = init_bare(tmp_path / "acme" / name)
+        update_refs(path, {b"refs/heads/main": commit_chain(path, 1, label=name.encode())[-1]})
+    repo_backup("run", "--from", tmp_path / "acme", "--to", tmp_path / "vault")
+    done = repo_backup(
+        "restore", "--all", "--from", tmp_path / "vault", tmp_path / "back", "--json"
+    )
+    places = [Path(one["path"]) for one in done.json["restored"]]
+    assert len(places) == 3
+    assert not [one for one in places if not set(places).isdisjoint(one.parents)], places
+
+
 # --- Going on -------------------------------------------------------------------------------------
 
 
