@@ -11,6 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 
+class WasStuck(UserWarning):
+    """A program went on in the end; says what it and this process waited for."""
+
+
 def family(pid: int) -> list[int]:
     """List a process and all that it started, those that it started itself first."""
     found = [pid]

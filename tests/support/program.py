@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from tests.support import hanging
 from tests.support.git import empty_home
 
 PROGRAM = Path(sys.executable).parent / "repo-backup"
+
+
+# As long as the program itself waits for a server that is silent, before it asks again.
+PATIENCE_SECONDS = 300.0
 
 
 class UnexpectedExit(AssertionError):
@@ -63,9 +68,13 @@ def repo_backup(
     check: int | None = 0,
     input: str | None = None,  # noqa: A002 - the name it has in subprocess
     cwd: Path | None = None,
-    timeout_seconds: float = 300,
+    patience_seconds: float = PATIENCE_SECONDS,
+    timeout_seconds: float = 2.2 * PATIENCE_SECONDS,
 ) -> Completed:
     """Run ``repo-backup`` to its end.
+
+    Warns:
+        WasStuck: it was still at work when its patience had to be over, and ended all the same.
 
     Args:
         args: as on the command line.
@@ -73,6 +82,7 @@ def repo_backup(
         check: the exit code to insist on; None takes any.
         input: standard input, which is never a terminal.
         cwd: where it runs.
+        patience_seconds: after which it is looked at.
         timeout_seconds: after which it is killed.
 
     Raises:
@@ -90,12 +100,21 @@ def repo_backup(
         encoding="utf-8",
         errors="surrogateescape",
     ) as process:
+        seen = ""
         try:
-            stdout, stderr = process.communicate(input or "", timeout=timeout_seconds)
+            first = min(patience_seconds, timeout_seconds)
+            try:
+                stdout, stderr = process.communicate(input or "", timeout=first)
+            except subprocess.TimeoutExpired:
+                described = "".join(map(hanging.described, hanging.family(process.pid)))
+                seen = (
+                    f"repo-backup {' '.join(words)} was at work for {first:.0f} seconds\n"
+                    f"--- this process\n{hanging.this_process()}--- repo-backup\n{described}"
+                )
+                stdout, stderr = process.communicate(timeout=timeout_seconds - first)
+                warnings.warn(hanging.WasStuck(seen), stacklevel=2)
         except subprocess.TimeoutExpired:
             pids = hanging.family(process.pid)
-            described = "".join(map(hanging.described, pids))
-            ours = hanging.this_process()
             process.send_signal(signal.SIGABRT)
             process.wait()
             for pid in pids[1:]:
@@ -103,8 +122,7 @@ def repo_backup(
                     os.kill(pid, signal.SIGKILL)
             stdout, stderr = process.communicate()
             raise StillRunning(
-                f"repo-backup {' '.join(words)} was at work for {timeout_seconds:.0f} seconds\n"
-                f"--- this process\n{ours}--- repo-backup\n{described}"
+                f"{seen}--- at its end, after {timeout_seconds:.0f} seconds\n"
                 f"--- stdout\n{stdout}\n--- stderr\n{stderr}"
             ) from None
         except BaseException:

@@ -29,6 +29,7 @@ from tests.support.git import (
     update_refs,
     write_tag,
 )
+from tests.support.hanging import WasStuck
 from tests.support.history import OPERATIONS, LivingRepository, Step, steps
 from tests.support.mirrors import (
     HIDDEN_REFS,
@@ -597,6 +598,11 @@ def test_a_program_that_does_not_end_is_ended_with_all_it_started_and_says_where
     assert found is not None, raised.value
     # Standard output, which the child holds, was read to its end: the child is gone as well.
     assert f"--- stdout\n{found[1]}\n" in str(raised.value)
+    # What it waited for is told as well where it ends in the end.
+    body = "import time\ntime.sleep(4)\n"
+    monkeypatch.setattr(program, "PROGRAM", _stand_in(tmp_path / "slow", body))
+    with pytest.warns(WasStuck, match=r"(?s)for 1 seconds.*--- this process.*in repo_backup"):
+        assert program.repo_backup("run", patience_seconds=1, timeout_seconds=60).code == 0
     # A server of the tests may be what it waits for: our threads, and who waits to be accepted.
     ours = str(raised.value).partition("--- repo-backup")[0]
     assert "in repo_backup\n" in ours
