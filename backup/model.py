@@ -49,7 +49,8 @@ class Repository:
     """One repository as its source lists it.
 
     Attributes:
-        host_id: the source's own identity; survives a rename.
+        host_id: the source's own identity; survives a rename. Empty where a listing has something
+            that cannot be read as a repository.
         path: the name under the owner, without the owner; always valid Unicode.
         clone_url: where git finds it, without credentials; a local path for plain sources.
         visibility: to whom, where the source knows more than ``private``.

@@ -23,6 +23,7 @@ from backup.vault import (
     documents,
     documents_of_exports,
     documents_of_files,
+    documents_of_listings,
     documents_of_prune,
 )
 from backup.vault.documents import STORED
@@ -207,7 +208,13 @@ def _keys() -> Iterator[str]:
 
 
 def _everything() -> dict[str, Any]:
-    modules = (documents, documents_of_exports, documents_of_files, documents_of_prune)
+    modules = (
+        documents,
+        documents_of_exports,
+        documents_of_files,
+        documents_of_listings,
+        documents_of_prune,
+    )
     return {name: one for module in modules for name, one in vars(module).items()}
 
 

@@ -77,6 +77,7 @@ HOME_OF: dict[str, tuple[str, ...]] = {
         "backup.vault.documents",
         "backup.vault.documents_of_exports",
         "backup.vault.documents_of_files",
+        "backup.vault.documents_of_listings",
         "backup.vault.documents_of_prune",
         "backup.vault.fields",
     ),

@@ -185,10 +185,11 @@ class _Examination:
             yield Finding("error", f"{name}: no repositories are seen", source.if_too_short)
             return
         yield Finding("info", f"{name}: {count} repositories are seen")
+        yield from _unusable(listing)
         for note in source.notes:
             yield Finding("warning", note)
         yield from self._git(listing)
-        yield from self._vault(layout, count)
+        yield from self._vault(layout, len(listing))
 
     def _place(self, layout: Layout) -> Iterator[Finding]:
         """Try to begin what a run writes last, and loses the night without."""
@@ -269,3 +270,16 @@ class _Examination:
                 f"{count} repositories are seen, {newest.totals.listed} were in the last run",
                 self._source.if_too_short or "check the credentials, or run with --accept-drop",
             )
+
+
+def _unusable(listing: Sequence[Repository]) -> Iterator[Finding]:
+    """Name the first of those that are listed and cannot be captured."""
+    found = [one for one in listing if one.problem]
+    if found:
+        first = found[0]
+        yield Finding(
+            "warning",
+            f"{len(found)} of what is listed cannot be captured, "
+            f"first {first.owner}/{first.path}: {first.problem}",
+            private=any(one.private for one in found),
+        )

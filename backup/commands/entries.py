@@ -16,7 +16,8 @@ from backup.plan import (
     selection_line,
     why_alarming,
 )
-from backup.vault.documents import AbsenceLine, ChangeCounts, Entry, LfsLine, PinLine, Record
+from backup.vault.documents import ChangeCounts, Entry, LfsLine, PinLine, Record
+from backup.vault.documents_of_listings import AbsenceLine
 from backup.vault.layout import lfs_key
 
 _LOOK_FOR_WIKIS_EVERY = timedelta(days=7)
@@ -67,13 +68,32 @@ def outcome_of(repository: Repository) -> Outcome:
     )
 
 
+def first_entry(repository: Repository, *, reason: str = "") -> Entry:
+    """Begin the entry of a repository of which nothing is stored.
+
+    Args:
+        repository: as its source lists it.
+        reason: why nothing is.
+    """
+    return Entry(
+        host_id=repository.host_id,
+        path=repository.path,
+        kind=repository.kind,
+        private=repository.private,
+        archived=repository.archived,
+        fork=repository.fork,
+        pushed_at=repository.pushed_at,
+        reason=sound(reason),
+    )
+
+
 def failed(
     repository: Repository, entry: Entry | None, now: datetime, *, reason: str, hint: str = ""
 ) -> Result:
     """Say that a repository could not be captured; what is stored of it stays as it is."""
     reason = sound(reason)
     known = entry is not None and entry.failing_since is not None
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    base = entry or first_entry(repository)
     return Result(
         replace(outcome_of(repository), status="failed", reason=reason, hint=hint, known=known),
         base.model_copy(
@@ -81,6 +101,7 @@ def failed(
             | {
                 "status": "failed",
                 "reason": reason,
+                "private": repository.private,
                 "failing_since": base.failing_since or now,
             }
         ),
@@ -89,7 +110,7 @@ def failed(
 
 def blocked(repository: Repository, entry: Entry | None, *, reason: str) -> Result:
     """Say that the source blocks a repository for good; what is stored of it stays as it is."""
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    base = entry or first_entry(repository)
     known = base.skipped_why is not None
     marks = _listed(repository, base) | {"status": "skipped", "reason": reason}
     return Result(
@@ -104,7 +125,7 @@ def without_wiki(repository: Repository, entry: Entry | None, *, now: datetime) 
     That a repository may have one is all that a forge says; it begins with its first page. One that
     we may not read gets the same answer (404), so the two cannot be told apart.
     """
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    base = entry or first_entry(repository)
     if base.record is None:
         reason = "it has no page yet, or is hidden from us"
         marks = _listed(repository, base) | {"status": "empty", "reason": reason, "empty": True}
@@ -192,7 +213,7 @@ def planned(plan: Plan, entry: Entry | None) -> Result:
             reason=plan.reason,
             refs_not_selected=plan.refs.not_selected,
         ),
-        entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind),
+        entry or first_entry(repository),
     )
 
 
@@ -248,7 +269,7 @@ def captured_now(
         kind: sum(change.kind == kind for change in captured.changes)
         for kind in ("added", "advanced", "rewritten", "moved", "deleted")
     }
-    base = entry or Entry(host_id=repository.host_id, path=repository.path, kind=repository.kind)
+    base = entry or first_entry(repository)
     made = base.model_copy(
         update={**_NOTHING_DONE}
         | _listed(repository, base)

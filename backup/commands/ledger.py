@@ -5,13 +5,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from backup.commands.entries import Result, carried, outcome_of
-from backup.errors import DeadlineReached, ServerSilent
+from backup.commands.entries import Result, carried, first_entry, outcome_of
+from backup.errors import DeadlineReached, ServerSilent, sound
 from backup.model import Outcome, Repository, RunResult, Status
 from backup.vault.documents import Entry, EntryDamage, Totals
 from backup.vault.documents_of_exports import ExportLine
+from backup.vault.documents_of_listings import UnreadableLine
 from backup.vault.manifest import Identity, newer
 
+_MOST_UNREADABLE = 1000
 _DONE: frozenset[Status] = frozenset({"captured", "unchanged", "empty"})
 
 
@@ -30,6 +32,7 @@ class Ledger:
         late: those of the problems that only say that the time was up, or the run interrupted.
         failed: the run as a whole failed, whatever became of its repositories.
         exports: so many archives of projects were stored.
+        unreadable: what the listing has and no entry can be made of.
     """
 
     results: dict[Identity, Result] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     failed: bool = False
     exports: int = 0
+    unreadable: list[UnreadableLine] = field(default_factory=list)
 
     def add(self, repository: Repository, result: Result) -> None:
         """Note what came of a repository."""
@@ -115,6 +119,21 @@ class Ledger:
         if mark is not None:
             self.marks[mark.identity] = mark
 
+    def refuse(self, repository: Repository) -> Outcome:
+        """Note what the listing has and no entry can be made of; return what is reported of it.
+
+        The manifest names the first thousand; its totals count all.
+        """
+        reason = sound(repository.problem)
+        line = UnreadableLine(
+            path=sound(repository.path), reason=reason, private=repository.private
+        )
+        if len(self.unreadable) < _MOST_UNREADABLE:
+            self.unreadable.append(line)
+        outcome = replace(outcome_of(repository), reason=reason)
+        self.tell(outcome)
+        return outcome
+
     def leave(self, repository: Repository, entry: Entry | None, *, reason: str) -> None:
         """Note that the run did not come to a repository; its entry stays as it was."""
         self.not_reached.append(repository.path)
@@ -133,9 +152,7 @@ class Ledger:
             self.be_late(f"{repository.owner}/{repository.path}: {reason}")
         else:
             self.cut_off.append(repository.path)
-        known = entry or Entry(
-            host_id=repository.host_id, path=repository.path, kind=repository.kind
-        )
+        known = entry or first_entry(repository)
         self.tell(
             replace(outcome_of(repository), status="not-reached", reason=reason),
             mark=carried(known, reason=reason, attempted_at=now, absence=None),

@@ -30,6 +30,7 @@ from backup.commands.replaced import LastExports, due_exports, note_export
 from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import (
     RunOptions,
+    can_be_kept,
     filters,
     is_counted,
     is_wanted,
@@ -64,7 +65,8 @@ from backup.plan import Policy, order_of_work, selection_line
 from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
-from backup.vault.documents import AbsenceLine, Entry, Manifest, SourceLine, Totals, encode
+from backup.vault.documents import Entry, Manifest, SourceLine, Totals, encode
+from backup.vault.documents_of_listings import AbsenceLine
 from backup.vault.layout import DocumentName, Layout, snapshot_time
 from backup.vault.manifest import (
     WINDOW,
@@ -285,7 +287,7 @@ class OwnerRun:
         )
         for note in self.source.notes:
             self._note(note)
-        self.listed = sum(not repository.problem for repository in listing)
+        self.listed = len(listing)
         self._counted = sum(is_counted(one, self._state.entries) for one in listing)
         if not listing and not self._state.entries:
             identity = self.source.identity
@@ -403,11 +405,8 @@ class OwnerRun:
         with Workers(options.concurrency * REQUESTS_PER_CAPTURE) as pool:
             for repository in order_of_work(selected, entries):
                 entry = known_of(repository, entries)
-                if repository.problem and entry is None:
-                    # Perhaps no repository at all: said, but not remembered as one.
-                    outcome = replace(outcome_of(repository), reason=repository.problem)
-                    self.ledger.tell(outcome)
-                    self._events.finished(outcome)
+                if entry is None and not can_be_kept(repository):
+                    self._events.finished(self.ledger.refuse(repository))
                     continue
                 future = pool.submit(_begin, repository, entry, shop)
                 future.add_done_callback(lambda f, r=repository: finished.put((f, r)))  # type: ignore[misc]
@@ -675,6 +674,7 @@ class OwnerRun:
             merged=self._state.merged,
             forgotten=self._state.forgotten,
             problems=tuple(self.ledger.problems),
+            unreadable=tuple(self.ledger.unreadable),
             entries=tuple(entries),
         )
 

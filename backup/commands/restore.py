@@ -116,6 +116,21 @@ class _Work:
     beside: Beside = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a vault has at the time that is asked for.
+
+    Attributes:
+        everything: every repository.
+        unreadable: owners whose manifests are damaged or gone.
+        not_stored: what was listed and no entry could be made of.
+    """
+
+    everything: list[Found] = field(default_factory=list)
+    unreadable: list[_Failure] = field(default_factory=list)
+    not_stored: list[_Failure] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class _Lost:
     """What to give back, and what of it is lost upstream."""
@@ -142,7 +157,7 @@ def restore(
     require_git()
     originals = OriginalsDestination(destination)
     destination = originals
-    chosen, several, unreadable = _chosen(originals, request, events)
+    chosen, several, failures = _chosen(originals, request, events)
     if request.push is not None and several:
         raise ConfigError("--push takes one repository: name it")
     if request.target is not None and not several:
@@ -150,57 +165,61 @@ def restore(
     work = _Restoring(destination, request, events=events, stop=stop)
     if request.target is None:
         if request.push is None:
-            return work.list_lost(chosen, unreadable if several else ())
+            return work.list_lost(chosen, failures if several else ())
         if unusable := named_but_unusable():
             events.note(unusable)
         with work_folder() as folder:
             return work.restore_one(chosen[0], folder / "pushed")
     if several:
-        return work.restore_several(chosen, request.target, unreadable)
+        return work.restore_several(chosen, request.target, failures)
     return work.restore_one(chosen[0], request.target)
 
 
 def _chosen(
     destination: OriginalsDestination, request: RestoreRequest, events: Events
 ) -> tuple[list[Found], bool, list[_Failure]]:
-    """Find what is asked for, whether it is meant as several, and which owners cannot be read."""
-    everything, unreadable = _everything(destination, request, events)
-    if unreadable and not everything:
+    """Find what is asked for, whether it is meant as several, and what of it cannot be had."""
+    contents = _contents(destination, request, events)
+    unreadable = contents.unreadable
+    if unreadable and not contents.everything:
         raise unreadable[0].error
     try:
-        found, several = _meant(everything, request)
+        found, several = _meant(contents.everything, request)
     except ConfigError:
         # It may be what cannot be read.
         if unreadable:
             raise unreadable[0].error from None
         raise
+    if request.all and not request.asks_for_lost:
+        return found, several, [*unreadable, *contents.not_stored]
     return found, several, unreadable
 
 
-def _everything(
+def _contents(
     destination: OriginalsDestination, request: RestoreRequest, events: Events
-) -> tuple[list[Found], list[_Failure]]:
+) -> _Contents:
     """Return every repository; an owner whose manifests are damaged or gone hinders no other."""
     now = datetime.now(UTC)
-    everything: list[Found] = []
-    unreadable: list[_Failure] = []
+    contents = _Contents()
     for layout in require_roots(destination):
         name = layout.prefix.rstrip("/")
         try:
-            everything += _of_owner(destination, layout, request.at, now=now)
+            found, not_stored = _of_owner(destination, layout, request.at, now=now)
+            contents.everything.extend(found)
+            contents.not_stored.extend(not_stored)
         except IntegrityError as error:
-            unreadable.append(_Failure(name, error))
+            contents.unreadable.append(_Failure(name, error))
             events.note(f"{name} cannot be read: {error.message}")
             continue
         for note in hidden_notes(destination, layout):
             events.note(note)
-    return everything, unreadable
+    return contents
 
 
 def _of_owner(
     destination: Destination, layout: Layout, at: str | None, *, now: datetime
-) -> list[Found]:
-    """Return an owner's repositories as of a time.
+) -> tuple[list[Found], list[_Failure]]:
+    """Return an owner's repositories as of a time, and what of its last listing is none.
 
     Raises:
         IntegrityError: a manifest that counts is damaged, or none is there.
@@ -212,11 +231,15 @@ def _of_owner(
         found = entries_at(destination, layout, at, now=now)
         names = list_documents(destination, layout)
         if found or any(name.checkpoint is None for name in names):
-            return found
+            return found, []
         state = State()
     if (lost := lost_index(destination, layout, state)) is not None:
         raise lost.error
-    return found
+    owner = "" if state.source is None else state.source.owner
+    return found, [
+        _Failure(f"{owner}/{one.path}", BackupError(f"nothing of it is stored: {one.reason}"))
+        for one in state.unreadable
+    ]
 
 
 def _meant(everything: list[Found], request: RestoreRequest) -> tuple[list[Found], bool]:

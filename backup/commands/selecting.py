@@ -67,6 +67,11 @@ def with_a_name(repository: Repository) -> Repository:
     return replace(repository, problem="its name has an empty part, and cannot be kept")
 
 
+def can_be_kept(repository: Repository) -> bool:
+    """Return whether an entry can be made of what the listing has."""
+    return bool(repository.host_id) and is_path(repository.path)
+
+
 def is_counted(repository: Repository, known: Container[tuple[Kind, str]]) -> bool:
     """Return whether a repository counts where a listing is compared with the last one.
 

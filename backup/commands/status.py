@@ -30,6 +30,7 @@ from backup.vault.documents import Entry
 from backup.vault.layout import Layout, escape_segment
 from backup.vault.manifest import State, list_documents, load_state
 
+_MOST_NAMED = 20
 _WORDS_OF_AGE = (("days", 86_400), ("hours", 3600), ("minutes", 60))
 
 
@@ -192,10 +193,22 @@ def _of_run(name: str, state: State, *, limit: datetime, now: datetime) -> Itera
             f"{name}: the last run did not get to every repository",
             "give it more time: the next one begins with the rest",
         )
+    yield from _of_unreadable(name, state)
     private = {entry.path for entry in state.entries.values() if entry.private}
     for problem in newest.problems:
         is_private = any(path in problem for path in private)
         yield Finding("warning", f"{name}: the last run said: {problem}", private=is_private)
+
+
+def _of_unreadable(name: str, state: State) -> Iterator[Finding]:
+    """Name what the last listing had and no entry can be made of."""
+    fix = "look at it where it is listed: each run tries it again"
+    for one in state.unreadable[:_MOST_NAMED]:
+        yield Finding(
+            "error", f"{name}/{one.path}: nothing of it is stored: {one.reason}", fix, one.private
+        )
+    if (more := len(state.unreadable) - _MOST_NAMED) > 0:
+        yield Finding("error", f"{name}: nothing is stored of {more} more that are listed", fix)
 
 
 def _counts(entry: Entry) -> bool:
@@ -219,9 +232,12 @@ def _of_repository(name: str, entry: Entry, *, limit: datetime, now: datetime) -
         # A run that did not come to it knows no reason of its own.
         why = f": {entry.reason}" if entry.reason else ""
         yield error(f"it has failed since {entry.failing_since:%Y-%m-%d}{why}", again)
+    elif entry.checked_at is None:
+        why = f": {entry.reason}" if entry.reason else ""
+        yield error(f"it was never checked{why}", "look at the last run's summary")
     elif not _is_fresh(entry, limit):
-        when = "never" if entry.checked_at is None else f"last {_ago(entry.checked_at, now)}"
-        yield error(f"it was checked {when}", "look at the last run's summary")
+        when = _ago(entry.checked_at, now)
+        yield error(f"it was checked last {when}", "look at the last run's summary")
     elif entry.unfinished:
         yield error(f"it is not whole: {'; '.join(entry.unfinished)}", again)
     for reason in entry.degraded:

@@ -73,7 +73,7 @@ def each(
                 host=host,
                 owner=owner,
                 path=name,
-                host_id=f"unreadable-{number}",
+                host_id="",
                 clone_url="",
                 problem=f"{forge} lists something that is no repository ({_what(error)})",
             )

@@ -187,7 +187,7 @@ class FolderSource:
         for folder, problem in self._unreadable.items():
             if f"{path}/".startswith(f"{_shown(folder)}/"):
                 raise SourceError(problem)
-        return Absence("not-visible", f"no repository lies at {path} any more")
+        return Absence("not-visible", f"no repository lies at {path}")
 
     def _below(
         self, folder: Path, relative: str, walk: "_Walk", *, within_work_tree: bool

@@ -29,6 +29,7 @@ from backup.model import (
 from backup.refs import in_order, is_well_formed, to_bytes
 from backup.vault.documents_of_exports import ExportLine
 from backup.vault.documents_of_files import LfsTurn
+from backup.vault.documents_of_listings import AbsenceLine, UnreadableLine
 from backup.vault.documents_of_prune import Condemned, Pruned
 from backup.vault.fields import (
     Base64,
@@ -86,15 +87,6 @@ class SelectionLine(Part):
     pull_refs: Flag = False
     lfs: Flag = False
     metadata: tuple[str, ...] = ()
-
-
-class AbsenceLine(Part):
-    """A repository that its source does not list any more."""
-
-    since: Time
-    asked_at: Time
-    answer: Literal["not-visible", "transferred", "blocked"]
-    detail: str = ""
 
 
 class PinLine(Part):
@@ -264,6 +256,9 @@ class Manifest(Header):
         (), description="what older documents say of these repositories does not count any more"
     )
     problems: tuple[str, ...] = ()
+    unreadable: tuple[UnreadableLine, ...] = Field(
+        (), description="what the source listed and no entry can be made of"
+    )
     writer: str | None = Field(None, description="account and role that wrote it, where known")
     entries: Many[Entry]
 

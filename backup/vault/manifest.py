@@ -32,6 +32,7 @@ from backup.vault.documents import (
     refs_digest,
 )
 from backup.vault.documents_of_exports import ExportLine
+from backup.vault.documents_of_listings import UnreadableLine
 from backup.vault.fields import Count, Flag, Many, Name, Part, Path, RecordKey, Stem
 from backup.vault.layout import (
     DOCUMENT_FOLDERS,
@@ -63,6 +64,7 @@ class State:
         source: what the root is a backup of; known from a checkpoint, too.
         forgotten: repositories that the vault was told to forget, as often as it was.
         misdated: stems of documents that a wrong clock has dated; they decide nothing.
+        unreadable: what the newest listing had that no entry can be made of.
         left_aside: what keeps each checkpoint and misdated manifest from being read that was left
             aside: it is damaged, or of a newer format.
     """
@@ -75,6 +77,7 @@ class State:
     vault_checked_at: datetime | None = None
     forgotten: tuple[ForgottenLine, ...] = ()
     misdated: tuple[str, ...] = ()
+    unreadable: tuple[UnreadableLine, ...] = ()
     left_aside: tuple[str, ...] = ()
 
 
@@ -363,6 +366,7 @@ def load_state(
         vault_checked_at=None if newest is None else newest.vault_checked_at,
         forgotten=tuple(sorted(forgotten.values(), key=lambda line: (line.at, line.path))),
         misdated=tuple(sorted(name.stem for name in aside.names)),
+        unreadable=_listed_last(newest, loaded),
         left_aside=tuple(aside.unreadable),
     )
 
@@ -373,6 +377,16 @@ def _source_of(
     if newest is not None:
         return newest.source
     return next((document.source for _, document in others), None)
+
+
+def _listed_last(
+    newest: Manifest | None, others: Iterable[tuple[DocumentName, Manifest]]
+) -> tuple[UnreadableLine, ...]:
+    """Return what could not be read of the last listing; a document of forget has none."""
+    if newest is not None:
+        return newest.unreadable
+    listings = (document.unreadable for name, document in others if not name.is_forgotten)
+    return next(listings, ())
 
 
 def merge(entries: Iterable[Entry]) -> dict[Identity, Entry]:

@@ -163,6 +163,27 @@ def test_a_link_to_a_repository_elsewhere_fails_by_name_outside_of_work_trees(la
     assert not any("linked" in key for key in lab.stored())
 
 
+def test_what_fails_from_the_first_night_on_is_named_by_every_command(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "src")
+    lab.repository("good.git")
+    (lab.root / "link").symlink_to(init_bare(tmp_path / "elsewhere"))
+    for row in ({"captured": 1, "failed": 1}, {"unchanged": 1, "failed": 1}):
+        totals = repo_backup(*RUN, "--json", cwd=tmp_path, check=3).json["totals"]
+        assert {name: totals[name] for name in row} == row
+        assert totals["listed"] == 2
+        looked = repo_backup("status", "--from", "vault", cwd=tmp_path, check=3).stdout
+        assert "error: folder/src/link: it has failed since" in looked
+        assert "1 of 2 repositories were checked in time" in looked
+        rows = repo_backup("list", "--from", "vault", "--json", cwd=tmp_path).json["repositories"]
+        assert {one["path"]: one["state"] for one in rows} == {"good": "ok", "link": "stale"}
+    restored = repo_backup("restore", "--all", "--from", "vault", "out", cwd=tmp_path, check=3)
+    assert "failed: src/link: src/link has no backup: link is a symbolic link" in restored.stdout
+    assert_same_mirror(tmp_path / "out/good.git", lab.root / "good.git")
+    (lab.root / "link").unlink()
+    repo_backup(*RUN, cwd=tmp_path)
+    repo_backup("status", "--from", "vault", cwd=tmp_path)
+
+
 def test_nothing_of_another_repository_is_stored_as_ones_own(lab: Lab) -> None:
     """Anyone who may write into a repository can have it lead to another one."""
     private = init_bare(lab.root.parent / "private")

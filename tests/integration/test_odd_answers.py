@@ -540,6 +540,31 @@ def test_the_command_line_says_whose_answer_it_is_and_goes_on(forge: Forge, tmp_
     assert len([*(tmp_path / "vault").rglob("*.bundle")]) == 1
 
 
+def test_what_cannot_be_read_of_a_listing_is_named_by_every_command(
+    forge: Forge, tmp_path: Path
+) -> None:
+    sound = json.dumps(forge.item(1)).replace("r1", "one")
+    forge.reply(forge.page("null", sound), X_Next_Page="")
+    vault = tmp_path / "vault"
+    env = {"REPO_BACKUP_TOKEN": TOKEN, "REPO_BACKUP_SERVER_URL": forge.fake.url}
+    if forge.kind == "bitbucket":
+        env["REPO_BACKUP_API_URL"] = forge.api_url
+    words = ("run", "--from", f"{forge.kind}:acme", "--to", vault, "--json")
+    totals = repo_backup(*words, env=env, check=3).json["totals"]
+    assert (totals["listed"], totals["captured"], totals["failed"]) == (2, 1, 1)
+    looked = repo_backup("status", "--from", vault, check=3).stdout
+    assert "/acme/item 1 of the listing: nothing of it is stored: " in looked
+    restored = repo_backup("restore", "--all", "--from", vault, tmp_path / "out", check=3).stdout
+    assert "failed: acme/item 1 of the listing: nothing of it is stored: " in restored
+    assert (tmp_path / "out" / "one.git" / "HEAD").exists()
+    rows = repo_backup("list", "--from", vault, "--json").json["repositories"]
+    assert [one["path"] for one in rows] == ["one"]
+
+    forge.reply(forge.page(sound), X_Next_Page="")
+    assert repo_backup(*words, env=env).json["totals"]["unchanged"] == 1
+    repo_backup("status", "--from", vault)
+
+
 # --- Where tokens are given out -------------------------------------------------------------------
 
 GOOD = "ghs_0123456789abcdefghij0123456789"

@@ -18,7 +18,8 @@ from backup.commands.finding import (
 from backup.destinations.memory import MemoryDestination
 from backup.errors import ConfigError, IntegrityError
 from backup.model import Destination, Kind
-from backup.vault.documents import AbsenceLine, Drill, Entry, Manifest, SourceLine, encode
+from backup.vault.documents import Drill, Entry, Manifest, SourceLine, encode
+from backup.vault.documents_of_listings import AbsenceLine
 from backup.vault.layout import DocumentName, Layout
 from tests.support.times import Timed
 

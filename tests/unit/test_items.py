@@ -41,6 +41,7 @@ def test_what_is_no_repository_is_said_and_the_others_are_read(odd: Any) -> None
     found = [*each(items, of_item, forge="GitHub", host="h", owner="o")]
     assert [one.path for one in found] == ["a", "a", "item 2 of the listing", "b", "b"]
     assert [bool(one.problem) for one in found] == [False, False, True, False, False]
+    assert found[2].host_id == ""
     assert found[2].problem.startswith("GitHub lists something that is no repository (")
     with pytest.raises(SourceError, match="is no repository"), taken_for("repository", forge="X"):
         [*of_item(odd)]
