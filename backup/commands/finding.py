@@ -231,6 +231,23 @@ def entries_of(layout: Layout, state: State) -> list[Found]:
     return [Found(layout, source.host, source.owner, e) for e in state.entries.values()]
 
 
+def unfinished_note(layout: Layout, state: State) -> str:
+    """Say that no run has finished, and what follows; empty where one has.
+
+    Args:
+        layout: the owner's root.
+        state: what `load_state` made of its documents.
+    """
+    if state.newest is not None or state.misdated or not state.entries:
+        return ""
+    missing = sum(entry.record is None and entry.status is None for entry in state.entries.values())
+    return (
+        f"{layout.prefix.rstrip('/')}: no run has finished yet. This is the checkpoint of one that "
+        f"was cut off or is still at work: it had not reached {missing} of {len(state.entries)} "
+        "repositories"
+    )
+
+
 def records_back(destination: Destination, found: Found) -> Iterator[Record]:
     """Yield a repository's records, the newest first, over those that were pruned in between.
 

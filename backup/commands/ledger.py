@@ -1,11 +1,12 @@
 """What came of each repository of an owner so far, and the manifest made of it."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from backup.commands.entries import Result, carried, first_entry, outcome_of
+from backup.commands.selecting import can_be_kept
 from backup.errors import DeadlineReached, ServerSilent, sound
 from backup.model import Outcome, Repository, RunResult, Status
 from backup.vault.documents import Entry, EntryDamage, Totals
@@ -135,11 +136,15 @@ class Ledger:
         return outcome
 
     def leave(self, repository: Repository, entry: Entry | None, *, reason: str) -> None:
-        """Note that the run did not come to a repository; its entry stays as it was."""
+        """Note that the run did not come to a repository.
+
+        Its entry stays as it was; one that never had any is named all the same.
+        """
         self.not_reached.append(repository.path)
+        known = entry or first_entry(repository)
         self.tell(
             replace(outcome_of(repository), status="not-reached", reason=reason),
-            mark=None if entry is None else carried(entry, reason=reason, absence=None),
+            mark=carried(known, reason=reason, absence=None),
         )
 
     def cut(
@@ -214,6 +219,23 @@ class Ledger:
             if theirs is None or _same(theirs, before.get(identity)) or not newer(theirs, entry):
                 entries[identity] = entry
         return tuple(sorted(entries.values(), key=lambda entry: (entry.path, entry.host_id)))
+
+    def entries_so_far(
+        self, selected: Iterable[Repository], *, known: Mapping[Identity, Entry]
+    ) -> list[Entry]:
+        """Return what a checkpoint has: what was worked on, and by name what was never reached.
+
+        Args:
+            selected: what the run is to work on.
+            known: what was there before; other documents name it.
+        """
+        entries = {identity: result.entry for identity, result in self.results.items()}
+        for one in selected:
+            identity = (one.kind, one.host_id)
+            if identity not in entries and identity not in known and can_be_kept(one):
+                first = first_entry(one, reason="not reached yet")
+                entries[identity] = self.marks.get(identity, first)
+        return list(entries.values())
 
     def stored(self) -> int:
         """Count the repositories of which something was stored, and the exports."""

@@ -15,6 +15,7 @@ from backup.commands.finding import (
     require_roots,
     snapshots,
     state_of_vault,
+    unfinished_note,
 )
 from backup.commands.forget import forgotten_row
 from backup.commands.hidden import hidden_notes
@@ -60,6 +61,7 @@ def list_vault(destination: Destination) -> VaultListing:
         if (lost := lost_index(destination, layout, state)) is not None:
             raise lost.error
         notes += hidden_notes(originals, layout)
+        notes += filter(None, [unfinished_note(layout, state)])
         forgotten += [forgotten_row(layout, line) for line in state.forgotten]
         found = entries_of(layout, _with_damage(destination, layout, state, now=now))
         drills = _last_drills(destination, layout, {one.entry.identity for one in found})
@@ -107,6 +109,7 @@ def list_history(destination: Destination, repository: str) -> History:
             raise lost.error
         everything += entries_of(layout, state)
         notes += hidden_notes(originals, layout)
+        notes += filter(None, [unfinished_note(layout, state)])
     found = find_repository(everything, repository)
     drills = _last_drills(destination, found.layout, {found.entry.identity})
     items = _items(destination, found)

@@ -151,6 +151,7 @@ class OwnerRun:
         self._dropped = False
         self._accepted: int | None = None
         self._selected = 0
+        self._to_work_off: Sequence[Repository] = ()
         self._is_local = False
         self._vault_check_due = False
         self._stored: dict[str, int] | None = None
@@ -400,6 +401,7 @@ class OwnerRun:
         """Bring every selected repository up to date, the longest unchecked first."""
         options, entries = self._options, self._state.entries
         shop = self._workshop()
+        self._to_work_off = selected
         finished: SimpleQueue[tuple[Future[Result], Repository]] = SimpleQueue()
         saved_at, left = time.monotonic(), 0
         with Workers(options.concurrency * REQUESTS_PER_CAPTURE) as pool:
@@ -623,7 +625,7 @@ class OwnerRun:
             return
         self._checkpoints += 1
         name = DocumentName(self._means.snapshot_id, checkpoint=self._checkpoints)
-        entries = [result.entry for result in self.ledger.results.values()]
+        entries = self.ledger.entries_so_far(self._to_work_off, known=self._state.entries)
         document = self._document("checkpoint", entries)
         try:
             self._destination.put_if_absent(self._layout.document(name), encode(document))

@@ -21,6 +21,7 @@ from backup.commands.finding import (
     matches,
     require_roots,
     state_of_vault,
+    unfinished_note,
 )
 from backup.commands.hidden import hidden_notes
 from backup.commands.lost import DELETED, REWRITTEN, find_losses, gone
@@ -204,22 +205,23 @@ def _contents(
     for layout in require_roots(destination):
         name = layout.prefix.rstrip("/")
         try:
-            found, not_stored = _of_owner(destination, layout, request.at, now=now)
-            contents.everything.extend(found)
-            contents.not_stored.extend(not_stored)
+            found, state = _of_owner(destination, layout, request.at, now=now)
         except IntegrityError as error:
             contents.unreadable.append(_Failure(name, error))
             events.note(f"{name} cannot be read: {error.message}")
             continue
-        for note in hidden_notes(destination, layout):
-            events.note(note)
+        contents.everything.extend(found)
+        contents.not_stored.extend(_not_stored(state))
+        for note in (*hidden_notes(destination, layout), unfinished_note(layout, state)):
+            if note:
+                events.note(note)
     return contents
 
 
 def _of_owner(
     destination: Destination, layout: Layout, at: str | None, *, now: datetime
-) -> tuple[list[Found], list[_Failure]]:
-    """Return an owner's repositories as of a time, and what of its last listing is none.
+) -> tuple[list[Found], State]:
+    """Return an owner's repositories as of a time; for the present also what else is known of it.
 
     Raises:
         IntegrityError: a manifest that counts is damaged, or none is there.
@@ -231,12 +233,17 @@ def _of_owner(
         found = entries_at(destination, layout, at, now=now)
         names = list_documents(destination, layout)
         if found or any(name.checkpoint is None for name in names):
-            return found, []
+            return found, State()
         state = State()
     if (lost := lost_index(destination, layout, state)) is not None:
         raise lost.error
+    return found, state
+
+
+def _not_stored(state: State) -> list[_Failure]:
+    """Return what was listed and no entry could be made of."""
     owner = "" if state.source is None else state.source.owner
-    return found, [
+    return [
         _Failure(f"{owner}/{one.path}", BackupError(f"nothing of it is stored: {one.reason}"))
         for one in state.unreadable
     ]

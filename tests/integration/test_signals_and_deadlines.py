@@ -181,10 +181,18 @@ def test_what_a_first_run_stored_before_it_was_interrupted_can_be_restored(
     process = hanging.start(*RUN, "--json", cwd=folder)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE_SECONDS)
-    report = repo_backup(
-        "restore", "--all", "--from", "vault", "out", "--json", cwd=folder, check=None
-    ).json
+    rows = repo_backup("list", "--from", "vault", "--json", cwd=folder).json
+    assert sorted(row["path"] for row in rows["repositories"]) == [*"abcde"]
+    unfinished = "it had not reached 3 of 5 repositories"
+    assert any(unfinished in note for note in rows["notes"])
+    looked = repo_backup("status", "--from", "vault", cwd=folder, check=3).stdout
+    assert "no run has ever finished" in looked
+    assert "2 of 5 repositories were checked in time" in looked
+    done = repo_backup("restore", "--all", "--from", "vault", "out", "--json", cwd=folder, check=3)
+    assert unfinished in done.stderr
+    report = done.json
     assert len(report["restored"]) == 2
+    assert len(report["failed"]) == 3
     for one in report["restored"]:
         name = one["repository"].removeprefix("src/")
         assert_same_mirror(folder / f"out/{name}.git", folder / "src" / name)
@@ -299,6 +307,11 @@ def test_a_deadline_ends_a_run_as_partial_and_says_what_was_not_done(lab: Lab) -
     manifest = lab.manifest()
     assert (manifest.complete, manifest.result) == (False, "partial")
     assert len([entry for entry in manifest.entries if entry.record]) == captured
+    # What was never reached is in the vault by name: who reads it must hear of it.
+    assert len(manifest.entries) == 8
+    assert {entry.reason for entry in manifest.entries if not entry.record} == {
+        "not reached: the time was up"
+    }
 
 
 def test_short_runs_get_to_every_repository_in_the_end(lab: Lab) -> None:
