@@ -289,7 +289,8 @@ class OwnerRun:
         for note in self.source.notes:
             self._note(note)
         self.listed = len(listing)
-        self._counted = sum(is_counted(one, self._state.entries) for one in listing)
+        stored = {one.identity for one in self._state.entries.values() if one.record is not None}
+        self._counted = sum(is_counted(one, stored) for one in listing)
         if not listing and not self._state.entries:
             identity = self.source.identity
             raise SourceError(

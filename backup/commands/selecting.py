@@ -72,17 +72,17 @@ def can_be_kept(repository: Repository) -> bool:
     return bool(repository.host_id) and is_path(repository.path)
 
 
-def is_counted(repository: Repository, known: Container[tuple[Kind, str]]) -> bool:
+def is_counted(repository: Repository, stored: Container[tuple[Kind, str]]) -> bool:
     """Return whether a repository counts where a listing is compared with the last one.
 
     Args:
         repository: as it is listed.
-        known: kind and id of each that is in the vault.
+        stored: kind and id of each that is in the vault.
     """
     if repository.kind in {"gist", "snippet"}:
         # Whether these are listed is a choice, and no sign of what a token sees.
         return False
-    return not repository.problem or (repository.kind, repository.host_id) in known
+    return not repository.problem or (repository.kind, repository.host_id) in stored
 
 
 def is_wanted(repository: Repository, options: RunOptions) -> bool:

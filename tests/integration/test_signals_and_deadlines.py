@@ -309,9 +309,8 @@ def test_a_deadline_ends_a_run_as_partial_and_says_what_was_not_done(lab: Lab) -
     assert len([entry for entry in manifest.entries if entry.record]) == captured
     # What was never reached is in the vault by name: who reads it must hear of it.
     assert len(manifest.entries) == 8
-    assert {entry.reason for entry in manifest.entries if not entry.record} == {
-        "not reached: the time was up"
-    }
+    reasons = [entry.reason for entry in manifest.entries if not entry.record]
+    assert all(reason.startswith("not reached: ") for reason in reasons), reasons
 
 
 def test_short_runs_get_to_every_repository_in_the_end(lab: Lab) -> None:
