@@ -17,6 +17,7 @@ from backup.errors import (
     DestinationError,
     IntegrityError,
     ObjectNotFound,
+    TargetUnwritable,
 )
 from backup.git.lfs import file_in
 from backup.git.pointers import Pointer
@@ -180,6 +181,7 @@ def give_files(
 
     Raises:
         Interrupted: somebody asked to stop.
+        TargetUnwritable: there is no room for one, or no right to write it.
     """
     promised: set[str] = set()
     not_stored: set[str] = set()
@@ -240,7 +242,12 @@ def _give(
             if digest.hexdigest() == oid:
                 return size_bytes
     except OSError as error:
-        raise DestinationError(f"{target} cannot be written: {error.strerror}") from error
+        with suppress(OSError):
+            target.unlink(missing_ok=True)
+        raise TargetUnwritable(
+            f"{target} cannot be written: {error.strerror}",
+            hint="restore again, to where there is room",
+        ) from error
     except BackupError:
         target.unlink(missing_ok=True)
         raise

@@ -28,9 +28,11 @@ from backup.git.child import Child
 from backup.git.command import (
     PATIENCE_SECONDS,
     GitFailed,
+    GitHindered,
     clean_environment,
     is_disk_full,
     make_bare_repository,
+    require_unhindered,
 )
 from backup.git.commits import Commit, read_commits
 from backup.git.objects import ObjectReader
@@ -190,6 +192,7 @@ class PackCheck:
         """Pass on the next bytes of the pack.
 
         Raises:
+            GitHindered: the machine kept index-pack from its work, and it is not the disk.
             MalformedPack: index-pack refused what came so far.
         """
         if self._child is None:
@@ -203,8 +206,7 @@ class PackCheck:
         try:
             self._child.write(data)
         except BrokenPipeError:
-            self._child.wait()
-            self._judge(self._child.words())
+            self._judge(self._child.wait(), self._child.words())
 
     def finish(self) -> DiskTooSmall | None:
         """Say that the pack is over, and wait for git's word.
@@ -213,6 +215,7 @@ class PackCheck:
             None when the pack passed; what the disk lacked when there is no word.
 
         Raises:
+            GitHindered: the machine kept index-pack from its work, and it is not the disk.
             MalformedPack: index-pack refused the pack.
             IncompleteRepository: the pack lacks objects that it names.
         """
@@ -223,7 +226,7 @@ class PackCheck:
         self._child.kill()
         self._child = None
         if status != 0:
-            self._judge(words)
+            self._judge(status, words)
         else:
             self._kept.add_pack(answer, self._fed_bytes)
         return self._too_small
@@ -311,8 +314,15 @@ class PackCheck:
     ) -> None:
         self.close()
 
-    def _judge(self, words: str) -> None:
-        if is_disk_full(words) or self._trouble(words):
+    def _judge(self, status: int, words: str) -> None:
+        try:
+            require_unhindered("index-pack", status, words)
+        except GitHindered as error:
+            if not is_disk_full(error.message) and not self._trouble(words):
+                raise
+            self._give_up(error.message)
+            return
+        if self._trouble(words):
             self._give_up(words)
             return
         if _LACKING.search(words):

@@ -7,6 +7,7 @@ and on the one repository it is pointed at.
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +27,22 @@ _NEWER_FORMAT = re.compile(
 )
 
 
+# What git and its C library say where the machine is at its limit, whatever the data are.
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "unable to write")
+_HINDERED = (
+    *_FULL,
+    *("Cannot allocate memory", "Out of memory", "out of memory"),
+    *("Resource temporarily unavailable", "Too many open files", "Input/output error"),
+    *("Read-only file system", "Permission denied", "Operation not permitted"),
+)
+
+
 class GitFailed(ProtocolError):
     """A git command ended with an error; its words are the message."""
+
+
+class GitHindered(GitFailed):
+    """The machine kept git from its work, which says nothing of the data."""
 
 
 def clean_environment(
@@ -92,8 +107,32 @@ def run_git(
         status, output = child.converse(data, most_bytes=most_bytes)
         if status != 0:
             name = os.fspath(arguments[0])
+            require_unhindered(name, status, child.words())
             raise GitFailed(f"git {name} failed: {child.words() or f'exit status {status}'}")
         return output
+
+
+def require_unhindered(name: str, status: int, words: str) -> None:
+    """Require that git failed for what it was given, and not for the machine that it ran on.
+
+    Args:
+        name: of the git command.
+        status: that it ended with; negative for a signal, as `subprocess` has it.
+        words: that it said.
+
+    Raises:
+        GitHindered: a signal ended it, or it names the disk, the memory or another limit.
+    """
+    if status < 0:
+        ended = signal.Signals(-status).name
+        if -status == signal.SIGXFSZ:
+            raise GitHindered(f"git {name} was ended by {ended}: File too large")
+        raise GitHindered(
+            f"git {name} was ended by {ended}",
+            hint="something on this machine ended it, as a rule for want of memory: give it more",
+        )
+    if any(reason in words for reason in _HINDERED):
+        raise GitHindered(f"git {name} failed: {words}")
 
 
 def make_bare_repository(directory: Path, *, object_format: ObjectFormat, stop: Stop) -> None:
@@ -169,5 +208,4 @@ def newer_format(where: str, words: str, *, reader: str = "") -> RepositoryUnava
 
 def is_disk_full(words: str) -> bool:
     """Tell whether git's words blame the disk rather than the data."""
-    full = ("No space left on device", "Disk quota exceeded", "File too large", "unable to write")
-    return any(reason in words for reason in full)
+    return any(reason in words for reason in _FULL)

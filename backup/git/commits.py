@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backup.errors import MalformedPack
 from backup.git.child import Child
-from backup.git.command import PATIENCE_SECONDS, clean_environment
+from backup.git.command import PATIENCE_SECONDS, clean_environment, require_unhindered
 from backup.model import ObjectId
 from backup.stopping import Stop
 
@@ -37,6 +37,7 @@ def read_commits(repository: Path, ids: Iterable[ObjectId], *, stop: Stop) -> It
         stop: ends it.
 
     Raises:
+        GitHindered: the machine kept git from its work.
         MalformedPack: git cannot read one of them as a commit.
     """
     remaining = iter(ids)
@@ -59,6 +60,7 @@ def _read_some(repository: Path, ids: Sequence[ObjectId], stop: Stop) -> Iterato
     ) as child:
         status, output = child.converse("".join(f"{oid}\n" for oid in ids).encode())
         if status != 0:
+            require_unhindered("rev-list", status, child.words())
             raise MalformedPack(f"git cannot read the commits of the pack: {child.words()}")
     for line in output.decode().splitlines():
         oid, tree, *parents = line.split()

@@ -8,7 +8,7 @@ from typing import Self
 
 from backup.errors import MalformedPack
 from backup.git.child import Child
-from backup.git.command import PATIENCE_SECONDS, clean_environment
+from backup.git.command import PATIENCE_SECONDS, clean_environment, require_unhindered
 from backup.stopping import Stop
 
 _READ_BYTES = 1 << 16
@@ -103,6 +103,7 @@ class ObjectReader:
     def _piece(self, child: Child) -> bytes:
         data = child.read(_READ_BYTES)
         if not data:
+            require_unhindered("cat-file", child.wait(), child.words())
             raise MalformedPack(f"git cat-file ended early: {child.words()}")
         return data
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backup.errors import MalformedPack
 from backup.git.child import Child
-from backup.git.command import PATIENCE_SECONDS, clean_environment
+from backup.git.command import PATIENCE_SECONDS, clean_environment, require_unhindered
 from backup.git.objects import ObjectReader
 from backup.model import ObjectId
 from backup.stopping import Stop
@@ -167,6 +167,7 @@ def find_pointers(
             another.
 
     Raises:
+        GitHindered: the machine kept git from its work.
         MalformedPack: git cannot read the packs.
     """
     # Anybody can commit one with another size; which is right, the file's source knows.
@@ -219,4 +220,5 @@ def _small_blobs(
                 elif kind in lists:
                     lists[kind] += bytes.fromhex(oid.decode())
         if child.wait() != 0 or rest:
+            require_unhindered("cat-file", child.wait(), child.words())
             raise MalformedPack(f"git cat-file cannot read the pack: {child.words()}")

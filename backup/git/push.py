@@ -22,7 +22,13 @@ from pathlib import Path
 from backup import limits
 from backup.errors import BackupError, Interrupted, SourceError
 from backup.git.child import Child
-from backup.git.command import GitFailed, clean_environment, newer_format, run_git
+from backup.git.command import (
+    GitFailed,
+    clean_environment,
+    newer_format,
+    require_unhindered,
+    run_git,
+)
 from backup.git.fallback import Reach
 from backup.git.ssh import ssh_error
 from backup.git.staging import EVERYTHING, Stage
@@ -359,6 +365,9 @@ class PushRemote:
             status, output = child.converse(b"")
             said = child.words()
         answered = dict(_answers(output))
+        if status < 0:
+            # Words may be the remote's, and say nothing of this machine.
+            require_unhindered("push", status, "")
         if status != 0 and not any(answered.values()):
             raise _push_error(self._url, said or f"git push ended with {status}")
         return {name: _explained(reason, said) for name, reason in answered.items()}

@@ -19,9 +19,11 @@ from backup.git.child import Child
 from backup.git.command import (
     PATIENCE_SECONDS,
     GitFailed,
+    GitHindered,
     clean_environment,
     is_disk_full,
     make_bare_repository,
+    require_unhindered,
     run_git,
 )
 from backup.git.work import ANOTHER_FOLDER, Kept
@@ -62,6 +64,7 @@ class Rebuild:
             where: the bundle's URI, for messages.
 
         Raises:
+            GitHindered: the machine kept git from its work.
             RefusedByGit: git refused the pack.
         """
         with self._blamed():
@@ -91,18 +94,22 @@ class Rebuild:
         # Whether these are the bytes that were recorded does not hang on git, nor on the folder.
         for _ in pieces:
             self._stop.check()
+        require_unhindered("index-pack", status, words)
         raise RefusedByGit(f"{where} is damaged: git index-pack refused its pack: {words}")
 
     def prove_connected(self, tips: Iterable[ObjectId]) -> None:
         """Prove that every object the tips reach is there.
 
         Raises:
+            GitHindered: the machine kept git from its work.
             RefusedByGit: one is not.
         """
         asked = b"".join(oid.encode() + b"\n" for oid in tips)
         with self._blamed():
             try:
                 self._git("rev-list", "--objects", "--quiet", "--stdin", data=asked)
+            except GitHindered:
+                raise
             except GitFailed as error:
                 raise RefusedByGit(
                     f"the chain does not hold all objects: {error.message}"
@@ -121,14 +128,19 @@ class Rebuild:
             words = error.message if isinstance(error, BackupError) else str(error)
             # git may have removed by now what filled the disk.
             if is_disk_full(words):
-                raise self._trouble(
-                    f"{self._kept.called} {self._directory} is full: {words}"
-                ) from error
+                raise self._trouble(self._full(self._directory, words)) from error
             if trouble := self._kept.trouble(words):
                 raise self._trouble(trouble) from error
+            if isinstance(error, OSError):
+                raise GitHindered(f"git cannot work in {self._directory}: {words}") from error
             raise
         if lost := self._kept.lost():
             raise self._trouble(lost)
+
+    def _full(self, folder: Path, words: str) -> str:
+        # Of a limit for one file (ulimit -f, FAT) there may be any room.
+        is_full = "takes no file so large" if "File too large" in words else "is full"
+        return f"{self._kept.called} {folder} {is_full}: {words}"
 
     def _trouble(self, trouble: str) -> BackupError:
         if self._temporary:
@@ -204,9 +216,7 @@ class Rebuild:
             run_git("reset", "--quiet", "--hard", directory=folder, stop=self._stop)
         except GitFailed as error:
             if is_disk_full(error.message):
-                raise self._trouble(
-                    f"{self._kept.called} {folder} is full: {error.message}"
-                ) from error
+                raise self._trouble(self._full(folder, error.message)) from error
             if trouble := self._kept.trouble():
                 raise self._trouble(trouble) from error
             raise GitFailed(

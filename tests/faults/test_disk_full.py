@@ -11,6 +11,7 @@ from backup.destinations.folder import FolderDestination
 from tests.support.disks import fill, resize, small_disk
 from tests.support.faults import OWNER, GitShim, assert_nothing_false, bring_back, states_of
 from tests.support.git import FastImport, commit_chain, init_bare, update_refs
+from tests.support.lfsserver import commit, keep, oid_of, pointer
 from tests.support.program import repo_backup
 from tests.support.runner import Runner
 
@@ -189,3 +190,39 @@ def test_what_the_action_has_no_room_to_verify_is_not_called_damaged(tmp_path: P
     assert done.summary.startswith("## ⚠️ Not everything could be verified")
     assert "large" in done.summary
     assert "No space left on device" in done.summary
+    assert "amaged" not in done.summary.replace("othing is damaged", "")
+
+
+# --- Where a restore goes -------------------------------------------------------------------------
+
+
+def test_a_restore_and_a_verification_without_room_find_no_damage(tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source", MEBIBYTE), tmp_path / "vault"
+    run(source, vault)
+    remote = init_bare(tmp_path / "remote.git")
+    with small_disk(tmp_path / "small", MEBIBYTE // 2) as small:
+        env = {"TMPDIR": str(small)}
+        restore = ("restore", "large", "--from", vault)
+        answers = [
+            repo_backup(*restore, small / "large.git", check=1).stderr,
+            repo_backup(*restore, "--push", remote, env=env, check=1).stderr,
+            repo_backup("verify", "--from", vault, "--depth", "packs", env=env, check=3).stdout,
+        ]
+        assert not list(small.iterdir())
+    for answer in answers:
+        (said,) = [line for line in answer.splitlines() if "No space left on device" in line]
+        assert " is full: git index-pack failed: fatal: write error: " in said
+        assert "is damaged:" not in said
+
+
+def test_a_restore_without_room_for_a_file_of_git_lfs_finds_no_damage(tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(MEBIBYTE)
+    media, vault = init_bare(tmp_path / "source" / "media.git"), tmp_path / "vault"
+    commit(media, "main", {"a.bin": pointer(content)})
+    keep(media, content)
+    run(tmp_path / "source", vault)
+    with small_disk(tmp_path / "small", MEBIBYTE // 2) as small:
+        done = repo_backup("restore", "media", small / "media.git", "--from", vault, check=1)
+        assert not list(small.iterdir())
+    assert f"/{oid_of(content)} cannot be written: No space left on device" in done.stderr
+    assert "where there is room" in done.stderr

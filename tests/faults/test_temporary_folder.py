@@ -304,6 +304,54 @@ def test_what_git_refuses_is_asked_again_in_another_folder(
     assert "git index-pack refused its pack: fatal: pack is corrupted" in done.stdout
 
 
+# What a machine at its limit does to git, and what is said of it.
+LIMITS = {
+    "killed": ("kill -KILL $$", "was ended by SIGKILL"),
+    "memory": ("echo 'fatal: Out of memory, malloc failed' >&2; exit 128", "Out of memory"),
+    "quota": ("echo 'fatal: write error: Disk quota exceeded' >&2; exit 128", "is full: git "),
+    "threads": (
+        "echo 'fatal: unable to create thread: Resource temporarily unavailable' >&2; exit 128",
+        "unable to create thread",
+    ),
+}
+OF_A_FILE = ("ulimit -f 0", "takes no file so large: git index-pack was ended by SIGXFSZ")
+
+
+@pytest.mark.parametrize(
+    ("word", "limit"),
+    [
+        *((word, LIMITS[limit]) for word in ("index-pack", "rev-list") for limit in LIMITS),
+        ("index-pack", OF_A_FILE),
+    ],
+)
+def test_a_machine_at_its_limit_is_no_damage_of_the_vault(
+    word: str, limit: tuple[str, str], chained: Path, swept: Path, tmp_path: Path
+) -> None:
+    does, said = limit
+    env = sweeper(tmp_path / "shim", word=word, does=does) | {"TMPDIR": str(swept)}
+    answer = repo_backup(
+        "verify", "--from", chained, "--depth", "restore", "--json", env=env, check=3
+    ).json
+    assert (answer["checked"], answer["damaged"]) == (0, [])
+    assert said in answer["not_verified"][0]
+    mirror = tmp_path / "one.git"
+    done = repo_backup("restore", "one", mirror, "--from", chained, env=env, check=1)
+    assert said in done.stderr
+    for words in (answer["not_verified"][0], done.stderr):
+        assert "damaged" not in words
+        assert "does not hold" not in words
+    assert not mirror.exists()
+    repo_backup("status", "--from", chained)
+
+
+def test_a_git_that_was_killed_is_not_the_repository_s_fault(source: Path, tmp_path: Path) -> None:
+    env = sweeper(tmp_path / "shim", word="index-pack", does=LIMITS["killed"][0])
+    done = repo_backup("run", "--from", source, "--to", tmp_path / "vault", env=env, check=1)
+    assert "git index-pack was ended by SIGKILL" in done.stdout
+    assert "refused" not in done.stdout
+    assert "for want of memory" in done.stdout
+
+
 def test_bytes_that_are_not_those_recorded_are_damage_whatever_becomes_of_the_folder(
     swept: Path, tmp_path: Path
 ) -> None:
