@@ -404,9 +404,9 @@ def _target(config: Config, word: str) -> Path:
 
 
 def _console(*, stderr: bool = False) -> "Console":
-    from rich.console import Console
+    from backup.report.terminal import OpenConsole
 
-    console = Console(stderr=stderr)
+    console = OpenConsole(stderr=stderr)
     if not console.is_terminal:
         # Folded cells are no use to grep or to a log.
         console.width = _UNFOLDED
@@ -431,6 +431,8 @@ def _as_json(document: object) -> str:
 @contextmanager
 def _output() -> Iterator[None]:
     """Write to standard output; a reader that has gone, such as ``head``, is no error.
+
+    The exit code says what the command did, whoever read of it.
 
     Raises:
         BackupError: it cannot be written.

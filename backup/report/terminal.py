@@ -95,6 +95,14 @@ def line(text: str) -> str:
     return f"> {safe}" if safe.lstrip().startswith("::") else safe
 
 
+class OpenConsole(Console):
+    """A console whose owner decides what follows when its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError as every other file does; rich itself ends the program with 1."""
+        raise BrokenPipeError
+
+
 def log_console() -> Console:
     """Make a console for a log that nobody looks at while it grows: plain lines on stderr."""
     return Console(file=sys.stderr, force_terminal=False, width=_LOG_COLUMNS)
