@@ -41,6 +41,7 @@ from backup.vault.manifest import (
     load_manifest,
     load_record,
     load_state,
+    needed,
     roots,
     unknown_to,
     with_documents,
@@ -170,11 +171,13 @@ def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
     """Read the heads of all manifests of an owner, ordered by the time their runs ended."""
 
     def read(names: Sequence[DocumentName]) -> list[Snapshot]:
-        return [
-            Snapshot(layout, name, load_header(destination, layout, name))
-            for name in names
-            if name.checkpoint is None
-        ]
+        read_ones = []
+        for name in names:
+            if name.checkpoint is None:
+                with needed(destination, layout, name):
+                    header = load_header(destination, layout, name)
+                read_ones.append(Snapshot(layout, name, header))
+        return read_ones
 
     found = with_documents(destination, layout, read)
     return sorted(found, key=lambda one: (one.ended_at, one.name.stem))
@@ -449,7 +452,8 @@ def _of_snapshot(
 ) -> dict[Identity, Found]:
     found: dict[Identity, Found] = {}
     for name in _manifests_of(list_documents(destination, layout), snapshot_id):
-        manifest = load_manifest(destination, layout, name)
+        with needed(destination, layout, name):
+            manifest = load_manifest(destination, layout, name)
         source = manifest.source
         dropped = unknown_to(manifest.forgotten, forgotten)
         for entry in manifest.entries:
@@ -501,7 +505,8 @@ def _of_moment(
     found: dict[Identity, Found] = {}
     too_new: set[Identity] | None = None
     for snapshot in reversed(_begun_by(destination, layout, moment)):
-        manifest = load_manifest(destination, layout, snapshot.name)
+        with needed(destination, layout, snapshot.name):
+            manifest = load_manifest(destination, layout, snapshot.name)
         source = manifest.source
         dropped = unknown_to(manifest.forgotten, forgotten)
         seen_later = set()
@@ -535,7 +540,8 @@ def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> lis
             # Not to be read, and chosen against: the caller asks for what was before it.
             if snapshot_time(name.snapshot_id) > moment:
                 continue
-            raise
+            with needed(destination, layout, name):
+                raise
         if header.started_at <= moment:
             begun.append(Snapshot(layout, name, header))
     # What is misdated is asked last, as if it were the oldest.

@@ -6,6 +6,7 @@ beside it or after it is found by listing and merged per repository.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -176,6 +177,58 @@ def load(
 def load_manifest(destination: Destination, layout: Layout, name: DocumentName) -> Manifest:
     """Read one manifest or checkpoint; raises as `load` does, also where it is another one."""
     return _load_own(destination, layout, name, Manifest)
+
+
+class ManifestDamaged(DamagedDocument):
+    """A manifest that a command cannot do without is damaged.
+
+    Args:
+        message: what is wrong with it.
+        stem: of the manifest.
+        before: the id of the newest snapshot before it that can be read; empty where none can.
+    """
+
+    def __init__(self, message: str, *, stem: str, before: str) -> None:
+        stored = (
+            f"what was stored before it is restored with --at {before}"
+            if before
+            else "no snapshot before it can be read"
+        )
+        super().__init__(
+            message,
+            hint=f"{stored}; docs/how-to/repair-a-vault.md tells how to go on from there",
+        )
+        self.stem = stem
+
+
+@contextmanager
+def needed(destination: Destination, layout: Layout, name: DocumentName) -> Iterator[None]:
+    """Read a manifest that nothing replaces; where it is damaged, look for one before it.
+
+    Raises:
+        ManifestDamaged: it is.
+    """
+    try:
+        yield
+    except DamagedDocument as error:
+        before = _sound_before(destination, layout, name)
+        raise ManifestDamaged(error.message, stem=name.stem, before=before) from error
+
+
+def _sound_before(destination: Destination, layout: Layout, damaged: DocumentName) -> str:
+    """Return the id of the newest snapshot before a damaged one that can be read; empty if none."""
+    parts: dict[str, list[DocumentName]] = {}
+    for name in list_documents(destination, layout):
+        if name.checkpoint is None and name.snapshot_id < damaged.snapshot_id:
+            parts.setdefault(name.snapshot_id, []).append(name)
+    for snapshot_id in sorted(parts, reverse=True):
+        try:
+            for name in parts[snapshot_id]:
+                load_manifest(destination, layout, name)
+        except (IntegrityError, ObjectNotFound):
+            continue
+        return snapshot_id
+    return ""
 
 
 H = TypeVar("H", bound=Header)
@@ -517,14 +570,8 @@ def _newest_manifests(
             return
         if name.stem in covered:
             continue
-        try:
+        with needed(aside.destination, aside.layout, name):
             manifest = load_manifest(aside.destination, aside.layout, name)
-        except DamagedDocument as error:
-            raise DamagedDocument(
-                error.message,
-                hint="what was stored before it is restored with --at; docs/how-to/"
-                "repair-a-vault.md tells how to go on from there",
-            ) from error
         if aside.takes(name, manifest):
             continue
         yield name, manifest

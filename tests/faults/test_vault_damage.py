@@ -327,6 +327,31 @@ def test_a_damaged_newest_manifest_stops_the_run_and_what_was_before_it_comes_ba
     assert states_of(tmp_path / "before") == nights.states[1]
 
 
+def test_the_newest_snapshot_before_a_damaged_one_is_named(nights: Nights, tmp_path: Path) -> None:
+    reading = [
+        ("list",),
+        ("list", "quiet"),
+        ("status",),
+        ("restore", "quiet", tmp_path / "quiet.git"),
+        ("restore", "--all", tmp_path / "all"),
+        ("restore", "quiet", tmp_path / "quiet.git", "--at", nights.snapshots[2]),
+        ("restore", "quiet", tmp_path / "quiet.git", "--at", "2999-01-01"),
+    ]
+    run = ("run", "--from", nights.source, "--to", nights.vault, "--owner", OWNER)
+    for number in (2, 1):
+        truncate(nights.manifests[number])
+        hint = (
+            f"hint: what was stored before it is restored with --at {nights.snapshots[number - 1]};"
+        )
+        for words in [run, *((*words, "--from", nights.vault) for words in reading)]:
+            assert hint in repo_backup(*words, check=4).stderr, words
+    before = ("--from", nights.vault, "--at", nights.snapshots[0])
+    repo_backup("restore", "--all", tmp_path / "before", *before)
+    assert states_of(tmp_path / "before") == nights.states[0]
+    truncate(nights.manifests[0])
+    assert "hint: no snapshot before it can be read;" in repo_backup(*run, check=4).stderr
+
+
 def test_any_flipped_bit_of_a_manifest_is_found_or_changes_nothing(nights: Nights) -> None:
     whole = nights.manifests[-1].read_bytes()
     true = decode(whole, Manifest, where="the manifest")
