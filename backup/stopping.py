@@ -76,6 +76,15 @@ class Stop:
             return False
         return self._end is None or self._monotonic() < self._end - self._margin_seconds
 
+    @property
+    def why_nothing_begins(self) -> str:
+        """Why no new work may begin, where that is so."""
+        if self.interrupted:
+            return "the run was interrupted"
+        if self._abandoned is not None:
+            return f"the run was given up: {self._abandoned.message}"
+        return "the time was up"
+
     def check(self) -> None:
         """Raise Interrupted or DeadlineReached when work in hand must end now."""
         if self.interrupted:

@@ -670,7 +670,7 @@ def _capture_from_mirror(
 @contextmanager
 def _slot(shop: Workshop) -> Iterator[None]:
     with shop.pace.slot():
-        if shop.means.stop.abandoned is not None:
+        if shop.means.stop.abandoned is not None or shop.means.stop.interrupted:
             shop.means.stop.check()
         if not shop.means.stop.may_begin:
             raise NotBegun("not reached: no time was left to begin a capture")

@@ -423,7 +423,7 @@ class OwnerRun:
                 if time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
                     self._save_checkpoint()
                     saved_at = time.monotonic()
-        if not self._stop.interrupted:
+        if not self._stop.interrupted and self._stop.abandoned is None:
             self._say_what_was_not_done()
 
     def _workshop(self) -> Workshop:
@@ -453,7 +453,8 @@ class OwnerRun:
     def _collect(self, future: "Future[Result]", repository: Repository) -> None:
         entry = self._state.entries.get((repository.kind, repository.host_id))
         if future.cancelled():
-            self.ledger.leave(repository, entry, reason="not reached")
+            reason = f"not reached: {self._stop.why_nothing_begins}"
+            self.ledger.leave(repository, entry, reason=reason)
             return
         try:
             self.ledger.add(repository, future.result())
@@ -549,7 +550,7 @@ class OwnerRun:
             self._stop.abandon(error)
         except Interrupted:
             return
-        if left:
+        if left and self._stop.abandoned is None and not self._stop.interrupted:
             self.ledger.problems.append(
                 f"the time was up before {len(left)} exports were done "
                 f"(first {', '.join(left[:5])}); the next run goes on with them"
@@ -691,7 +692,7 @@ class OwnerRun:
 
 def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
     if not shop.means.stop.may_begin:
-        raise NotBegun("not reached: the time was up")
+        raise NotBegun(f"not reached: {shop.means.stop.why_nothing_begins}")
     return back_up(repository, entry, shop)
 
 

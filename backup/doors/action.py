@@ -59,7 +59,7 @@ OUTPUTS: Mapping[str, str] = {
     "captured": "Of how many something new was stored.",
     "unchanged": "How many were as the vault has them.",
     "skipped": "How many the forge itself blocks.",
-    "not-reached": "How many no time was left for.",
+    "not-reached": "How many the run ended before.",
     "failed": "How many could not be backed up.",
     "bytes-uploaded": "How many bytes were stored.",
 }

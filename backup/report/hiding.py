@@ -21,7 +21,7 @@ _WHY = {
     "empty": "",
     "failed": "it failed; the report's file says why",
     "skipped": "it was skipped; the report's file says why",
-    "not-reached": "not reached in time",
+    "not-reached": "not reached",
     "planned": "",
     "gone": "it is not listed any more; the report's file says more",
 }

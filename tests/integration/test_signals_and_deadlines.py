@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from backup.commands.run import in_turn
+from backup.model import Outcome
 from backup.report.terminal import TerminalEvents
 from backup.sources.plain import GitUrlSource
 from backup.stopping import Stop
@@ -172,6 +173,9 @@ def test_what_an_interrupted_run_says_is_one_document_with_every_repository(
         "not-reached",
     ]
     assert any("interrupted" in problem for problem in report["problems"])
+    reasons = {row["reason"] for row in report["repositories"] if row["status"] == "not-reached"}
+    assert reasons <= {"interrupted", "not reached: the run was interrupted"}
+    assert "time was up" not in output
 
 
 def test_what_a_first_run_stored_before_it_was_interrupted_can_be_restored(
@@ -311,6 +315,23 @@ def test_a_deadline_ends_a_run_as_partial_and_says_what_was_not_done(lab: Lab) -
     assert len(manifest.entries) == 8
     reasons = [entry.reason for entry in manifest.entries if not entry.record]
     assert all(reason.startswith("not reached: ") for reason in reasons), reasons
+
+
+def test_what_an_interrupted_run_did_not_reach_was_not_out_of_time(lab: Lab) -> None:
+    stop = Stop()
+
+    class Interrupting(TerminalEvents):
+        def finished(self, outcome: Outcome) -> None:
+            stop.interrupt()
+
+    events = Interrupting(Console(quiet=True))
+    report = lab.run(stop=stop, events=events, concurrency=1)
+    assert report.exit_code == 130
+    left = [one for one in report.outcomes if one.status == "not-reached"]
+    reasons = {one.reason for one in left}
+    assert "not reached: the run was interrupted" in reasons
+    assert reasons <= {"interrupted", "not reached: the run was interrupted"}
+    assert not any("time was up" in problem for problem in report.problems)
 
 
 def test_short_runs_get_to_every_repository_in_the_end(lab: Lab) -> None:

@@ -137,3 +137,12 @@ def test_a_signal_at_any_moment_of_a_pause_ends_it() -> None:
 def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
     with pytest.raises(DeadlineReached):
         Stop(deadline_seconds=1).sleep(2)
+
+
+def test_why_nothing_begins_is_told_as_it_is() -> None:
+    late = Stop(deadline_seconds=0)
+    assert late.why_nothing_begins == "the time was up"
+    late.abandon(SessionExpired("the credentials ended"))
+    assert late.why_nothing_begins == "the run was given up: the credentials ended"
+    late.interrupt()
+    assert late.why_nothing_begins == "the run was interrupted"
