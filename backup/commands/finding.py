@@ -50,6 +50,7 @@ from backup.vault.manifest import (
 # A twentieth of the repositories each night, and some nights that failed.
 _MOST_DRILLS = 40
 _MOST_NAMED = 10
+HOW_TO_SEE_FORGOTTEN = "list --from shows what was forgotten; a run begins again what is listed"
 _TIME = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"
     r"(?:[T ](?P<minute>\d\d:\d\d)(?P<second>:\d\d(?P<fraction>\.\d{1,6})?)?"
@@ -205,6 +206,15 @@ def entries_at(
     return list(_of_moment(destination, layout, moment, forgotten).values())
 
 
+def has_snapshot(destination: Destination, layout: Layout, at: str | None) -> bool:
+    """Return whether an owner has the snapshot with an id, or one of a time or before."""
+    if at is None or at == "latest":
+        return True
+    if is_snapshot_id(at):
+        return bool(_manifests_of(list_documents(destination, layout), at))
+    return bool(_begun_by(destination, layout, parse_moment(at)))
+
+
 def state_of_vault(destination: Destination, layout: Layout, *, now: datetime) -> State:
     """Load what a vault knows of an owner, beside whoever prunes."""
     return with_documents(
@@ -349,6 +359,11 @@ def find_repository(candidates: Iterable[Found], text: str) -> Found:
     chosen = live or matching
     if len(chosen) == 1:
         return chosen[0]
+    if not everything:
+        raise ConfigError(
+            f"REPOSITORY: {text!r} is not in this vault, which holds none",
+            hint=HOW_TO_SEE_FORGOTTEN,
+        )
     if not chosen:
         raise ConfigError(
             f"REPOSITORY: {text!r} is not in this vault",

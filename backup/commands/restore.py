@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from backup.commands.finding import (
+    HOW_TO_SEE_FORGOTTEN,
     Found,
     entries_at,
     entries_of,
     find_repository,
+    has_snapshot,
     is_name_of,
     matches,
     require_roots,
@@ -52,7 +54,7 @@ from backup.model import ArchivedObject, ChangeKind, Destination, Events, Object
 from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
-from backup.vault.layout import Layout, lfs_key
+from backup.vault.layout import Layout, is_snapshot_id, lfs_key
 from backup.vault.manifest import State, list_documents
 
 S = TypeVar("S")
@@ -117,7 +119,7 @@ class _Work:
     beside: Beside = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Contents:
     """What a vault has at the time that is asked for.
 
@@ -125,11 +127,13 @@ class _Contents:
         everything: every repository.
         unreadable: owners whose manifests are damaged or gone.
         not_stored: what was listed and no entry could be made of.
+        is_forgotten: whether there is a state of that time, and all of it was forgotten.
     """
 
     everything: list[Found] = field(default_factory=list)
     unreadable: list[_Failure] = field(default_factory=list)
     not_stored: list[_Failure] = field(default_factory=list)
+    is_forgotten: bool = False
 
 
 @dataclass(slots=True)
@@ -185,7 +189,7 @@ def _chosen(
     if unreadable and not contents.everything:
         raise unreadable[0].error
     try:
-        found, several = _meant(contents.everything, request)
+        found, several = _meant(contents, request)
     except ConfigError:
         # It may be what cannot be read.
         if unreadable:
@@ -211,6 +215,7 @@ def _contents(
             events.note(f"{name} cannot be read: {error.message}")
             continue
         contents.everything.extend(found)
+        contents.is_forgotten |= not found and has_snapshot(destination, layout, request.at)
         contents.not_stored.extend(_not_stored(state))
         for note in (*hidden_notes(destination, layout), unfinished_note(layout, state)):
             if note:
@@ -249,12 +254,11 @@ def _not_stored(state: State) -> list[_Failure]:
     ]
 
 
-def _meant(everything: list[Found], request: RestoreRequest) -> tuple[list[Found], bool]:
+def _meant(contents: _Contents, request: RestoreRequest) -> tuple[list[Found], bool]:
     """Choose what is asked for, and tell whether it is meant as several."""
-    if not everything:
-        raise ConfigError(
-            f"--at: no snapshot was made by {request.at!r}", hint="list --from shows the snapshots"
-        )
+    everything = contents.everything
+    if not everything and not (request.all and contents.not_stored):
+        raise _nothing_there(request, is_forgotten=contents.is_forgotten)
     if request.all:
         return everything, True
     name = request.repository or ""
@@ -268,6 +272,23 @@ def _meant(everything: list[Found], request: RestoreRequest) -> tuple[list[Found
             )
         return matching, True
     return [find_repository(everything, name)], False
+
+
+def _nothing_there(request: RestoreRequest, *, is_forgotten: bool) -> ConfigError:
+    """Make the error for a vault that holds no repository at the time that is asked for."""
+    name = "--all" if request.repository is None else "REPOSITORY"
+    at = request.at
+    if at is None or at == "latest":
+        return ConfigError(f"{name}: the vault holds no repository", hint=HOW_TO_SEE_FORGOTTEN)
+    if is_forgotten:
+        return ConfigError(
+            f"--at: everything that the vault held at {at!r} was forgotten",
+            hint=HOW_TO_SEE_FORGOTTEN,
+        )
+    what = f"with the id {at!r}" if is_snapshot_id(at) else f"of {at!r} or before"
+    return ConfigError(
+        f"--at: the vault has no snapshot {what}", hint="list --from shows the snapshots"
+    )
 
 
 class _Restoring:

@@ -255,11 +255,26 @@ def test_forgetting_is_said_and_asked_for_letter_for_letter(vault: Path) -> None
     assert listed["repositories"] == []
     assert [one["reason"] for one in listed["forgotten"]] == ["asked for by name"]
     snapshot = listed["snapshots"][0]["id"]
-    for at in ("latest", snapshot, "2030-01-01"):
-        target = vault.parent / "back"
-        restore = ("restore", "acme/one", target, "--from", vault, "--at", at)
-        assert repo_backup(*restore, check=2).stderr
-        assert not target.exists()
+    target = vault.parent / "back"
+    for at, error in (
+        ((), "the vault holds no repository\n"),
+        (("--at", "latest"), "the vault holds no repository\n"),
+        (("--at", snapshot), f"everything that the vault held at '{snapshot}' was forgotten\n"),
+        (("--at", "2030-01-01"), "everything that the vault held at '2030-01-01' was forgotten\n"),
+        (("--at", "1999-01-01"), "--at: the vault has no snapshot of '1999-01-01' or before\n"),
+        (
+            ("--at", "19990101T000000Z-00000000"),
+            "--at: the vault has no snapshot with the id '19990101T000000Z-00000000'\n",
+        ),
+    ):
+        for what in ("acme/one", "--all"):
+            refused = repo_backup("restore", what, target, "--from", vault, *at, check=2).stderr
+            assert error in refused
+            assert "hint: list --from shows" in refused
+            assert not target.exists()
+    nothing = repo_backup("list", "acme/one", "--from", vault, check=2).stderr
+    assert "'acme/one' is not in this vault, which holds none\n" in nothing
+    assert "hint: list --from shows what was forgotten" in nothing
     assert repo_backup("status", "--from", vault, check=None).code == 0
 
 
