@@ -152,8 +152,8 @@ class LostRef:
 
     Attributes:
         ref: None for a whole repository, as its id is.
-        snapshot_id: the snapshot that still had it.
-        had_at: when it was last seen.
+        snapshot_id: the snapshot that captured it; later ones may have had it, too.
+        had_at: when that was; of a whole repository, when it was last seen.
         lost_at: when it was found to be gone.
     """
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -262,10 +262,27 @@ def unfinished_note(layout: Layout, state: State) -> str:
 
 
 def records_back(destination: Destination, found: Found) -> Iterator[Record]:
-    """Yield a repository's records, the newest first, over those that were pruned in between.
+    """Yield a repository's records, the newest first; see `captures_back`."""
+    return (record for _, record in captures_back(destination, found))
 
-    A record names the one before it. Where that is gone, the folders under its present and earlier
-    names are listed for older ones.
+
+def captured_by(destination: Destination, found: Found, snapshot_id: str) -> Found | None:
+    """Return a repository as one run captured it; None where no capture of that run is there.
+
+    A capture outlives its run's manifest where later ones build on it, and a run that was cut off
+    has no manifest.
+    """
+    for entry, record in captures_back(destination, found):
+        if record.snapshot_id == snapshot_id:
+            return replace(found, entry=entry)
+    return None
+
+
+def captures_back(destination: Destination, found: Found) -> Iterator[tuple[Entry, Record]]:
+    """Yield a repository's captures, the newest first, over those that were pruned in between.
+
+    Each comes with an entry of that time, which names its record. A record names the one before it.
+    Where that is gone, the folders under its present and earlier names are listed for older ones.
 
     Raises:
         ObjectNotFound: the newest one is not there.
@@ -285,12 +302,28 @@ def records_back(destination: Destination, found: Found) -> Iterator[Record]:
                 raise
             key = _record_before(destination, found, record)
             continue
-        yield record
+        yield _entry_of(found.entry, record, key=key, version=version), record
         key = record.previous
         # Where the newest has a version, the others have one too, that nothing names.
         version = None
         if key is not None and found.entry.record_version_id is not None:
             version = _first_version(destination, found.layout.key(key), known)
+
+
+def _entry_of(entry: Entry, record: Record, *, key: str, version: str | None) -> Entry:
+    """Return a repository's entry as of one of its captures."""
+    if key == entry.record:
+        return entry
+    return Entry(
+        host_id=entry.host_id,
+        path=entry.path,
+        kind=entry.kind,
+        private=entry.private,
+        record=key,
+        record_version_id=version,
+        captured_at=record.captured_at,
+        carried_from=record.snapshot_id,
+    )
 
 
 def _first_version(

@@ -15,6 +15,7 @@ from typing import TypeVar
 from backup.commands.finding import (
     HOW_TO_SEE_FORGOTTEN,
     Found,
+    captured_by,
     entries_at,
     entries_of,
     find_repository,
@@ -194,7 +195,10 @@ def _chosen(
         # It may be what cannot be read.
         if unreadable:
             raise unreadable[0].error from None
-        raise
+        captured = _captured_then(destination, request)
+        if captured is None:
+            raise
+        return [captured], False, []
     if request.all and not request.asks_for_lost:
         return found, several, [*unreadable, *contents.not_stored]
     return found, several, unreadable
@@ -272,6 +276,24 @@ def _meant(contents: _Contents, request: RestoreRequest) -> tuple[list[Found], b
             )
         return matching, True
     return [find_repository(everything, name)], False
+
+
+def _captured_then(destination: OriginalsDestination, request: RestoreRequest) -> Found | None:
+    """Find the capture of one repository by a run whose snapshot is not there, or not any more."""
+    name, at = request.repository, request.at
+    if name is None or at is None or not is_snapshot_id(at):
+        return None
+    now = datetime.now(UTC)
+    everything: list[Found] = []
+    for layout in require_roots(destination):
+        # Where the snapshot was looked for, what is unreadable was reported.
+        with suppress(IntegrityError):
+            everything += entries_of(layout, state_of_vault(destination, layout, now=now))
+    try:
+        found = find_repository(everything, name)
+    except ConfigError:
+        return None
+    return captured_by(destination, found, at)
 
 
 def _nothing_there(request: RestoreRequest, *, is_forgotten: bool) -> ConfigError:

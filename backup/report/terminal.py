@@ -387,7 +387,7 @@ def _print_push(push: PushReport, console: Console) -> None:
 
 def _print_losses(lost: Sequence[LostRef], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("repository", "ref", "what", "it was", "lost (UTC)", "last in snapshot"):
+    for heading in ("repository", "ref", "what", "it was", "lost (UTC)", "captured in snapshot"):
         table.add_column(heading, overflow="fold")
     for one in lost:
         table.add_row(

@@ -21,7 +21,7 @@ from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from tests.support.dated import DatedDestination
 from tests.support.git import commit_chain, init_bare, run_git, set_head, update_refs
-from tests.support.mirrors import assert_same_mirror
+from tests.support.mirrors import assert_same_mirror, mirror_state
 from tests.support.program import repo_backup, start_repo_backup
 from tests.support.proxy import FaultProxy, ProxyFault
 from tests.support.runner import Runner
@@ -230,6 +230,27 @@ def test_a_refused_deletion_in_a_public_log_names_no_repository(
         assert step.code == 1
         assert "could not be deleted (AccessDenied: no)" in step.shown
         assert ("repositories/one" in step.shown) == (not public)
+
+
+def test_what_a_list_names_is_restored_though_its_snapshot_was_pruned(
+    vault: Path, tmp_path: Path
+) -> None:
+    repo_backup("prune", "--from", vault, "--keep-daily", "3", "--grace-days", "1")
+    kept = {one["id"] for one in repo_backup("list", "--from", vault, "--json").json["snapshots"]}
+    history = repo_backup("list", "acme/one", "--from", vault, "--json").json["history"]
+    pruned = [one for one in history if one["snapshot"] not in kept]
+    assert pruned
+    for one in pruned:
+        at = ("--from", vault, "--at", one["snapshot"])
+        target = tmp_path / one["snapshot"]
+        (done,) = repo_backup("restore", "acme/one", target, *at, "--json").json["restored"]
+        assert (done["snapshot"], done["state_at"]) == (one["snapshot"], one["captured_at"])
+        assert {
+            name.decode(): oid.decode() for name, oid in mirror_state(target).refs.items()
+        } == one["refs"]
+        # What else that run captured nobody knows.
+        refused = repo_backup("restore", "--all", tmp_path / "all", *at, check=2).stderr
+        assert f"the vault has no snapshot with the id '{one['snapshot']}'" in refused
 
 
 def test_forgetting_is_said_and_asked_for_letter_for_letter(vault: Path) -> None:
