@@ -234,8 +234,8 @@ def verified_pack(
         raise ChecksumMismatch(
             f"{uri} is damaged: {size_bytes} bytes with SHA-256 {digest.hexdigest()}, "
             f"recorded were {bundle.size_bytes} with {bundle.sha256}",
-            hint="restore an earlier snapshot with --at; once verify --depth packs has noted the "
-            "damage, the next run takes a new full if the source still has the repository",
+            hint="once verify --depth packs has noted the damage, the next run takes a new full if "
+            "the source still has the repository",
         )
 
 

@@ -27,6 +27,7 @@ from backup.commands.finding import (
     unfinished_note,
 )
 from backup.commands.hidden import hidden_notes
+from backup.commands.leaving_out import what_is_left, why_left_out
 from backup.commands.lost import DELETED, REWRITTEN, find_losses, gone
 from backup.commands.lost_index import lost_index
 from backup.commands.placing import (
@@ -54,7 +55,7 @@ from backup.git.work import named_but_unusable, work_folder
 from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
 from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
-from backup.vault.documents import Entry, Record
+from backup.vault.documents import Record
 from backup.vault.layout import Layout, is_snapshot_id, lfs_key
 from backup.vault.manifest import State, list_documents
 
@@ -346,7 +347,11 @@ class _Restoring:
             if self._request.push is not None:
                 push = Push(self._request.push, events=self._events, stop=self._stop)
                 push.require_reachable()
-            restored = self._restore(work, folder)
+            try:
+                restored = self._restore(work, folder)
+            except IntegrityError as error:
+                self._add_what_is_left(error, work.found)
+                raise
             move_into_place(folder, target)
         made = replace(restored, path=target)
         kept = () if self._request.target is None else (made,)
@@ -356,6 +361,17 @@ class _Restoring:
         done = self._pushed(work, push, made)
         code = ExitCode.PARTIAL if done.refused or done.files_failed else damage
         return RestoreReport(kept, lost=lost, push=done, exit_code=code)
+
+    def _add_what_is_left(self, error: IntegrityError, found: Found) -> None:
+        """Have an error say which earlier state can be restored, where it says what is damaged."""
+        with suppress(BackupError):
+            record = self._record(found)
+            key = found.layout.key
+            keys = [line.key for line in record.chain]
+            damaged = [one for one in keys if self._destination.uri(key(one)) in error.message]
+            if damaged:
+                left = what_is_left(self._destination, found, damaged)
+                error.hint = "; ".join(filter(None, (left, error.hint)))
 
     def _pushed(self, work: _Work, push: Push, made: Restored) -> PushReport:
         record = self._record(work.found)
@@ -373,10 +389,10 @@ class _Restoring:
         if self._request.asks_for_lost:
             losses = self._lost(chosen)
         else:
-            losses = _Lost([_Work(found) for found in chosen if not _left_out(found.entry)])
-            left_out = tuple(
-                f"{found.name}: {reason}" for found in chosen if (reason := _left_out(found.entry))
-            )
+            reasons = why_left_out(self._destination, chosen, now=datetime.now(UTC))
+            pairs = [*zip(chosen, reasons, strict=True)]
+            losses = _Lost([_Work(found) for found, reason in pairs if not reason])
+            left_out = tuple(f"{found.name}: {reason}" for found, reason in pairs if reason)
         works = losses.works
         workplace = Workplace(target, vault=self._destination.uri(""))
         with workplace.opened():
@@ -579,15 +595,6 @@ def _thaw_first(archived: Sequence[ArchivedObject]) -> RestoreReport:
         thaw=tuple(one.command for one in archived if not one.is_thawing),
         exit_code=ExitCode.FAILED,
     )
-
-
-def _left_out(entry: Entry) -> str:
-    """Say why there is nothing to restore of a repository; empty if there should be something."""
-    if entry.absence is not None:
-        return f"not listed since {entry.absence.since:%Y-%m-%d} (restore it by name)"
-    if entry.record is None and entry.status in ("empty", "skipped"):
-        return f"there is nothing of it: {entry.reason or entry.status}"
-    return ""
 
 
 def _report(

@@ -515,6 +515,36 @@ def test_the_command_line_accepts_by_name_in_words_and_json(place: Place) -> Non
     assert "was accepted before" in repo_backup("accept-damage", "one", *vault).stdout
 
 
+@pytest.mark.parametrize("more", [0, 1], ids=["one capture", "two captures"])
+def test_of_what_is_gone_and_damaged_no_more_is_promised_than_is_left(
+    place: Place, more: int
+) -> None:
+    vault = ("--from", place.folder / "vault")
+    state = to_be_kept(place.path("one"))
+    for _ in range(more):
+        place.push("one")
+        place.night(max_chain_length=1)
+    gone(place)
+    place.night(accept_drop=True)
+    flip(place.bundles("one")[-1])
+    place.drill("packs", code=4)
+    place.accept("one")
+    everything = repo_backup("restore", "--all", *vault, place.folder / "all").stdout
+    refused = repo_backup("restore", "one", *vault, place.folder / "one.git", check=4).stderr
+    if not more:
+        assert "nothing of it can be restored: all of its captures are damaged" in everything
+        assert "by name" not in everything
+        assert "hint: no earlier capture of it is without this damage" in refused
+        assert "--at" not in refused
+        return
+    first = place.bundles("one")[0].name.partition(".")[0]
+    assert "its newest state is damaged: 1 capture is left" in everything
+    assert f"(restore it by name with --at {first})" in everything
+    assert f"hint: restore an earlier state with --at {first}" in refused
+    repo_backup("restore", "one", *vault, "--at", first, place.folder / "one.git")
+    assert_same_mirror(place.folder / "one.git", state)
+
+
 def test_in_a_bucket_with_versions_what_was_accepted_first_counts(
     tmp_path: Path, moto_http: S3Server
 ) -> None:

@@ -182,6 +182,9 @@ def test_what_fails_from_the_first_night_on_is_named_by_every_command(tmp_path: 
     (lab.root / "link").unlink()
     repo_backup(*RUN, cwd=tmp_path)
     repo_backup("status", "--from", "vault", cwd=tmp_path)
+    left = repo_backup("restore", "--all", "--from", "vault", "again", cwd=tmp_path).stdout
+    assert "and nothing of it was ever stored" in left
+    assert "by name" not in left
 
 
 def test_nothing_of_another_repository_is_stored_as_ones_own(lab: Lab) -> None:
