@@ -586,6 +586,7 @@ class LastDrill:
     Attributes:
         checked: so many repositories.
         damaged: so many objects.
+        standing: so many more had been found damaged before and had not passed since.
     """
 
     owner: str
@@ -593,11 +594,16 @@ class LastDrill:
     at: datetime
     checked: int
     damaged: int
+    standing: int = 0
 
     @property
     def words(self) -> str:
         """All of it in one sentence."""
         found = f"{self.damaged} objects damaged" if self.damaged else "nothing damaged"
+        if self.standing:
+            objects = "1 object" if self.standing == 1 else f"{self.standing} objects"
+            new = f"{self.damaged} objects" if self.damaged else "nothing new"
+            found = f"{new} damaged, and {objects} found damaged before had not passed"
         return (
             f"{self.owner} was last verified on {self.at:%Y-%m-%d} "
             f"(depth {self.depth}, {self.checked} repositories): {found}"

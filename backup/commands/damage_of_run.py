@@ -59,6 +59,7 @@ class DamageOfRun:
         self._is_stored = is_stored
         self._clock = clock
         self._drills = DrillState()
+        self._noted: set[str] = set()
         self.newest_drill: Drill | None = None
         self.notes: list[str] = []
 
@@ -73,6 +74,9 @@ class DamageOfRun:
         self.newest_drill = drills.newest
         self._drills = drills
         found = with_known_damage(self._destination, self._layout, entries, drills)
+        self._noted = {
+            one.key for entry in found.values() for one in entry.damaged if one.repaired_at is None
+        }
         for identity, entry in found.items():
             before = {one.key for one in entries[identity].damaged if one.accepted}
             new = [one for one in entry.damaged if one.accepted and one.key not in before]
@@ -82,6 +86,11 @@ class DamageOfRun:
                     "what can still be restored is kept"
                 )
         return found
+
+    def standing_beside(self, drill: Drill) -> int:
+        """Count the objects that are known to be damaged and that a verification did not name."""
+        known = {*self._drills.standing, *self._noted}
+        return len(known - {line.key for line in drill.damaged})
 
     def known_files(self, entries: Iterable[Entry]) -> dict[str, datetime]:
         """Return the files of Git LFS that are known to be damaged, of whichever repository.

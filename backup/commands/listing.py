@@ -19,7 +19,7 @@ from backup.commands.finding import (
 )
 from backup.commands.forget import forgotten_row
 from backup.commands.hidden import hidden_notes
-from backup.commands.known_damage import with_known_damage
+from backup.commands.known_damage import standing, with_known_damage
 from backup.commands.lost_index import lost_index
 from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
@@ -139,6 +139,8 @@ def state_of(entry: Entry) -> str:
         return "stale"
     if entry.unfinished or entry.degraded:
         return "unfinished"
+    if standing(entry).open:
+        return "damaged"
     return "renamed" if entry.aliases else "ok"
 
 

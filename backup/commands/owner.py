@@ -228,6 +228,7 @@ class OwnerRun:
                 at=drill.finished_at,
                 checked=len(drill.checked),
                 damaged=len(drill.damaged),
+                standing=self._damage.standing_beside(drill),
             )
         self._accepted = self._state.accepted
         checked_at = self._state.vault_checked_at

@@ -65,6 +65,7 @@ def run_document(report: RunReport) -> JsonObject:
                 "at": _time(drill.at),
                 "checked": drill.checked,
                 "damaged": drill.damaged,
+                "standing": drill.standing,
             }
             for drill in report.drills
         ],

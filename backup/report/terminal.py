@@ -66,6 +66,7 @@ _STYLES = {
 _CHANGES: tuple[ChangeKind, ...] = ("added", "advanced", "rewritten", "moved", "deleted")
 _STYLES_OF_STATES = {
     "stale": "bold red",
+    "damaged": "bold red",
     "unfinished": "yellow",
     "not-listed": "yellow",
     "transferred": "yellow",
@@ -232,7 +233,8 @@ def print_run(report: RunReport, console: Console) -> None:
     for uri in report.manifests:
         _line(console, f"manifest: {uri}")
     for drill in report.drills:
-        _line(console, drill.words, style="bold red" if drill.damaged else "")
+        style = "bold red" if drill.damaged or drill.standing else ""
+        _line(console, drill.words, style=style)
 
 
 def print_vault(listing: VaultListing, console: Console) -> None:
@@ -586,14 +588,19 @@ def _state(row: RepositoryRow) -> str:
     state = words.get(row.state, row.state)
     if row.since is not None:
         state = f"{state} since {row.since:%Y-%m-%d}"
-    if any(not one.accepted for one in row.damaged):
-        return f"{state}, damaged"
-    return f"{state}, damage accepted" if row.damaged else state
+    if not row.damaged:
+        return state
+    if all(one.accepted for one in row.damaged):
+        return "damage accepted" if state == "ok" else f"{state}, damage accepted"
+    return state if row.state == "damaged" else f"{state}, damaged"
 
 
 def _proved(drill: DrillNote, row: RepositoryRow) -> str:
     # What is damaged may be needed by older states alone.
-    found = "sound" if drill.ok else "damaged" if row.damaged else "older states damaged"
+    if drill.ok:
+        found = "known damage stands" if row.damaged else "sound"
+    else:
+        found = "damaged" if row.damaged else "older states damaged"
     return f"{_time(drill.at)} ({drill.depth}): {found}"
 
 

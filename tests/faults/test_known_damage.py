@@ -218,6 +218,31 @@ def test_what_was_found_deep_is_not_cleared_by_a_look_at_the_surface(place: Plac
     assert place.night().count("unchanged") == 2
 
 
+def test_nothing_is_called_sound_beside_known_damage(place: Place) -> None:
+    vault = place.folder / "vault"
+    flip(place.bundles("one")[0])
+    place.drill("packs", code=4)
+    place.drill("objects")
+    words = ("run", "--from", place.folder / "acme", "--to", vault, "--exclude", "one")
+    done = repo_backup(*words, check=3).stdout
+    assert "nothing new damaged, and 1 object found damaged before had not passed" in done
+    assert "nothing damaged" not in done
+    (row,) = [
+        line
+        for line in repo_backup("list", "--from", vault).stdout.splitlines()
+        if line.startswith("acme/one ")
+    ]
+    assert "known damage stands" in row
+    assert not {"ok", "ok,", "sound"} & {*row.split()}
+    report = repo_backup(*words, "--json", check=3).json
+    (drill,) = report["drills"]
+    assert (drill["damaged"], drill["standing"]) == (0, 1)
+    rows = repo_backup("list", "--from", vault, "--json").json["repositories"]
+    assert {one["path"]: one["state"] for one in rows} == {"one": "damaged", "two": "ok"}
+    history = repo_backup("list", "one", "--from", vault).stdout
+    assert ": damaged, last checked" in history
+
+
 def test_a_look_at_the_surface_that_finds_more_forgets_nothing_of_the_depth(place: Place) -> None:
     (bundle,) = place.bundles("one")
     flip(bundle)

@@ -146,6 +146,7 @@ def test_a_run_is_reported_with_the_fields_of_the_interface() -> None:
                 "at": "2026-11-01T02:30:00.123Z",
                 "checked": 5,
                 "damaged": 1,
+                "standing": 0,
             }
         ],
         "repositories": [
