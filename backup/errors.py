@@ -305,6 +305,28 @@ class DamagedDocument(IntegrityError):
     """A manifest or record that cannot be read."""
 
 
+class ManifestDamaged(DamagedDocument):
+    """A manifest that a command cannot do without is damaged.
+
+    Args:
+        message: what is wrong with it.
+        stem: of the manifest.
+        before: the id of the newest snapshot before it that can be read; empty where none can.
+    """
+
+    def __init__(self, message: str, *, stem: str, before: str) -> None:
+        stored = (
+            f"what was stored before it is restored with --at {before}"
+            if before
+            else "no snapshot before it can be read"
+        )
+        super().__init__(
+            message,
+            hint=f"{stored}; docs/how-to/repair-a-vault.md tells how to go on from there",
+        )
+        self.stem = stem
+
+
 class IndexMissing(IntegrityError):
     """Objects of repositories are there, and no manifest that says what they are."""
 

@@ -103,6 +103,7 @@ def called_by_libraries(
         program.list_commands(context),
         program.format_options,
         terminal._Amount().render(task),
+        terminal.OpenConsole.on_broken_pipe,
         lambda_entry._Invocations.do_POST,
         lambda_entry._Invocations.protocol_version,
         Live.token_type,

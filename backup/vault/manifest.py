@@ -16,6 +16,7 @@ from backup.errors import (
     DamagedDocument,
     DestinationError,
     IntegrityError,
+    ManifestDamaged,
     ObjectNotFound,
     UnsupportedFormat,
 )
@@ -177,28 +178,6 @@ def load(
 def load_manifest(destination: Destination, layout: Layout, name: DocumentName) -> Manifest:
     """Read one manifest or checkpoint; raises as `load` does, also where it is another one."""
     return _load_own(destination, layout, name, Manifest)
-
-
-class ManifestDamaged(DamagedDocument):
-    """A manifest that a command cannot do without is damaged.
-
-    Args:
-        message: what is wrong with it.
-        stem: of the manifest.
-        before: the id of the newest snapshot before it that can be read; empty where none can.
-    """
-
-    def __init__(self, message: str, *, stem: str, before: str) -> None:
-        stored = (
-            f"what was stored before it is restored with --at {before}"
-            if before
-            else "no snapshot before it can be read"
-        )
-        super().__init__(
-            message,
-            hint=f"{stored}; docs/how-to/repair-a-vault.md tells how to go on from there",
-        )
-        self.stem = stem
 
 
 @contextmanager
