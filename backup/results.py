@@ -13,6 +13,7 @@ DAMAGE_HINT = (
     "the next run takes a new full where the newest state is damaged and the source still has it; "
     "earlier snapshots may still restore with --at; docs/how-to/repair-a-vault.md tells the rest"
 )
+SEE_HOW_TO_REPAIR = "docs/how-to/repair-a-vault.md tells what follows, and what to do"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +324,7 @@ class Damage:
     snapshots: tuple[str, ...]
     private: bool = False
     holders: tuple[tuple[Kind, str], ...] = ()
-    fix: str = DAMAGE_HINT
+    fix: str = SEE_HOW_TO_REPAIR
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from backup.commands.drills import (
     passed_lines,
     reaches,
 )
-from backup.results import Damage
+from backup.results import DAMAGE_HINT, Damage
 from backup.vault.documents import DamageLine, Drill, DrillLine, HolderLine, Record
 from backup.vault.fields import Depth
 from backup.vault.layout import is_bundle, is_record, lfs_oid, new_snapshot_id, snapshot_time
@@ -253,6 +253,8 @@ def together(damaged: Iterable[Damage]) -> list[Damage]:
             snapshots=tuple(sorted({*known.snapshots, *one.snapshots})),
             private=known.private or one.private,
             holders=tuple(sorted({*known.holders, *one.holders})),
+            # Whoever read the chain knows more than whoever read the document alone.
+            fix=DAMAGE_HINT if DAMAGE_HINT in (known.fix, one.fix) else known.fix,
         )
     return [*found.values()]
 

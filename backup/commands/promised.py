@@ -1,11 +1,17 @@
 """What a root's manifests promise, as verify looks at it: repositories, and the records of each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from backup.commands.finding import forgotten_in_vault, state_of_vault
-from backup.errors import DamagedDocument, ObjectNotFound, UnsupportedFormat
+from backup.errors import (
+    BackupError,
+    DamagedDocument,
+    ManifestDamaged,
+    ObjectNotFound,
+    UnsupportedFormat,
+)
 from backup.model import Destination
 from backup.results import Damage
 from backup.stopping import Stop
@@ -63,6 +69,7 @@ class Promises:
         newer: why others cannot: a newer version of this program wrote them.
         has_index: whether a manifest could be read.
         state: the newest, as every command has it; None where a document keeps it from being known.
+        stopped_by: what every command ends with then, runs included.
     """
 
     repositories: list[Promised] = field(default_factory=list)
@@ -70,6 +77,7 @@ class Promises:
     newer: list[str] = field(default_factory=list)
     has_index: bool = False
     state: State | None = None
+    stopped_by: BackupError | None = None
 
 
 def read_promises(
@@ -85,9 +93,9 @@ def read_promises(
     # Read before the documents are listed: what it names is in one of them.
     try:
         made.state = state_of_vault(destination, layout, now=now)
-    except (DamagedDocument, ObjectNotFound):
+    except (DamagedDocument, ObjectNotFound) as stopped_by:
         # Named below.
-        made.state = None
+        made.state, made.stopped_by = None, stopped_by
     found: dict[Identity, Promised] = {}
     forgotten, unreadable = forgotten_in_vault(destination, layout)
     for name, error in unreadable:
@@ -136,8 +144,13 @@ def _stored_by(
         made.newer.append(error.message)
         return
     except (DamagedDocument, ObjectNotFound) as error:
-        uri = destination.uri(layout.document(name))
-        made.damaged.append(Damage(uri, error.message, (), (name.snapshot_id,)))
+        damage = Damage(
+            destination.uri(layout.document(name)), error.message, (), (name.snapshot_id,)
+        )
+        stopped_by = made.stopped_by
+        if isinstance(stopped_by, ManifestDamaged) and stopped_by.stem == name.stem:
+            damage = replace(damage, fix=f"no run goes on from it: {stopped_by.hint}")
+        made.damaged.append(damage)
         return
     made.has_index = made.has_index or name.checkpoint is None
     dropped = unknown_to(manifest.forgotten, forgotten)

@@ -23,6 +23,7 @@ from backup.commands.documents_check import damaged_documents, holders_by_folder
 from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
 from backup.commands.drills import DrillState, load_drill_state, with_noted
 from backup.commands.finding import require_roots
+from backup.commands.fixes import of_repository, while_no_run_goes_on, with_hint
 from backup.commands.hidden import hidden_documents, hidden_words
 from backup.commands.last_state import with_a_chain
 from backup.commands.lost_index import LostIndex, lost_index
@@ -33,7 +34,6 @@ from backup.commands.stored_files import problem_of, promises_all_files, read_in
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
-    BackupError,
     DestinationError,
     DocumentTooLarge,
     ExitCode,
@@ -127,7 +127,7 @@ def verify(
         repositories += len(one.there)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
         found = together(found)
-        damaged += found
+        damaged += found if one.runs_go_on else while_no_run_goes_on(found)
         newer += one.newer
         archived = sorted(set().union(*(result.archived for result in results)))
         not_readable += [destination.uri(layout.key(key)) for key in archived]
@@ -193,12 +193,14 @@ class _Root:
         self.repaired: dict[str, datetime] = {}
         self.damaged: list[Damage] = []
         self.newer: list[str] = []
+        self.runs_go_on = True
 
     def run(self) -> list[Looked]:
         promises = read_promises(self._destination, self._layout, now=self._now, stop=self._stop)
         everything = promises.repositories
         self.damaged += promises.damaged
         self.newer += promises.newer
+        self.runs_go_on = promises.state is not None
         self.there = frozenset(one.identity for one in everything)
         self.drills = with_noted(self.drills, ((one.identity, one.damaged) for one in everything))
         for line in (line for one in everything for line in one.damaged):
@@ -365,7 +367,7 @@ class _Root:
         )
         return Looked(
             line,
-            [replace(damage, holders=(one.identity,)) for damage in damaged],
+            of_repository(damaged, one, records, key_of=self.key_of),
             name=one.name,
             not_verified=look.not_verified,
             needed=None if look.unreadable_record else frozenset(look.needed),
@@ -477,7 +479,7 @@ class _Root:
             except IntegrityError as error:
                 problems[key] = error.message
             except (TemporaryFolderError, GitFailed) as error:
-                look.not_verified = _with_hint(error)
+                look.not_verified = with_hint(error)
             else:
                 look.indexed.add(key)
         return problems
@@ -649,7 +651,7 @@ class _Root:
         except IntegrityError as error:
             problem = error.message
         except (TemporaryFolderError, GitFailed) as error:
-            look.not_verified = _with_hint(error)
+            look.not_verified = with_hint(error)
             return []
         else:
             look.rebuilt = key
@@ -692,7 +694,3 @@ def _note(destination: Destination, layout: Layout, drill: Drill, *, words: str)
     except (DestinationError, DocumentTooLarge) as error:
         return error.message
     return ""
-
-
-def _with_hint(error: BackupError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
