@@ -27,6 +27,19 @@ BRING_BACK = (
     "bring it back (in a bucket with versions: remove its delete marker), or prune once with "
     "--accept-missing-index"
 )
+_BRING_BACK_FIRST = (
+    "bring it back (in a bucket with versions: remove its delete marker); prune refuses, also with "
+    "--accept-missing-index, before a run has published a manifest"
+)
+
+
+def way_back(has_index: bool) -> str:  # noqa: FBT001 - the one thing that it asks
+    """Return what is done about a missing manifest.
+
+    Args:
+        has_index: whether another manifest can be read; prune deletes nothing where none can.
+    """
+    return BRING_BACK if has_index else _BRING_BACK_FIRST
 
 
 @dataclass(frozen=True, slots=True)

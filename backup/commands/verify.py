@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from backup.commands.clocks import disagreement
-from backup.commands.continuity import BRING_BACK, missing_manifests
+from backup.commands.continuity import missing_manifests, way_back
 from backup.commands.documents_check import damaged_documents, holders_by_folder
 from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
 from backup.commands.drills import DrillState, load_drill_state, with_noted
@@ -269,7 +269,7 @@ class _Root:
             snapshots = uri(self._layout.key("snapshots"))
             self.damaged.append(Damage(snapshots, lost.message, (), (), fix=lost.error.hint))
         for stem in sorted(missing_manifests(self._destination, self._layout)):
-            problem = f"it is missing, and no prune deleted it: {BRING_BACK}"
+            problem = f"it is missing, and no prune deleted it: {way_back(promises.has_index)}"
             self.damaged.append(Damage(uri(self._layout.document_of(stem)), problem, (), ()))
         try:
             found = [*self._destination.versions(self._layout.folder("snapshots"))]

@@ -123,3 +123,23 @@ def test_an_older_manifest_that_is_damaged_stops_no_run(here: Path) -> None:
     (hint,) = hints(here)
     assert hint.startswith("hint: docs/how-to/repair-a-vault.md")
     run(here, 0)
+
+
+def test_prune_is_not_recommended_where_it_refuses(here: Path) -> None:
+    vault = here / "vault"
+    prune = ("prune", "--from", vault, "--keep-daily", "30")
+    repo_backup(*prune)
+    for manifest in stored(here, "snapshots/*"):
+        manifest.unlink()
+    said = repo_backup("verify", "--from", vault, check=4).stdout
+    assert "or prune once with" not in said
+    assert "prune refuses, also with --accept-missing-index, before a run has published" in said
+    repo_backup(*prune, "--accept-missing-index", check=4)
+    # What it says of afterwards is so.
+    run(here, 1)
+    run(here, 0)
+    assert "or prune once with --accept-missing-index" in (
+        repo_backup("verify", "--from", vault, check=4).stdout
+    )
+    repo_backup(*prune, "--accept-missing-index")
+    repo_backup("verify", "--from", vault)
