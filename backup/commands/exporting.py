@@ -287,7 +287,7 @@ class Exports:
         """Ask for as many as may be asked for now."""
         while self._to_ask and self._stop.may_begin:
             if self._refused is not None:
-                yield _given_up(self._to_ask.popleft(), self._refused)
+                yield _not_asked_for(self._to_ask.popleft(), self._refused)
                 continue
             if self._limit.seconds_left() > 0 or self._ask_at > self._monotonic():
                 return
@@ -568,6 +568,13 @@ def _pending(one: _Export) -> ExportLine:
 def _given_up(one: _Export, error: BackupError) -> Exported:
     hint = f" ({error.hint})" if error.hint else ""
     return Exported(one.repository, problem=f"it was not exported: {error.message}{hint}")
+
+
+def _not_asked_for(one: _Export, error: BackupError) -> Exported:
+    """Say why a project was not asked for, without taking another project's refusal for its own."""
+    hint = f" ({error.hint})" if error.hint else ""
+    why = f"another project's export was refused for a reason that concerns all: {error.message}"
+    return Exported(one.repository, problem=f"it was not asked for, since {why}{hint}")
 
 
 def _concerns_all(error: AuthenticationError) -> bool:

@@ -22,8 +22,10 @@ from backup.model import Destination, Key, SourceIdentity
 from backup.vault.clocks import is_misdated
 from backup.vault.documents import Drill, Entry, ForgottenLine, Header, Record
 from backup.vault.layout import (
+    DOCUMENT_FOLDERS,
     DocumentName,
     Layout,
+    folder,
     folder_of,
     is_record,
     is_snapshot_id,
@@ -138,11 +140,27 @@ def require_roots(destination: Destination) -> tuple[Layout, ...]:
     """
     found = roots(destination)
     if not found:
+        uri = destination.uri("")
+        above = _vault_above(destination, uri)
         raise ConfigError(
-            f"--from: {destination.uri('')} holds no snapshots",
-            hint="name the folder that was given to run --to",
+            f"--from: {uri} holds no snapshots",
+            hint=f"it lies inside a vault: name {above}"
+            if above
+            else "name the folder that was given to run --to",
         )
     return found
+
+
+def _vault_above(destination: Destination, uri: str) -> str:
+    """Return the vault that a folder of an owner, or of a host, lies in; empty where it is none."""
+    inside = destination.children("", hidden=True)
+    above = uri.rstrip("/").rpartition("/")[0]
+    if not DOCUMENT_FOLDERS.isdisjoint(inside):
+        return above.rpartition("/")[0]
+    # Of a host some owners will do; of another folder there may be any number.
+    owners = (destination.children(folder(owner)) for owner in inside[:_MOST_NAMED])
+    is_host = any(not DOCUMENT_FOLDERS.isdisjoint(found) for found in owners)
+    return above if is_host else ""
 
 
 def roots_of_same_owner(

@@ -74,9 +74,13 @@ def status(
     seen: set[str] = set()
     for layout, state in states:
         findings += _of_lost_index(destination, layout, state, owners=owners, seen=seen)
-        if state.source is None or (owners and state.source.owner not in owners):
+        if state.source is None:
             continue
-        seen.add(state.source.owner)
+        # As list shows it, too.
+        ways = {state.source.owner, f"{state.source.host}/{state.source.owner}"}
+        if owners and ways.isdisjoint(owners):
+            continue
+        seen |= ways
         name = _name(layout, state)
         for one in hidden_documents(destination, layout):
             findings.append(Finding("error", f"{name}: {one.message}", one.fix))
@@ -108,7 +112,13 @@ def _of_lost_index(
     seen: set[str],
 ) -> Iterator[Finding]:
     """Tell of a root without manifests, and note which of the owners asked for it is of."""
-    asked = [owner for owner in owners if escape_segment(owner) == layout.prefix.split("/")[1]]
+    host, folder = layout.prefix.rstrip("/").split("/")
+    asked = [
+        owner
+        for owner in owners
+        if folder == escape_segment(owner.removeprefix(f"{host}/"))
+        or folder == escape_segment(owner)
+    ]
     if owners and not asked:
         return
     if (lost := lost_index(destination, layout, state)) is not None:

@@ -260,6 +260,10 @@ def test_a_token_that_may_not_export_is_asked_once(forge: GitLab, tmp_path: Path
     assert len(asked) == 1
     assert len(done.json["problems"]) == 3
     assert "the token needs the scope api" in done.json["problems"][0]
+    # The number in the refusal is the first one's.
+    first, *others = done.json["problems"]
+    assert "it was not exported: GitLab forbids /projects/" in first
+    assert all("not asked for, since another project's export was refused" in one for one in others)
     assert done.json["totals"]["captured"] == 3
 
 

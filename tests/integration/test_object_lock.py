@@ -320,7 +320,8 @@ def test_a_bucket_without_is_refused_before_anything_is_written(case: LockCase) 
     lock = ("--object-lock-mode", "compliance", "--object-lock-days", "7")
     plain = ("--to", f"s3://{case.bucket}-plain")
     done = repo_backup(*words, *plain, *lock, env=server.environment(), check=2)
-    assert "has no Object Lock" in done.stderr
+    assert "has no Object Lock\n" in done.stderr
+    assert "does not exist" not in done.stderr
     assert "Contents" not in case.client.list_objects_v2(Bucket=f"{case.bucket}-plain")
     locked = ("--to", f"s3://{case.bucket}")
     repo_backup(*words, *locked, *lock, env=server.environment())

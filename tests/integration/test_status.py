@@ -191,6 +191,28 @@ def test_an_owner_that_is_asked_for_must_be_there(place: Place) -> None:
     assert errors(report) == ["other: nothing of it is in this vault"]
 
 
+def test_an_owner_is_asked_for_as_list_shows_it(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    repo_backup("run", "--from", place.folder / "acme", "--to", place.vault)
+    listed = repo_backup("list", "--from", place.vault).stdout
+    assert " folder/acme " in listed
+    for owner in ("folder/acme", "acme"):
+        repo_backup("status", "--from", place.vault, "--owner", owner)
+    other = repo_backup("status", "--from", place.vault, "--owner", "github.com/acme", check=3)
+    assert "github.com/acme: nothing of it is in this vault" in other.stdout
+
+
+def test_a_folder_inside_a_vault_is_answered_with_the_vault(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    repo_backup("run", "--from", place.folder / "acme", "--to", place.vault)
+    for inside in (place.vault / "folder" / "acme", place.vault / "folder"):
+        for command in ("list", "status", "verify"):
+            done = repo_backup(command, "--from", inside, check=2)
+            assert f"hint: it lies inside a vault: name {place.vault}\n" in done.stderr
+    done = repo_backup("list", "--from", place.folder, check=2)
+    assert "hint: name the folder that was given to run --to" in done.stderr
+
+
 def test_the_command_line_answers_by_exit_code_words_and_json(tmp_path: Path) -> None:
     place = Place(tmp_path)
     repo_backup("run", "--from", place.folder / "acme", "--to", place.vault)

@@ -171,7 +171,14 @@ class S3Destination:
         name = self._bucket.settings.bucket
         try:
             answer = self._bucket.ask("get_object_lock_configuration", "")
-        except (AccessDenied, ObjectNotFound, NotSupported) as error:
+        except ObjectNotFound as error:
+            # What is not there is the configuration. Without the bucket it is another error.
+            raise ConfigError(
+                f"object-lock-mode: bucket {name!r} has no Object Lock",
+                hint="Object Lock is switched on for a bucket with versions, as a rule when it is "
+                "made",
+            ) from error
+        except (AccessDenied, NotSupported) as error:
             raise ConfigError(
                 f"object-lock-mode: bucket {name!r} has no Object Lock, or does not say so: "
                 f"{error.message}",
