@@ -16,6 +16,16 @@ DAMAGE_HINT = (
 SEE_HOW_TO_REPAIR = "docs/how-to/repair-a-vault.md tells what follows, and what to do"
 
 
+def lies_in_versions(problem: str) -> bool:
+    """Return whether damage is of what is current, and what was written may lie under it.
+
+    Args:
+        problem: what is wrong with the object, as verify notes it.
+    """
+    is_hidden = problem.startswith("it is missing: ") and " lies under a delete marker" in problem
+    return is_hidden or problem.startswith("its version ")
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
     """One run of one owner, in numbers.

@@ -16,6 +16,7 @@ from backup.commands.last_state import records_to_chain
 from backup.commands.stored_files import promised_files
 from backup.errors import IntegrityError, ObjectNotFound, sound
 from backup.model import Destination
+from backup.results import lies_in_versions
 from backup.vault.documents import Accepted, DamageLine, Entry, EntryDamage
 from backup.vault.layout import Layout, accepted_of, lfs_key, lfs_oid
 from backup.vault.manifest import Identity, load
@@ -226,12 +227,17 @@ def was_missing(entry: Entry) -> bool:
 
 def damage_words(name: str, lines: Iterable[EntryDamage]) -> str:
     """Say in one sentence what of a repository is damaged."""
-    first, *more = lines
+    first, *more = lines = tuple(lines)
     found_by = "verify" if first.found_by == "verify" else "a run"
     are = "object is" if len(more) == 1 else "objects are"
     and_more = f" and {len(more)} more {are} damaged" if more else ""
+    what = (
+        "can be given back only from versions that are not current, while the bucket has them"
+        if all(lies_in_versions(one.problem) for one in lines)
+        else "cannot be given back whole"
+    )
     return (
-        f"{name} cannot be given back whole: {_sentence(first)}, "
+        f"{name} {what}: {_sentence(first)}, "
         f"found by {found_by} on {_day(first.found_at)}{and_more}"
     )
 
@@ -251,7 +257,10 @@ def damage_hint(text: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
             f"{shlex.quote(text)} --from VAULT keeps what can still be restored"
         )
     if not all(lfs_oid(one.key) for one in lines):
-        return "the next run that reaches its source takes a new full"
+        later = ""
+        if any(lies_in_versions(one.problem) for one in lines):
+            later = "; where the written versions are made current again, verify clears this"
+        return f"the next run that reaches its source takes a new full{later}"
     run = "the next run" if entry.selection.lfs else "the next run with files of Git LFS"
     if all(is_missing(one) for one in lines):
         return (

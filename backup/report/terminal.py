@@ -51,6 +51,7 @@ from backup.results import (
     SnapshotRow,
     VaultListing,
     VerifyReport,
+    lies_in_versions,
 )
 
 _STYLES = {
@@ -590,9 +591,13 @@ def _state(row: RepositoryRow) -> str:
         state = f"{state} since {row.since:%Y-%m-%d}"
     if not row.damaged:
         return state
-    if all(one.accepted for one in row.damaged):
+    standing = [one for one in row.damaged if not one.accepted]
+    if not standing:
         return "damage accepted" if state == "ok" else f"{state}, damage accepted"
-    return state if row.state == "damaged" else f"{state}, damaged"
+    found = state if row.state == "damaged" else f"{state}, damaged"
+    if all(lies_in_versions(one.problem) for one in standing):
+        return f"{found} in current versions"
+    return found
 
 
 def _proved(drill: DrillNote, row: RepositoryRow) -> str:

@@ -495,7 +495,7 @@ def versioned(tmp_path: Path, moto_http: S3Server) -> Iterator[Versioned]:
     [(".full.bundle", (0, 1)), (".incremental.bundle", (1,)), (".record.json.gz", (1,))],
 )
 def test_an_object_of_which_another_version_is_current_is_damaged(
-    versioned: Versioned, ending: str, snapshots: tuple[int, ...]
+    versioned: Versioned, ending: str, snapshots: tuple[int, ...], tmp_path: Path
 ) -> None:
     assert versioned.damaged("objects") == []
     key = versioned.key(ending)
@@ -511,10 +511,20 @@ def test_an_object_of_which_another_version_is_current_is_damaged(
         assert found["snapshots"] == [versioned.snapshots[number] for number in snapshots]
         expected = f"its version {put['VersionId']} is current, {written['VersionId']} was written"
         assert found["problem"] == expected
+    # What is said of it elsewhere is not that it is lost: restore reads what was written.
+    vault = ("--from", f"s3://{versioned.bucket}")
+    said = repo_backup("status", *vault, env=versioned.env, check=3).stdout
+    assert "widgets can be given back only from versions that are not current" in said
+    assert "where the written versions are made current again, verify clears this" in said
+    assert "cannot be given back" not in said
+    listed = repo_backup("list", *vault, env=versioned.env).stdout
+    assert "damaged in current versions" in listed
+    repo_backup("restore", "widgets", tmp_path / "now.git", *vault, env=versioned.env)
     # The older one is made current again: it is the one that was written.
     versioned.client.delete_object(Bucket=versioned.bucket, Key=key, VersionId=put["VersionId"])
     for depth in DEPTHS:
         assert versioned.damaged(depth) == []
+    repo_backup("status", *vault, env=versioned.env)
 
 
 def test_an_older_version_made_current_is_damage(versioned: Versioned) -> None:
