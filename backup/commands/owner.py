@@ -122,7 +122,7 @@ class OwnerRun:
             tries=TRIES,
             stop=stop,
             again=self._again,
-            may_pass=_of_a_source,
+            may_pass=lambda error: isinstance(error, SourceError),
         )
         self._layout = Layout.of(host=identity.host, owner=identity.owner)
         self._means = Means(
@@ -285,7 +285,7 @@ class OwnerRun:
             tries=TRIES,
             stop=self._stop,
             again=self._again,
-            may_pass=_of_a_source,
+            may_pass=lambda error: isinstance(error, SourceError),
         )
         for note in self.source.notes:
             self._note(note)
@@ -371,7 +371,7 @@ class OwnerRun:
             tries=TRIES,
             stop=self._stop,
             again=self._again,
-            may_pass=_of_a_source,
+            may_pass=lambda error: isinstance(error, SourceError),
         )
 
     def _mark_absent(self, entry: Entry, answer: Absence) -> None:
@@ -695,7 +695,3 @@ def _begin(repository: Repository, entry: Entry | None, shop: Workshop) -> Resul
     if not shop.means.stop.may_begin:
         raise NotBegun(f"not reached: {shop.means.stop.why_nothing_begins}")
     return back_up(repository, entry, shop)
-
-
-def _of_a_source(error: BackupError) -> bool:
-    return isinstance(error, SourceError)

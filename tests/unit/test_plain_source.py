@@ -116,10 +116,16 @@ def test_a_linked_work_tree_is_left_out_since_its_repository_is_elsewhere(tmp_pa
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"gitdir: ", b"gitdir: nowhere\n", b"gitdir: \xff\xfe\n", b"\0" * 99]
 )
-def test_a_git_file_that_leads_nowhere_is_no_repository(content: bytes, tmp_path: Path) -> None:
+def test_a_git_file_that_leads_nowhere_is_a_repository_with_a_problem(
+    content: bytes, tmp_path: Path
+) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / ".git").write_bytes(content)
-    assert listed(tmp_path) == {}
+    (found,) = listed(tmp_path).values()
+    assert "its .git file " in found.problem
+    assert found.problem.isprintable()
+    with pytest.raises(RepositoryUnavailable):
+        open_git_folder(found)
 
 
 # --- Links -------------------------------------------------------------------------------------
