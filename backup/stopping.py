@@ -1,13 +1,17 @@
 """Asking a run to stop: by a signal, or because its time is up."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from backup.errors import BackupError, DeadlineReached, Interrupted, ServerSilent
 
 _LOOK_SECONDS = 0.25
 # So long an honest server may think.
 _SILENT_SECONDS = 30.0
+# After the deadline: for the store to answer what is under way, and for what is written last.
+GRACE_SECONDS = 10.0
+FINISHING_SECONDS = 300.0
 
 
 class Stop:
@@ -32,6 +36,7 @@ class Stop:
         self._begin = monotonic()
         self._end = None if deadline_seconds is None else monotonic() + deadline_seconds
         self._margin_seconds = margin_seconds
+        self._finish_by: float | None = None
         self._abandoned: BackupError | None = None
 
     def interrupt(self) -> None:
@@ -94,6 +99,38 @@ class Stop:
             raise kind(self._abandoned.message, hint=self._abandoned.hint)
         if self.out_of_time:
             raise DeadlineReached("the time given to this run is used up")
+
+    def check_with_grace(self) -> None:
+        """Raise DeadlineReached when the deadline has passed by more than a grace.
+
+        For a store's answers, without which what is done would be lost: `GRACE_SECONDS`, and
+        within `finishing` as long as that has it.
+        """
+        if self._end is None:
+            return
+        now = self._monotonic()
+        if self._finish_by is not None:
+            if now >= self._finish_by:
+                raise DeadlineReached(
+                    "what was done could not be recorded within "
+                    f"{FINISHING_SECONDS:.0f} seconds after the time given to this run"
+                )
+        elif now >= self._end + GRACE_SECONDS:
+            raise DeadlineReached("the time given to this run is used up")
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Let what was done be recorded, also after the deadline: within `FINISHING_SECONDS`.
+
+        They count from the deadline, or from now where that has passed already. Used by the main
+        thread alone, when no work is under way or only work that obeys the deadline.
+        """
+        if self._end is not None:
+            self._finish_by = max(self._end, self._monotonic()) + FINISHING_SECONDS
+        try:
+            yield
+        finally:
+            self._finish_by = None
 
     def clock_seconds(self) -> float:
         """Return the time by the clock of the deadline, for `check_while_waiting`."""

@@ -296,6 +296,10 @@ class Exports:
                 self._ask(one)
             except (SessionExpired, Interrupted):
                 raise
+            except DeadlineReached:
+                # The next run asks for it.
+                self._to_ask.appendleft(one)
+                raise
             except BackupError as error:
                 if (done := self._not_asked(one, error)) is not None:
                     yield done

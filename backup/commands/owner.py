@@ -195,8 +195,9 @@ class OwnerRun:
             self.ledger.be_late("interrupted; the next run goes on from the last checkpoint")
             self.ledger.failed = True
         elif not self._options.dry_run:
-            self._damage.report(self._state.entries.values())
-            self._publish()
+            with self._stop.finishing():
+                self._damage.report(self._state.entries.values())
+                self._publish()
 
     def give_up(self, error: BackupError) -> None:
         """Note that this owner could not be backed up at all."""
@@ -494,6 +495,8 @@ class OwnerRun:
                 return
             try:
                 found = chain_damage(entry, shop)
+            except DeadlineReached:
+                return
             except DestinationError as error:
                 name = f"{self.source.identity.owner}/{entry.path}"
                 self.ledger.problems.append(f"{name} could not be checked: {error.message}")
@@ -521,7 +524,7 @@ class OwnerRun:
             return
         except Interrupted:
             return
-        except DestinationError as error:
+        except (DeadlineReached, DestinationError) as error:
             # Git is stored by now: its manifest must not fail for the sake of exports.
             self.ledger.problems.append(f"nothing was exported: {error.message}")
             return
@@ -631,8 +634,9 @@ class OwnerRun:
         entries = self.ledger.entries_so_far(self._to_work_off, known=self._state.entries)
         document = self._document("checkpoint", entries)
         try:
-            self._destination.put_if_absent(self._layout.document(name), encode(document))
-        except (DestinationError, DocumentTooLarge) as error:
+            with self._stop.finishing():
+                self._destination.put_if_absent(self._layout.document(name), encode(document))
+        except (DeadlineReached, DestinationError, DocumentTooLarge) as error:
             # It would have saved work after a crash; the run itself can still end well.
             self._note(f"a checkpoint could not be stored: {error.message}")
         else:

@@ -17,7 +17,7 @@ from backup.commands.retrying import TRIES, repeat
 from backup.commands.selecting import RunOptions
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
-from backup.errors import BackupError, ExitCode, NothingSelected
+from backup.errors import BackupError, DeadlineReached, ExitCode, NothingSelected
 from backup.git.check import disk_of
 from backup.git.command import require_git
 from backup.git.work import named_but_unusable, work_folder
@@ -82,7 +82,7 @@ def run(
                     clock=clock,
                 )
             except BackupError as error:
-                errors.append(error)
+                errors.append(_of_an_owner(error))
                 unknown.append(error.message)
                 continue
             owners.append(owner)
@@ -96,7 +96,7 @@ def run(
                 owner.ledger.notes.append(f"{source.identity.owner}: {error.message}")
             except BackupError as error:
                 owner.give_up(error)
-                errors.append(error)
+                errors.append(_of_an_owner(error))
             except Exception as error:  # noqa: BLE001  it is raised when the other owners are done
                 internal.append(error)
     if internal:
@@ -127,6 +127,19 @@ def run(
         only_late=not unknown
         and any(owner.ledger.late for owner in owners)
         and all(o.ledger.is_only_late or o.ledger.result() == "success" for o in owners),
+    )
+
+
+def _of_an_owner(error: BackupError) -> BackupError:
+    """Return an error that ended an owner's run before anything was published for it.
+
+    That is a failure: a deadline leaves some repositories to the next run, not all of an owner.
+    """
+    if not isinstance(error, DeadlineReached):
+        return error
+    return BackupError(
+        f"{error.message}: nothing was published",
+        hint="see why the forge or the store is so slow, or give more --deadline-minutes",
     )
 
 

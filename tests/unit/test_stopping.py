@@ -8,7 +8,7 @@ import time
 import pytest
 
 from backup.errors import DeadlineReached, ExitCode, Interrupted, SessionExpired
-from backup.stopping import Stop
+from backup.stopping import FINISHING_SECONDS, GRACE_SECONDS, Stop
 
 
 class Clock:
@@ -56,6 +56,38 @@ def test_at_the_deadline_work_in_hand_ends(clock: Clock) -> None:
     with pytest.raises(DeadlineReached) as caught:
         stop.check()
     assert caught.value.exit_code == ExitCode.PARTIAL
+
+
+def test_what_a_store_is_asked_ends_some_seconds_after_the_deadline(clock: Clock) -> None:
+    stop = Stop(deadline_seconds=600, monotonic=clock)
+    clock.seconds += 600 + GRACE_SECONDS - 0.1
+    stop.check_with_grace()
+    clock.seconds += 0.2
+    with pytest.raises(DeadlineReached):
+        stop.check_with_grace()
+
+
+@pytest.mark.parametrize("seconds", [0, 600, 5000])
+def test_what_was_done_has_some_minutes_to_be_recorded(seconds: int, clock: Clock) -> None:
+    stop = Stop(deadline_seconds=600, monotonic=clock)
+    clock.seconds += seconds
+    with stop.finishing():
+        clock.seconds += max(0, 600 - seconds) + FINISHING_SECONDS - 0.1
+        stop.check_with_grace()
+        clock.seconds += 0.2
+        with pytest.raises(DeadlineReached, match="could not be recorded"):
+            stop.check_with_grace()
+    with pytest.raises(DeadlineReached, match="is used up"):
+        stop.check_with_grace()
+
+
+def test_without_a_deadline_recording_has_no_end(clock: Clock) -> None:
+    stop = Stop(monotonic=clock)
+    clock.seconds += 1e6
+    with stop.finishing():
+        clock.seconds += 1e6
+        stop.check_with_grace()
+    stop.check_with_grace()
 
 
 def test_an_interrupt_ends_work_and_lets_none_begin(clock: Clock) -> None:

@@ -1,8 +1,8 @@
 """Requests to one bucket: each in a thread of its own, each failure one of our errors.
 
-Whoever waits for a request waits on its thread alone. A signal therefore ends the wait in time,
-whatever the network does: requests that are under way then, and those that are made to bring what
-is finished into safety, are given some seconds more.
+Whoever waits for a request waits on its thread alone. A signal or a deadline therefore ends the
+wait in time, whatever the network does: requests that are under way then, and those that are made
+to bring what is finished into safety, are given some seconds more.
 """
 
 import base64
@@ -48,6 +48,8 @@ class Bucket:
         self.deletes_many = True
         self.clock = ServerClock()
         self._lock = Lock()
+        # Held while credentials are looked for, which may take long; never waited for elsewhere.
+        self._connecting = Lock()
         self._connection: Connection | None = None
         self._interrupted_at: float | None = None
 
@@ -66,10 +68,9 @@ class Bucket:
 
     def close(self) -> None:
         """End the connections."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.client.close()
-                self._connection = None
+        if self._connection is not None:
+            self._connection.client.close()
+            self._connection = None
 
     # --- Requests ---
 
@@ -84,13 +85,14 @@ class Bucket:
         Raises:
             BackupError: see `translate`.
         """
+        self.stop.check_with_grace()
         return self.wait(self.begin(operation, key, **parameters), key)
 
     def begin(self, operation: str, key: str, **parameters: object) -> "Future[Answer]":
         """Make a request without waiting. A body goes with what protects it on its way."""
 
         def request() -> Answer:
-            client = self.connection.client
+            client = self._connect().client
             owner = self.settings.expected_bucket_owner
             more: Answer = {"ExpectedBucketOwner": owner} if owner else {}
             if isinstance(body := parameters.get("Body"), (bytes, bytearray)):
@@ -121,11 +123,18 @@ class Bucket:
         Args:
             future: what `begin` or `aside` gave.
             key: the object that a failure is told of.
-            obey: end the wait at once when the run is to stop, or its time is up. Otherwise only a
-                signal ends it, after some seconds.
+            obey: end the wait at once when the run is to stop, or its time is up. Otherwise a
+                signal ends it after some seconds, and a deadline as `Stop.check_with_grace` has it.
+
+        Raises:
+            Interrupted: a signal came.
+            DeadlineReached: the time was up.
+            BackupError: see `translate`.
         """
         waited_since = time.monotonic()
         while True:
+            if not future.done():
+                self.stop.check_with_grace()
             try:
                 return future.result(_LOOK_SECONDS)
             except StillGoing as error:
@@ -155,14 +164,15 @@ class Bucket:
         """The client, made at the first use; that may ask the bucket for its region.
 
         Raises:
-            BackupError: there is none, as `translate` has it.
+            BackupError: there is none, as `wait` has it.
         """
-        with self._lock:
+        return self._connection or self.wait(self.aside(self._connect), "")
+
+    def _connect(self) -> Connection:
+        """Make the client where there is none. In a thread that nobody has to wait for."""
+        with self._connecting:
             if self._connection is None:
-                try:
-                    self._connection = connect(self.settings)
-                except Exception as error:
-                    raise self._failure(error, "") from error
+                self._connection = connect(self.settings)
             return self._connection
 
     # --- What goes with an object ---
