@@ -9,15 +9,19 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from datetime import UTC, datetime
 from threading import Thread
+from time import monotonic
 from typing import Any, TypeVar
 
 from backup import limits
 from backup.connections import Line
+from backup.stopping import Stop
 
 T = TypeVar("T")
 
+_LOOK_SECONDS = 0.25
 _MOST_CHARACTERS = 4096
 _MOST_NUMBER = (1 << 63) - 1
 # Longer than any token lives.
@@ -31,7 +35,11 @@ class Odd(ValueError):
 
 
 def in_time(
-    do: Callable[[], T], *, give_up: Callable[[], None] = lambda: None, seconds: float | None = None
+    do: Callable[[], T],
+    *,
+    give_up: Callable[[], None] = lambda: None,
+    seconds: float | None = None,
+    stop: Stop | None = None,
 ) -> T:
     """Do something in a thread of its own, and wait for it no longer than that.
 
@@ -42,11 +50,16 @@ def in_time(
         do: is done.
         give_up: lets anything else end then; called from this thread.
         seconds: that of an answer when left out.
+        stop: ends the wait with its own error, and keeps a request from being begun.
 
     Raises:
         TimeoutError: it took longer.
+        BackupError: the run must stop.
     """
+    if stop is not None:
+        stop.check()
     limit = limits.MOST_API_SECONDS if seconds is None else seconds
+    due = monotonic() + limit
     future: Future[T] = Future()
     line = Line()
 
@@ -59,15 +72,20 @@ def in_time(
             future.set_exception(error)
 
     Thread(target=work, daemon=True).start()
+    is_done = False
     try:
-        return future.result(limit)
-    except BaseException as error:
-        if not future.done():
+        while not future.done() and (left := due - monotonic()) > 0:
+            if stop is not None:
+                stop.check()
+            wait_for([future], min(left, _LOOK_SECONDS))
+        is_done = future.done()
+    finally:
+        if not is_done:
             line.cut()
             give_up()
-            if isinstance(error, TimeoutError):
-                raise TimeoutError(f"the answer takes longer than {limit:.0f} seconds") from None
-        raise
+    if not is_done:
+        raise TimeoutError(f"the answer takes longer than {limit:.0f} seconds")
+    return future.result()
 
 
 def whole(pieces: Iterable[bytes], *, came: Callable[[], int] = lambda: 0) -> bytes:

@@ -40,7 +40,7 @@ GROUND = (
 )
 PURE = (*GROUND, "refs", "plan", "vault", "retention")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "answers": ("limits", "connections"),
+    "answers": ("limits", "connections", "stopping"),
     "connections": (),
     "model": ("secret",),
     "errors": ("secret",),

@@ -12,10 +12,11 @@ from typing import Literal
 
 import backup
 from backup.capture import Means
+from backup.commands.absent import ask_for_absent
 from backup.commands.clocks import Witnesses
 from backup.commands.condemning import condemned_files
 from backup.commands.damage_of_run import DamageOfRun
-from backup.commands.entries import Result, carried, failed, known_of, notes_on_files, outcome_of
+from backup.commands.entries import Result, carried, known_of, notes_on_files
 from backup.commands.exporting import Exports, Limit
 from backup.commands.files import Turns
 from backup.commands.finding import roots_of_same_owner
@@ -54,7 +55,6 @@ from backup.errors import (
 )
 from backup.git.check import Disk
 from backup.model import (
-    Absence,
     Events,
     Exporter,
     LastDrill,
@@ -66,7 +66,6 @@ from backup.refs import tell_not_selected
 from backup.stopping import Stop
 from backup.vault.chain import sizes
 from backup.vault.documents import Entry, Manifest, SourceLine, Totals, encode
-from backup.vault.documents_of_listings import AbsenceLine
 from backup.vault.layout import DocumentName, Layout, snapshot_time
 from backup.vault.manifest import (
     WINDOW,
@@ -345,59 +344,14 @@ class OwnerRun:
         if self._dropped or not self.source.lists_everything:
             return []
         listed = {(repository.kind, repository.host_id) for repository in listing}
-        found = []
-        for identity, entry in self._state.entries.items():
-            if identity in listed:
-                continue
-            if not self._options.lists(entry.kind):
-                # They were not asked for, and so not listed.
-                self.ledger.marks[identity] = carried(entry, not_selected=True)
-                continue
-            try:
-                answer = self._look_up(entry)
-            except SourceError as error:
-                self.ledger.results[identity] = failed(
-                    self._gone_repository(entry), entry, self._clock(), reason=error.message
-                )
-                continue
-            if isinstance(answer, Repository):
-                found.append(answer)
-            else:
-                self._mark_absent(entry, answer)
-        return found
-
-    def _look_up(self, entry: Entry) -> Repository | Absence:
-        return repeat(
-            lambda: self.source.look_up(host_id=entry.host_id, path=entry.path, kind=entry.kind),
-            tries=TRIES,
+        return ask_for_absent(
+            (entry for identity, entry in self._state.entries.items() if identity not in listed),
+            self.source,
+            self._options,
+            self.ledger,
             stop=self._stop,
             again=self._again,
-            may_pass=lambda error: isinstance(error, SourceError),
-        )
-
-    def _mark_absent(self, entry: Entry, answer: Absence) -> None:
-        now = self._clock()
-        since = now if entry.absence is None else entry.absence.since
-        line = AbsenceLine(since=since, asked_at=now, answer=answer.answer, detail=answer.detail)
-        outcome = replace(
-            outcome_of(self._gone_repository(entry)),
-            status="gone",
-            reason=f"not listed since {since:%Y-%m-%d}: {answer.detail}",
-            known=entry.absence is not None,
-        )
-        mark = carried(entry, absence=line, status="gone", reason=answer.detail)
-        self.ledger.tell(outcome, mark=mark)
-
-    def _gone_repository(self, entry: Entry) -> Repository:
-        identity = self.source.identity
-        return Repository(
-            host=identity.host,
-            owner=identity.owner,
-            path=entry.path,
-            host_id=entry.host_id,
-            clone_url="",
-            kind=entry.kind,
-            private=entry.private,
+            clock=self._clock,
         )
 
     def _work_off(self, selected: Sequence[Repository]) -> None:

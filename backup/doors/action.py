@@ -183,7 +183,7 @@ def _run(config: Config, runner: Runner) -> int:
             if identity:
                 events.note(f"AWS identity: {identity}")
             report = run(
-                open_sources(config),
+                open_sources(config, stop),
                 destination,
                 run_options(config),
                 events=CountingEvents(events.note) if hides else events,
@@ -336,7 +336,7 @@ def _doctor(config: Config, runner: Runner) -> int:
         _at_work(config, stop) as destination,
     ):
         report = doctor(
-            open_sources(config),
+            open_sources(config, stop),
             destination,
             look_at_destination=lambda: look_at_destination(config, stop),
             network=network_settings(config),

@@ -208,7 +208,7 @@ def _run(config: Config, stop: Stop) -> dict[str, Any]:
         if identity := caller_of(config):
             events.note(f"AWS identity: {identity}")
         report = run(
-            open_sources(config),
+            open_sources(config, stop),
             destination,
             run_options(config),
             events=events,

@@ -114,7 +114,7 @@ def _run(config: Config, arguments: tuple[str, ...]) -> int:
         TerminalEvents(_console(stderr=True)) as events,
     ):
         report = run(
-            open_sources(config),
+            open_sources(config, stop),
             destination,
             run_options(config),
             events=CountingEvents(events.note) if hides else events,
@@ -153,6 +153,7 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
     from backup.report.document import restore_document
     from backup.report.terminal import TerminalEvents, print_restore
 
+    stop = make_stop(config)
     request = RestoreRequest(
         repository=repository,
         all=config.everything,
@@ -162,9 +163,8 @@ def _restore(config: Config, arguments: tuple[str, ...]) -> int:
         deleted=config.deleted,
         rewritten=config.rewritten,
         checkout=config.checkout,
-        push=push_request(config),
+        push=push_request(config, stop),
     )
-    stop = make_stop(config)
     with (
         stopped_by_signals(stop),
         open_destination(config, stop) as destination,
@@ -252,7 +252,7 @@ def _doctor(config: Config, arguments: tuple[str, ...]) -> int:
     stop = make_stop(config)
     with stopped_by_signals(stop), open_destination(config, stop) as destination:
         report = doctor(
-            open_sources(config),
+            open_sources(config, stop),
             destination,
             look_at_destination=lambda: look_at_destination(config, stop),
             network=network_settings(config),

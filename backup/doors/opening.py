@@ -118,7 +118,7 @@ def prune_request(config: Config) -> "PruneRequest":
     )
 
 
-def push_request(config: Config) -> "PushRequest | None":
+def push_request(config: Config, stop: Stop) -> "PushRequest | None":
     """Take where a restored repository is to be pushed; None where it is not."""
     if config.push is None:
         return None
@@ -133,11 +133,11 @@ def push_request(config: Config) -> "PushRequest | None":
         network=network,
         authorization=authorization,
         force=config.force,
-        scopes=_scopes(config, config.push),
+        scopes=_scopes(config, config.push, stop),
     )
 
 
-def _scopes(config: Config, url: str) -> "Callable[[], frozenset[str] | None] | None":
+def _scopes(config: Config, url: str, stop: Stop) -> "Callable[[], frozenset[str] | None] | None":
     """Make what asks GitHub for the token's rights; None where the remote is not GitHub's."""
     server_url, token, place = config.forge_url("github"), config.token, urlsplit(url)
     if token is None or f"{place.scheme}://{place.netloc}" != server_url:
@@ -146,13 +146,18 @@ def _scopes(config: Config, url: str) -> "Callable[[], frozenset[str] | None] | 
     def ask() -> frozenset[str] | None:
         from backup.sources.github import token_scopes
 
-        return token_scopes(token, server_url=server_url, api_url=config.api_url)
+        return token_scopes(token, server_url=server_url, api_url=config.api_url, stop=stop)
 
     return ask
 
 
-def open_sources(config: Config) -> list[Source]:
-    """Open what was named; repositories named one by one share a source per owner."""
+def open_sources(config: Config, stop: Stop) -> list[Source]:
+    """Open what was named; repositories named one by one share a source per owner.
+
+    Args:
+        config: names them.
+        stop: ends every wait for a forge.
+    """
     from backup.sources.plain import FolderSource, GitUrlSource
 
     sources: list[Source] = []
@@ -160,11 +165,11 @@ def open_sources(config: Config) -> list[Source]:
     for spec in dict.fromkeys(config.sources):
         owner, path = config.owner_of(spec), spec.path
         if spec.provider == "github":
-            sources.append(_github(config, spec))
+            sources.append(_github(config, spec, stop))
         elif spec.provider == "gitlab":
-            sources.append(_gitlab(config, spec))
+            sources.append(_gitlab(config, spec, stop))
         elif spec.provider == "bitbucket":
-            sources.append(_bitbucket(config, spec))
+            sources.append(_bitbucket(config, spec, stop))
         elif spec.provider == "folder" and path is not None:
             sources.append(FolderSource(path, owner=owner))
         else:
@@ -178,20 +183,21 @@ def open_sources(config: Config) -> list[Source]:
     return [*sources, *named]
 
 
-def _github(config: Config, spec: SourceSpec) -> Source:
+def _github(config: Config, spec: SourceSpec, stop: Stop) -> Source:
     from backup.sources.github import GitHubSource
 
     return GitHubSource(
         spec.value,
-        credentials=_github_credentials(config, spec.value),
+        credentials=_github_credentials(config, spec.value, stop),
         username=config.username or _ANY_USERNAME,
         server_url=config.forge_url("github"),
         api_url=config.api_url,
         gists=config.gists,
+        stop=stop,
     )
 
 
-def _github_credentials(config: Config, owner: str) -> "github.Credentials | None":
+def _github_credentials(config: Config, owner: str, stop: Stop) -> "github.Credentials | None":
     from backup.sources.github import AccessToken, App, api_of
 
     if config.app_id is not None and config.app_private_key is not None:
@@ -200,11 +206,12 @@ def _github_credentials(config: Config, owner: str) -> "github.Credentials | Non
             config.app_private_key,
             owner=owner,
             api_url=config.api_url or api_of(config.forge_url("github")),
+            stop=stop,
         )
     return None if config.token is None else AccessToken(config.token)
 
 
-def _gitlab(config: Config, spec: SourceSpec) -> Source:
+def _gitlab(config: Config, spec: SourceSpec, stop: Stop) -> Source:
     from backup.sources.gitlab import GitLabSource
 
     token = config.token
@@ -221,21 +228,23 @@ def _gitlab(config: Config, spec: SourceSpec) -> Source:
         api_url=config.api_url,
         snippets=config.snippets,
         shared=config.shared,
+        stop=stop,
     )
 
 
-def _bitbucket(config: Config, spec: SourceSpec) -> Source:
+def _bitbucket(config: Config, spec: SourceSpec, stop: Stop) -> Source:
     from backup.sources.bitbucket import BitbucketSource
 
     return BitbucketSource(
         spec.value,
-        credentials=_bitbucket_credentials(config),
+        credentials=_bitbucket_credentials(config, stop),
         server_url=config.forge_url("bitbucket"),
         api_url=config.api_url,
+        stop=stop,
     )
 
 
-def _bitbucket_credentials(config: Config) -> "Credentials | None":
+def _bitbucket_credentials(config: Config, stop: Stop) -> "Credentials | None":
     """Tell the kinds of credentials apart, as Atlassian marks them."""
     from backup.sources.bitbucket import (
         INSTEAD_OF_APP_PASSWORDS,
@@ -246,7 +255,7 @@ def _bitbucket_credentials(config: Config) -> "Credentials | None":
 
     if config.oauth_key is not None and config.oauth_secret is not None:
         server_url = config.forge_url("bitbucket")
-        return Consumer(config.oauth_key, config.oauth_secret, server_url=server_url)
+        return Consumer(config.oauth_key, config.oauth_secret, server_url=server_url, stop=stop)
     if config.token is None:
         return None
     # Source: Atlassian Support, "API tokens", "Access tokens": how each kind begins.

@@ -36,6 +36,7 @@ from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign, minted
 from backup.sources.items import Bounds, each, no_json, taken_for
 from backup.sources.one_server import OneServerSession, basic, bearer
+from backup.stopping import Stop
 from backup.times import ServerClock, http_time
 from backup.urls import place_of, shown
 
@@ -108,6 +109,7 @@ class Consumer:
         key: the consumer's; it must be a private one.
         secret: the consumer's.
         server_url: where tokens are given out.
+        stop: ends the wait for a token with its own error.
         clock: seconds that only grow.
 
     Attributes:
@@ -120,11 +122,13 @@ class Consumer:
         secret: Secret,
         *,
         server_url: str = PUBLIC_SERVER,
+        stop: Stop | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._key = key
         self._secret = secret
         self._url = f"{server_url}/site/oauth2/access_token"
+        self._stop = stop
         self._clock = clock
         self._lock = threading.Lock()
         self.scopes: tuple[str, ...] = ()
@@ -153,7 +157,8 @@ class Consumer:
 
     def _ask(self) -> Secret:
         now = self._clock()
-        with _our_errors("the token endpoint"), OneServerSession("Bitbucket") as session:
+        session = OneServerSession("Bitbucket", stop=self._stop)
+        with _our_errors("the token endpoint"), session:
             answer = session.post(
                 self._url,
                 data={"grant_type": "client_credentials"},
@@ -186,6 +191,7 @@ class BitbucketSource:
         credentials: None sees what is public.
         server_url: where repositories are cloned from, without a slash at the end.
         api_url: where the API is, up to /2.0.
+        stop: ends the wait for an answer with its own error.
     """
 
     lists_everything = True
@@ -197,13 +203,14 @@ class BitbucketSource:
         credentials: Credentials | None,
         server_url: str = PUBLIC_SERVER,
         api_url: str | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self._name = workspace
         self._credentials = credentials
         self._server_url = server_url
         default = PUBLIC_API if server_url == PUBLIC_SERVER else server_url
         self._api_url = (api_url or default).rstrip("/").removesuffix("/2.0")
-        self._session = OneServerSession("Bitbucket")
+        self._session = OneServerSession("Bitbucket", stop=stop)
         self._clock = ServerClock()
         self._identity: SourceIdentity | None = None
         self._notes: dict[str, None] = {}

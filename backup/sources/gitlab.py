@@ -33,6 +33,7 @@ from backup.results import Diagnosis, Finding
 from backup.secret import Secret, foreign
 from backup.sources.items import Bounds, each, no_json, taken_for
 from backup.sources.one_server import OneServerSession
+from backup.stopping import Stop
 from backup.times import ServerClock, http_time
 
 PUBLIC_SERVER = "https://gitlab.com"
@@ -74,6 +75,7 @@ class GitLabSource:
         api_url: the REST API's, up to /api/v4; below the server's when left out.
         snippets: list them, too; costs a request for each project.
         shared: list also projects of others that are shared with the group.
+        stop: ends the wait for an answer with its own error.
     """
 
     lists_everything = True
@@ -89,6 +91,7 @@ class GitLabSource:
         api_url: str | None = None,
         snippets: bool = False,
         shared: bool = False,
+        stop: Stop | None = None,
     ) -> None:
         self._name = owner
         self._token = token
@@ -99,7 +102,8 @@ class GitLabSource:
         self._shared = shared
         self._headers: Mapping[str, str] = {}
         self._clock = ServerClock()
-        self._session = session = OneServerSession("GitLab")
+        self._stop = stop
+        self._session = session = OneServerSession("GitLab", stop=stop)
         # python-gitlab's errors do not say how long a server asks to wait.
         session.hooks["response"].append(self._remember_headers)
         secret = None if token is None else token.reveal()
@@ -267,7 +271,9 @@ class GitLabSource:
             pieces = answer.iter_content(_PIECE_BYTES)
             with closing(answer):
                 # A piece in time each: of one byte a second an archive has no end.
-                while piece := in_time(lambda: next(pieces, b""), give_up=answer.raw.shutdown):
+                while piece := in_time(
+                    lambda: next(pieces, b""), give_up=answer.raw.shutdown, stop=self._stop
+                ):
                     yield piece
 
     # --- Whose ---

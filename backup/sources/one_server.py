@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -11,8 +12,9 @@ from requests.adapters import HTTPAdapter
 from backup import limits
 from backup.answers import in_time, whole
 from backup.connections import hold_connections
-from backup.errors import SourceError
+from backup.errors import DeadlineReached, SourceError
 from backup.secret import Secret
+from backup.stopping import Stop
 from backup.urls import place_of, shown
 
 _CREDENTIALS = ("Authorization", "Private-Token", "Job-Token")
@@ -36,11 +38,13 @@ class LimitedAdapter(HTTPAdapter):
 
     Args:
         seconds: for an answer, where that is less.
+        stop: ends the wait for an answer with its own error.
     """
 
-    def __init__(self, *, seconds: float | None = None) -> None:
+    def __init__(self, *, seconds: float | None = None, stop: Stop | None = None) -> None:
         super().__init__()
         self._seconds = seconds
+        self._stop = stop
 
     def init_poolmanager(self, *given: Any, **settings: Any) -> None:
         super().init_poolmanager(*given, **settings)
@@ -73,7 +77,14 @@ class LimitedAdapter(HTTPAdapter):
                     raise
             return answer
 
-        return in_time(receive, seconds=self._seconds)
+        try:
+            return in_time(receive, seconds=self._seconds, stop=self._stop)
+        except DeadlineReached as error:
+            place = urlsplit(request.url or "")
+            raise DeadlineReached(
+                f"the time given to this run was used up before {place.hostname} answered "
+                f"{place.path}"
+            ) from error
 
 
 class _Whole:
@@ -96,15 +107,16 @@ class OneServerSession(requests.Session):
 
     Args:
         forge: how messages call the server.
+        stop: ends the wait for an answer with its own error.
     """
 
-    def __init__(self, forge: str) -> None:
+    def __init__(self, forge: str, *, stop: Stop | None = None) -> None:
         super().__init__()
         self.max_redirects = limits.MOST_API_REDIRECTS
         self._forge = forge
         self._goes_elsewhere = False
         for scheme in ("http://", "https://"):
-            self.mount(scheme, LimitedAdapter())
+            self.mount(scheme, LimitedAdapter(stop=stop))
 
     @contextmanager
     def going_elsewhere(self) -> Iterator[None]:

@@ -357,8 +357,8 @@ def repositories(forge: GitLab, *names: str) -> list[tuple[Repository, None]]:
     return [(one, None) for one in source.repositories()]
 
 
-def _source(forge: GitLab) -> GitLabSource:
-    return GitLabSource("acme", token=Secret(PAT), server_url=forge.url)
+def _source(forge: GitLab, stop: Stop | None = None) -> GitLabSource:
+    return GitLabSource("acme", token=Secret(PAT), server_url=forge.url, stop=stop)
 
 
 def queue(
@@ -366,7 +366,7 @@ def queue(
 ) -> Exports:
     options = ExportOptions(**more)
     return Exports(
-        _source(forge),
+        _source(forge, time),
         destination,
         Layout.of(host="gitlab.example", owner="acme"),
         options,
@@ -604,6 +604,23 @@ def test_what_has_no_time_left_is_collected_by_the_next_run(forge: GitLab, tmp_p
     assert done.line.stored_at is not None
     # It was not asked for a second time.
     assert len(forge.asked_for) == 1
+
+
+def test_what_could_not_be_asked_for_in_time_is_left_and_no_failure(
+    forge: GitLab, tmp_path: Path
+) -> None:
+    projects = repositories(forge, "one", "two")
+    time = on_fake_time(forge, deadline_seconds=3.0)
+    time.seconds = 2.0
+
+    def answer(request: Request) -> Answer | None:
+        time.seconds += 5.0 * request.target.endswith("/export")
+        # What is not read to its end before the time is up.
+        return Answer(202, {"Content-Length": "2"}, iter(lambda: b"", None))
+
+    forge.answer = answer
+    left = [*queue(forge, time, FolderDestination(tmp_path / "vault")).work(projects)]
+    assert [(one.line, one.problem) for one in left] == [(None, "")] * 2
 
 
 @pytest.mark.parametrize("state", ["none", "started"])

@@ -67,18 +67,20 @@ class Forge:
     def api_url(self) -> str:
         return f"{self.fake.url}/api" if self.kind == "bitbucket" else self.fake.url
 
-    def source(self) -> Source:
+    def source(self, stop: Stop | None = None) -> Source:
         secret = Secret(TOKEN)
         match self.kind:
             case "github":
                 credentials = AccessToken(secret)
-                return GitHubSource("acme", credentials=credentials, server_url=self.fake.url)
+                url = self.fake.url
+                return GitHubSource("acme", credentials=credentials, server_url=url, stop=stop)
             case "gitlab":
                 return GitLabSource(
                     "acme",
                     token=secret,
                     authorization=basic("oauth2", secret),
                     server_url=self.fake.url,
+                    stop=stop,
                 )
             case _:
                 return BitbucketSource(
@@ -86,6 +88,7 @@ class Forge:
                     credentials=BitbucketToken(secret),
                     server_url=self.fake.url,
                     api_url=self.api_url,
+                    stop=stop,
                 )
 
     def add(self, *names: str) -> None:

@@ -34,6 +34,7 @@ from backup.errors import (
 from backup.secret import foreign
 from backup.sources.items import Bounds, no_json
 from backup.sources.one_server import OneServerSession
+from backup.stopping import Stop
 from backup.times import ServerClock
 from backup.urls import place_of
 
@@ -64,16 +65,17 @@ class Api:
     Args:
         auth: PyGithub's; asked anew for each request. None sees what is public.
         api_url: without a slash at the end.
+        stop: ends the wait for an answer with its own error.
 
     Attributes:
         clock: the server's, by the answers so far.
     """
 
-    def __init__(self, auth: Auth.Auth | None, api_url: str) -> None:
+    def __init__(self, auth: Auth.Auth | None, api_url: str, *, stop: Stop | None = None) -> None:
         self._signed_in = auth is not None
         self._place = place_of(api_url)
         self.clock = ServerClock()
-        self._connection = _Connection(api_url)
+        self._connection = _Connection(api_url, stop)
         self._github = github.Github(
             auth=auth,
             base_url=api_url,
@@ -143,10 +145,10 @@ class _Connection:
         tries: how often it was used for the question in hand.
     """
 
-    def __init__(self, api_url: str) -> None:
+    def __init__(self, api_url: str, stop: Stop | None) -> None:
         place = urlsplit(api_url)
         self._server = f"{place.scheme}://{place.netloc}"
-        self._session = OneServerSession("GitHub")
+        self._session = OneServerSession("GitHub", stop=stop)
         self._asked: tuple[str, str, Any, dict[str, str]] | None = None
         self.tries = 0
 

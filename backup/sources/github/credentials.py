@@ -28,6 +28,7 @@ from backup.errors import (
 from backup.secret import Secret, minted
 from backup.sources.github.api import Api
 from backup.sources.items import taken_for
+from backup.stopping import Stop
 from backup.times import http_time
 
 # No request begins with a token that has less than this to live.
@@ -79,6 +80,7 @@ class App:
         private_key: the PEM text.
         owner: where it is installed.
         api_url: the REST API's.
+        stop: ends the wait for a token with its own error.
         clock: seconds that only grow.
     """
 
@@ -91,12 +93,14 @@ class App:
         *,
         owner: str,
         api_url: str,
+        stop: Stop | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app_id = app_id
         self._private_key = private_key
         self._owner = owner
         self._api_url = api_url
+        self._stop = stop
         self._clock = clock
         self._lock = threading.Lock()
         self._token: Secret | None = None
@@ -122,7 +126,7 @@ class App:
         return True
 
     def _ask(self) -> Secret:
-        api = Api(Auth.AppAuthToken(self._signed().reveal()), self._api_url)
+        api = Api(Auth.AppAuthToken(self._signed().reveal()), self._api_url, stop=self._stop)
         try:
             installation = self._installation(api)
             began = self._clock()

@@ -27,6 +27,7 @@ from backup.sources.github.api import PUBLIC_SERVER, Api, api_of, end_of
 from backup.sources.github.credentials import AccessToken, Credentials, Live
 from backup.sources.items import Bounds, each, taken_for
 from backup.sources.one_server import basic
+from backup.stopping import Stop
 from backup.times import http_time
 from backup.urls import place_of, shown
 
@@ -38,14 +39,18 @@ _OWN_REPOSITORIES = "/user/repos?affiliation=owner"
 
 
 def token_scopes(
-    token: Secret, *, server_url: str = PUBLIC_SERVER, api_url: str | None = None
+    token: Secret,
+    *,
+    server_url: str = PUBLIC_SERVER,
+    api_url: str | None = None,
+    stop: Stop | None = None,
 ) -> frozenset[str] | None:
     """Ask what a token may do; None for kinds of tokens of which GitHub does not say it.
 
     Raises:
         SourceError: GitHub does not accept it, or does not answer.
     """
-    api = Api(Live(AccessToken(token)), api_url or api_of(server_url))
+    api = Api(Live(AccessToken(token)), api_url or api_of(server_url), stop=stop)
     headers, _ = api.request("GET", "/rate_limit")
     scopes = headers.get("x-oauth-scopes")
     if scopes is None:
@@ -78,6 +83,7 @@ class GitHubSource:
         server_url: without a slash at the end.
         api_url: the REST API's; where `api_of` has it by default.
         gists: list a user's gists, too.
+        stop: ends the wait for an answer with its own error.
     """
 
     lists_everything = True
@@ -91,6 +97,7 @@ class GitHubSource:
         server_url: str = PUBLIC_SERVER,
         api_url: str | None = None,
         gists: bool = False,
+        stop: Stop | None = None,
     ) -> None:
         self._gists = gists
         self._name = owner
@@ -98,7 +105,7 @@ class GitHubSource:
         self._username = username
         self._server_url = server_url
         auth = None if credentials is None else Live(credentials)
-        self._api = Api(auth, api_url or api_of(server_url))
+        self._api = Api(auth, api_url or api_of(server_url), stop=stop)
         self._owner: _Owner | None = None
         self._notes: dict[str, None] = {}
 
