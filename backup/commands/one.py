@@ -30,7 +30,7 @@ from backup.commands.hidden import hidden_words
 from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
 from backup.commands.last_state import records_to_chain
 from backup.commands.pace import Pace
-from backup.commands.remotes import Remotes, is_local, lacking
+from backup.commands.remotes import Remotes, is_local, lacking, server_of
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
 from backup.commands.stored_files import lost_files, promised_files
 from backup.errors import (
@@ -104,7 +104,7 @@ class Workshop:
     """What the work on every repository shares. Used from many threads.
 
     Attributes:
-        pace: how many captures may go on at once; asking for refs needs no slot.
+        pace: how many captures may go on at once, by server; asking for refs needs no slot.
         prove_unchanged: look after the chain of a repository that did not change, too.
         stored: what a listing of all repositories found, relative key to size; None where each
             folder is listed by itself.
@@ -330,11 +330,12 @@ def _prove(
 
 
 def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
-    """Do one try, and slow everybody down where the server asks for it."""
+    """Do one try, and slow down all that ask the same server where it asks for that."""
     if entry is not None and is_known_to_lack_a_wiki(entry, now=shop.means.clock()):
         outcome = replace(outcome_of(repository), status="empty", reason=entry.reason)
         return Result(outcome, entry)
-    shop.pace.wait()
+    server = server_of(repository)
+    shop.pace.wait(server)
     try:
         return _with_fresh_credentials(repository, entry, shop)
     except RateLimited as error:
@@ -342,7 +343,7 @@ def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) ->
         if asked is None:
             error.retry_after_seconds = asked = _THROTTLED_SECONDS
         if asked <= LONGEST_PAUSE_SECONDS:
-            shop.pace.slow_down(asked)
+            shop.pace.slow_down(server, asked)
         raise
 
 
@@ -420,7 +421,7 @@ def _ask_and_capture(
         if isinstance(looked, Result):
             return looked
         broken, why = looked, f"the chain is broken: {looked}"
-    with _slot(shop):
+    with _slot(repository, shop):
         plan, hidden, lost = _plan(
             repository,
             entry,
@@ -633,7 +634,7 @@ def _look_for_files(
     lost: tuple[Pointer, ...],
 ) -> Result:
     """Store files of a repository whose git objects did not change; most nights there are none."""
-    with _slot(shop):
+    with _slot(repository, shop):
         if shop.dry_run:
             outcome = replace(as_before.outcome, status="planned", reason=why)
             return replace(as_before, outcome=outcome)
@@ -668,8 +669,8 @@ def _capture_from_mirror(
 
 
 @contextmanager
-def _slot(shop: Workshop) -> Iterator[None]:
-    with shop.pace.slot():
+def _slot(repository: Repository, shop: Workshop) -> Iterator[None]:
+    with shop.pace.slot(server_of(repository)):
         if shop.means.stop.abandoned is not None or shop.means.stop.interrupted:
             shop.means.stop.check()
         if not shop.means.stop.may_begin:

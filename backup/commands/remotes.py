@@ -14,12 +14,14 @@ from backup.git.fallback import Reach, mirrored
 from backup.git.http import HttpClient, HttpSettings, HttpTransport, git_settings
 from backup.git.lfs import FileSource, LfsServer, LocalFiles, OverSsh, over_http
 from backup.git.ssh import ask_for_lfs, command_line, is_ssh, open_ssh
+from backup.git.ssh import server_of as ssh_server_of
 from backup.git.transport import Transport, open_folder
 from backup.git.upload_pack import Remote
 from backup.model import Repository, Selection
 from backup.secret import Secret
 from backup.sources.plain import incomplete_because, missing_because, open_git_folder
 from backup.stopping import Stop
+from backup.urls import place_of
 
 Authorization = Callable[[], Secret | None]
 
@@ -216,6 +218,17 @@ def reach_of(url: str, settings: NetworkSettings, authorization: Secret | None) 
 def is_local(repository: Repository) -> bool:
     """Tell whether a repository lies on this machine."""
     return repository.clone_url.startswith("/")
+
+
+def server_of(repository: Repository) -> str:
+    """Name the scheme, host and port that a repository is had from; empty for this machine."""
+    url = repository.clone_url
+    if is_local(repository):
+        return ""
+    if is_ssh(url):
+        return ssh_server_of(url)
+    place = place_of(url)
+    return url if place is None else f"{place.scheme}://{place.host}:{place.port}"
 
 
 def lacking(repository: Repository) -> str:

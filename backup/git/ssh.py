@@ -27,6 +27,7 @@ from backup.git.command import PATIENCE_SECONDS, clean_environment, newer_format
 from backup.git.transport import ProcessTransport
 from backup.stopping import Stop
 
+_PORT = 22
 _CONNECT_SECONDS = 30
 _ALIVE_SECONDS = 30
 _ALIVE_TIMES = 10
@@ -36,6 +37,12 @@ _SCP_LIKE = re.compile(r"(?P<host>[^/:]+):(?P<path>[^:].*)", re.DOTALL)
 def is_ssh(url: str) -> bool:
     """Tell whether git would reach a URL over ssh: ssh://..., or host:path."""
     return urlsplit(url).scheme == "ssh" if "://" in url else _SCP_LIKE.fullmatch(url) is not None
+
+
+def server_of(url: str) -> str:
+    """Return the host and port that a URL of ssh leads to, whoever is signed in there."""
+    host, port, _ = _place(url)
+    return f"ssh://{host.rpartition('@')[2].lower()}:{port or _PORT}"
 
 
 def ssh_command(*, key_file: Path | None, known_hosts: Path | None) -> list[str]:

@@ -354,3 +354,23 @@ def test_a_server_without_version_2_is_mirrored_and_the_record_says_so(
     target = tmp_path / "a.git"
     repo_backup("restore", "acme/a", target, "--from", TO, env=plain_store.env())
     assert_same_mirror(target, to_be_kept(acme / "acme" / "a.git"))
+
+
+def test_a_server_that_throttles_for_long_keeps_no_other_from_being_backed_up(
+    tmp_path: Path,
+) -> None:
+    places = []
+    for number in range(12):
+        path = init_bare(tmp_path / "here" / f"r{number}.git")
+        update_refs(path, {b"refs/heads/main": commit_chain(path, 1)[-1]})
+        places.append(str(path))
+    throttle = Answer(429, {"Retry-After": "800"}, b"slow down")
+    with GitHttpServer(tmp_path / "git", answer=lambda _: throttle) as server:
+        (tmp_path / "list").write_text("\n".join([f"{server.url}/acme/bad.git", *places]))
+        words = ("run", "--from", "git:@list", "--owner", "all", "--to", "vault", "--json")
+        # A pause beyond the deadline is not begun.
+        limits = ("--deadline-minutes", "10", "--concurrency", "1")
+        report = repo_backup(*words, *limits, cwd=tmp_path, check=3).json
+    rows = {one["path"]: one["status"] for one in report["repositories"]}
+    assert rows.pop("bad") == "not-reached"
+    assert list(rows.values()) == ["captured"] * 12
