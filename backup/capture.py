@@ -93,8 +93,7 @@ class FilesKept:
         line: what the record says of it.
         wanted: files that were looked for.
         known: what the source was known not to have.
-        unsearched: why packs could not be searched that might be another time.
-        no_room: so many packs were not, since the temporary folder has no room for them.
+        unsearched: why packs could not be searched, which the next run tries again.
         stored: files that were stored just now; with their bytes together.
         retain_until: until when all of them are locked, those included that were there before.
         lock_unknown: whether it cannot be told how long some are locked, or they are not.
@@ -109,7 +108,6 @@ class FilesKept:
     wanted: int
     known: frozenset[Pointer]
     unsearched: tuple[str, ...]
-    no_room: int
     stored: int
     stored_bytes: int
     retain_until: datetime | None

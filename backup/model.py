@@ -539,7 +539,7 @@ class Outcome:
         retries: how often it was tried again before it came to this.
         lfs_objects: files of Git LFS that the new pack points to.
         lfs_bytes: their sizes together, as the pointers say.
-        lfs_unsearched: packs that may point to more, since there was no room to search them.
+        lfs_unsearched: packs that may point to more, since they could not be searched.
         lfs_stored: files of Git LFS that were stored.
         lfs_stored_bytes: their sizes together.
         lfs_missing: files that pointers name and that are not stored.

@@ -60,6 +60,8 @@ def selection_line(selection: Selection) -> SelectionLine:
 
 # What an entry's sentences about files of Git LFS begin with.
 ABOUT_FILES = "Git LFS: "
+# How entries ended that were written before such packs were searched by the next run.
+_NOT_SEARCHED = " packs were not searched for files of Git LFS"
 # So few refs go in an ordinary week.
 _FEW = 10
 
@@ -79,7 +81,7 @@ def why_files_are_due(entry: Entry, selection: Selection) -> str:
 
 def is_about_files(sentence: str) -> bool:
     """Tell whether something unfinished is a file of Git LFS, and nothing of git itself."""
-    return sentence.startswith(ABOUT_FILES)
+    return sentence.startswith(ABOUT_FILES) or sentence.endswith(_NOT_SEARCHED)
 
 
 def why_not_unchanged(entry: Entry | None, *, digest: str, selection: Selection) -> str:

@@ -191,6 +191,7 @@ class Restored:
         files_not_stored: so many more were not to be had when it was captured.
         files_failed: what is wrong with each of those that should have come and did not.
         files_not_asked: whether there are more that were not asked for when it was captured.
+        packs_unsearched: packs that may point to more, since they could not be searched then.
     """
 
     name: str
@@ -208,6 +209,7 @@ class Restored:
     files_not_stored: int = 0
     files_failed: tuple[str, ...] = ()
     files_not_asked: bool = False
+    packs_unsearched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,11 +348,14 @@ class VerifyReport:
         repositories: so many there are.
         standing: objects that earlier verifications found damaged, which this one did not look at,
             or not so deep.
-        exit_code: 4 when something is damaged, else 3 when something was not verified, else 0.
+        exit_code: 4 when something is damaged, else 3 when something was not verified or nobody
+            knows whether it is whole, else 0.
         not_readable: URIs of objects that lie in an archive: neither damaged nor proved.
         newer: of documents that a newer version of this program wrote, that they cannot be read:
             they are not damaged, and what they may promise was not looked at.
         not_verified: of repositories that this machine could not verify, each with the reason.
+        not_searched: repositories of which nobody knows whether the newest state has all files of
+            Git LFS, each with the number of packs that were not searched for them.
     """
 
     depth: str
@@ -362,6 +367,7 @@ class VerifyReport:
     not_readable: tuple[str, ...] = ()
     newer: tuple[str, ...] = ()
     not_verified: tuple[str, ...] = ()
+    not_searched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

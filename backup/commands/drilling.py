@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import backup
+from backup.commands.clocks import disagreement
 from backup.commands.drills import (
     DrillState,
     earlier_lines,
@@ -12,10 +13,19 @@ from backup.commands.drills import (
     passed_lines,
     reaches,
 )
+from backup.errors import DestinationError, DocumentTooLarge
+from backup.model import Destination
 from backup.results import DAMAGE_HINT, Damage
-from backup.vault.documents import DamageLine, Drill, DrillLine, HolderLine, Record
+from backup.vault.documents import DamageLine, Drill, DrillLine, HolderLine, Record, encode
 from backup.vault.fields import Depth
-from backup.vault.layout import is_bundle, is_record, lfs_oid, new_snapshot_id, snapshot_time
+from backup.vault.layout import (
+    Layout,
+    is_bundle,
+    is_record,
+    lfs_oid,
+    new_snapshot_id,
+    snapshot_time,
+)
 from backup.vault.manifest import WINDOW, Identity
 
 
@@ -105,6 +115,7 @@ class Looked:
         archived: keys of objects that cannot be read now.
         name: of the repository, as people have it.
         not_verified: why this machine could not look at all of it; empty where it could.
+        unsearched: packs of its newest state that nobody has searched for files of Git LFS.
     """
 
     line: DrillLine
@@ -114,6 +125,7 @@ class Looked:
     archived: frozenset[str] = frozenset()
     name: str = ""
     not_verified: str = ""
+    unsearched: int = 0
 
     @property
     def counts(self) -> bool:
@@ -267,3 +279,33 @@ def of_snapshots(damaged: list[Damage], there: set[str]) -> list[Damage]:
         if snapshots or not one.snapshots:
             kept.append(replace(one, snapshots=snapshots))
     return kept
+
+
+def time_of_drill(destination: Destination, ours: datetime) -> datetime:
+    """Return the time by which the result is dated.
+
+    Where the store has quite another clock nobody here can tell which of them is right. By the
+    earlier one what is found would lie behind what was noted before, and might never be read.
+    """
+    store = destination.now()
+    return ours if store is None or not disagreement(destination, ours) else max(ours, store)
+
+
+def note_drill(destination: Destination, layout: Layout, drill: Drill, *, words: str) -> str:
+    """Put the result into the vault, or say why not.
+
+    Damage is damage whatever the time. That nothing was found would be said of another day.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        drill: the result.
+        words: how this machine's clock and the store's differ, if they do.
+    """
+    if words and not drill.damaged:
+        return words
+    try:
+        destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
+    except (DestinationError, DocumentTooLarge) as error:
+        return error.message
+    return ""

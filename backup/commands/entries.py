@@ -327,9 +327,6 @@ def _degraded(record: Record) -> tuple[str, ...]:
         reasons.append("refs left out")
     if any(line.object_type is not None for line in record.refs):
         reasons.append("branches that name no commit: git fetch refuses them, restore does not")
-    unsearched = sum(not line.lfs_scanned for line in record.chain)
-    if record.lfs is not None and unsearched:
-        reasons.append(f"{unsearched} packs were not searched for files of Git LFS")
     gone = [] if record.lfs is None else [one for one in record.lfs.not_stored if one.permanent]
     if gone:
         reasons.append(
@@ -372,7 +369,7 @@ def _with_files(outcome: Outcome, kept: FilesKept | None) -> Outcome:
         return outcome
     return replace(
         outcome,
-        lfs_unsearched=kept.no_room,
+        lfs_unsearched=len(kept.unsearched),
         lfs_stored=kept.stored,
         lfs_stored_bytes=kept.stored_bytes,
         lfs_missing=tuple(
@@ -403,8 +400,8 @@ def _unfinished(kept: FilesKept | None) -> tuple[str, ...]:
             f"{ABOUT_FILES}{len(missing)} files are not stored, first {first.oid}: {first.reason}"
         )
     if kept.unsearched:
-        count, first_reason = len(kept.unsearched), kept.unsearched[0]
-        found.append(f"{ABOUT_FILES}{count} packs were not searched: {first_reason}")
+        packs = _packs_were(len(kept.unsearched))
+        found.append(f"{ABOUT_FILES}{packs} not searched: {kept.unsearched[0]}")
     return tuple(found)
 
 
@@ -421,10 +418,13 @@ def _files_problem(outcome: Outcome, kept: FilesKept | None) -> str:
     if unasked := sum(not one.asked for one in kept.line.not_stored):
         found.append(f"{unasked} of them were not asked for, since too many others are missing")
     if kept.unsearched:
-        found.append(
-            f"{len(kept.unsearched)} packs were not searched for Git LFS: {kept.unsearched[0]}"
-        )
+        packs = _packs_were(len(kept.unsearched))
+        found.append(f"{packs} not searched for files of Git LFS: {kept.unsearched[0]}")
     return "; ".join(found)
+
+
+def _packs_were(count: int) -> str:
+    return "1 pack was" if count == 1 else f"{count} packs were"
 
 
 def both(one: str, other: str) -> str:
@@ -515,8 +515,7 @@ def notes_on_files(outcomes: Iterable[Outcome], *, asked: bool) -> Iterator[str]
     if stored := sum(one.lfs_stored for one in everything):
         size_bytes = sum(one.lfs_stored_bytes for one in everything)
         yield f"{stored} files of Git LFS were stored ({size_bytes} bytes)"
-    asked_for = (_known_missing, _not_searched) if asked else (_not_asked_for,)
-    for words in (*asked_for, _look_alikes):
+    for words in (_known_missing if asked else _not_asked_for, _look_alikes):
         told = [f"{one.owner}/{one.path}: {said}" for one in everything if (said := words(one))]
         yield from told[:_MOST_NAMED]
         if len(told) > _MOST_NAMED:
@@ -529,13 +528,6 @@ def _known_missing(one: Outcome) -> str:
     words = [f"{gone} files of Git LFS are missing at the source"] if gone else []
     words += [f"{waiting} files of Git LFS wait for the next prune"] if waiting else []
     return f"{' and '.join(words)}, as in the run before" if words else ""
-
-
-def _not_searched(one: Outcome) -> str:
-    if not one.lfs_unsearched:
-        return ""
-    packs = f"{one.lfs_unsearched} packs for files of Git LFS"
-    return f"the temporary folder has no room to search {packs}"
 
 
 def _look_alikes(one: Outcome) -> str:

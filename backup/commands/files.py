@@ -48,6 +48,7 @@ from backup.errors import (
     RepositoryMissing,
     SessionExpired,
     SourceError,
+    TemporaryFolderError,
     WriteConflict,
     sound,
 )
@@ -66,7 +67,9 @@ _SMALL_BYTES = 8 << 20
 _LOOK_SECONDS = 0.5
 # Nothing is told of the other content: it may be anything that this machine or a server can read.
 _OTHER_CONTENT = "the source has other content under its id"
-_NO_ROOM = "the temporary folder has no room for the pack"
+_NO_ROOM = "the temporary folder (TMPDIR) has no room for a pack of {} bytes"
+# Of an object in a pack's index, with the longer ids. Source: gitformat-pack(5).
+_INDEXED_BYTES = 44
 _CONDEMNED = (
     "nothing needed it for a while, and a prune may delete it; the next prune keeps it, and the "
     "run after that stores it"
@@ -119,13 +122,11 @@ class _Searched:
         lines: of its bundles, with what was found out about them.
         pointers: of those bundles that had to be looked at.
         unsearched: why others could not be.
-        no_room: the number of those that the temporary folder has no room for.
     """
 
     lines: list[BundleLine] = field(default_factory=list)
     pointers: list[Pointer] = field(default_factory=list)
     unsearched: list[str] = field(default_factory=list)
-    no_room: int = 0
 
 
 class Turns:
@@ -322,7 +323,6 @@ class FileKeeper:
             wanted=len({one.oid for one in wanted}),
             known=frozenset(one for one, line in before.items() if _is_known(line)),
             unsearched=tuple(searched.unsearched),
-            no_room=searched.no_room,
             stored=work.stored,
             stored_bytes=work.stored_bytes,
             retain_until=work.retain_until,
@@ -345,8 +345,7 @@ class FileKeeper:
             if line.key not in done:
                 each, pointers, problem = self._pointers_of(line, found, object_format)
                 searched.pointers += pointers
-                searched.unsearched += [problem] if problem and problem != _NO_ROOM else []
-                searched.no_room += problem == _NO_ROOM
+                searched.unsearched += [problem] if problem else []
             searched.lines.append(each)
         return searched
 
@@ -379,8 +378,6 @@ class FileKeeper:
             if line.lfs_scanned:
                 return line, (), ""
             result = self._search(line, object_format)
-            if result is None:
-                return line, (), _NO_ROOM
             self._look_alikes += result.look_alikes
             pointers = result.pointers
             searched, _ = save_lfs_index(pointers, line, self._means)
@@ -390,15 +387,22 @@ class FileKeeper:
             return line, (), sound(error.message)
         return searched.model_copy(update={"lfs_scanned": True}), pointers, ""
 
-    def _search(self, line: BundleLine, object_format: ObjectFormat) -> PointersFound | None:
-        """Have git index a stored pack, and search it; None where there is no room for it."""
+    def _search(self, line: BundleLine, object_format: ObjectFormat) -> PointersFound:
+        """Have git index a stored pack, and search it.
+
+        Raises:
+            BackupError: it cannot be read, or the temporary folder has no room for it.
+        """
         means = self._means
+        no_room = TemporaryFolderError(_NO_ROOM.format(line.size_bytes))
         if line.snapshot_id == means.snapshot_id:
-            return None
+            # It was tried while the pack arrived.
+            raise TemporaryFolderError(line.check_detail or no_room.message)
         means.disk.require_usable()
         # What did not fit before would not now, and need not be downloaded to see that.
-        if line.size_bytes > means.disk.free_bytes() - means.disk.reserve_bytes:
-            return None
+        needed_bytes = line.size_bytes + line.objects * _INDEXED_BYTES
+        if needed_bytes > means.disk.free_bytes() - means.disk.reserve_bytes:
+            raise no_room
         with (
             PackCheck(
                 object_format=object_format, connected=False, disk=means.disk, stop=means.stop
@@ -412,7 +416,7 @@ class FileKeeper:
                 check.feed(piece)
             if check.finish() is not None:
                 means.disk.require_usable()
-                return None
+                raise no_room
             return check.survey(()).found
 
     def _named(self, chain: tuple[BundleLine, ...]) -> frozenset[Pointer]:

@@ -355,11 +355,12 @@ class _Restoring:
             move_into_place(folder, target)
         made = replace(restored, path=target)
         kept = () if self._request.target is None else (made,)
-        damage = ExitCode.DAMAGED if made.files_failed else ExitCode.DONE
+        code = _code_of([made])
         if push is None:
-            return RestoreReport(kept, lost=lost, exit_code=damage)
+            return RestoreReport(kept, lost=lost, exit_code=code)
         done = self._pushed(work, push, made)
-        code = ExitCode.PARTIAL if done.refused or done.files_failed else damage
+        if done.refused or done.files_failed:
+            code = ExitCode.PARTIAL
         return RestoreReport(kept, lost=lost, push=done, exit_code=code)
 
     def _add_what_is_left(self, error: IntegrityError, found: Found) -> None:
@@ -539,6 +540,7 @@ class _Restoring:
             files_not_stored=len(given.not_stored),
             files_failed=given.failed,
             files_not_asked=given.not_asked,
+            packs_unsearched=given.unsearched,
         )
 
     def _record(self, found: Found) -> Record:
@@ -605,12 +607,19 @@ def _report(
     lost: tuple[LostRef, ...] = (),
 ) -> RestoreReport:
     damaged = any(isinstance(failure.error, IntegrityError) for failure in failures)
-    damaged = damaged or any(one.files_failed for one in restored)
     code = ExitCode.PARTIAL if failures else ExitCode.DONE
     return RestoreReport(
         restored,
         left_out=left_out,
         failed=tuple(f"{failure.name}: {failure.error.message}" for failure in failures),
         lost=lost,
-        exit_code=ExitCode.DAMAGED if damaged else code,
+        exit_code=ExitCode.DAMAGED if damaged else max(code, _code_of(restored)),
     )
+
+
+def _code_of(restored: Sequence[Restored]) -> ExitCode:
+    """Return what the exit code is for what lies in its place, and may lack files of Git LFS."""
+    if any(one.files_failed for one in restored):
+        return ExitCode.DAMAGED
+    is_open = any(one.packs_unsearched for one in restored)
+    return ExitCode.PARTIAL if is_open else ExitCode.DONE

@@ -40,6 +40,7 @@ class GivenFiles:
         not_stored: ids of those that were not to be had when the repository was captured.
         failed: what is wrong with each that is missing or damaged now.
         not_asked: whether files were not asked for when it was captured, and there were some.
+        unsearched: packs of which nobody knows to which files they point.
     """
 
     count: int = 0
@@ -47,6 +48,7 @@ class GivenFiles:
     not_stored: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     not_asked: bool = False
+    unsearched: int = 0
 
 
 def is_whole(destination: Destination, key: Key, oid: str, *, version: str | None = None) -> bool:
@@ -97,6 +99,12 @@ def promised_files(destination: Destination, layout: Layout, record: Record) -> 
     missing = {one.oid for one in record.lfs.not_stored}
     wanted = pointers_of(destination, layout, record.chain)
     return {oid: one for oid, one in wanted.items() if oid not in missing}
+
+
+def unsearched_packs(records: Iterable[Record]) -> int:
+    """Count packs that were to be searched for files when they were captured, and were not."""
+    lines = (line for record in records if record.lfs is not None for line in record.chain)
+    return len({line.key for line in lines if not line.lfs_scanned})
 
 
 def promises_all_files(record: Record) -> bool:
@@ -183,6 +191,7 @@ def give_files(
         Interrupted: somebody asked to stop.
         TargetUnwritable: there is no room for one, or no right to write it.
     """
+    records = tuple(records)
     promised: set[str] = set()
     not_stored: set[str] = set()
     not_asked = False
@@ -215,7 +224,12 @@ def give_files(
         if isinstance(error, BackupError)
     ]
     return GivenFiles(
-        len(sizes), sum(sizes), tuple(sorted(not_stored - promised)), tuple(problems), not_asked
+        count=len(sizes),
+        size_bytes=sum(sizes),
+        not_stored=tuple(sorted(not_stored - promised)),
+        failed=tuple(problems),
+        not_asked=not_asked,
+        unsearched=unsearched_packs(records),
     )
 
 

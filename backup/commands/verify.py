@@ -20,7 +20,15 @@ from threading import Lock
 from backup.commands.clocks import disagreement
 from backup.commands.continuity import missing_manifests, way_back
 from backup.commands.documents_check import damaged_documents, holders_by_folder
-from backup.commands.drilling import Look, Looked, make_drill, of_snapshots, together
+from backup.commands.drilling import (
+    Look,
+    Looked,
+    make_drill,
+    note_drill,
+    of_snapshots,
+    time_of_drill,
+    together,
+)
 from backup.commands.drills import DrillState, load_drill_state, with_noted
 from backup.commands.finding import require_roots
 from backup.commands.fixes import of_repository, while_no_run_goes_on, with_hint
@@ -30,12 +38,16 @@ from backup.commands.lost_index import LostIndex, lost_index
 from backup.commands.promised import Promised, Promises, read_promises
 from backup.commands.rebuilding import prove_bundle, prove_repository, record_of
 from backup.commands.sampling import Candidate, choose
-from backup.commands.stored_files import problem_of, promises_all_files, read_index
+from backup.commands.stored_files import (
+    problem_of,
+    promises_all_files,
+    read_index,
+    unsearched_packs,
+)
 from backup.config.names import Depth
 from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     DestinationError,
-    DocumentTooLarge,
     ExitCode,
     IntegrityError,
     ObjectArchived,
@@ -50,11 +62,9 @@ from backup.results import Damage, VerifyReport
 from backup.stopping import Stop
 from backup.vault.documents import (
     BundleLine,
-    Drill,
     DrillLine,
     Ids,
     Record,
-    encode,
 )
 from backup.vault.layout import (
     Layout,
@@ -113,16 +123,22 @@ def verify(
     not_readable: list[str] = []
     newer: list[str] = []
     not_verified: list[str] = []
+    not_searched: list[str] = []
     checked = repositories = standing = 0
     originals = OriginalsDestination(destination)
     for layout in require_roots(originals):
-        began = _time(originals, clock())
+        began = time_of_drill(originals, clock())
         drills = load_drill_state(originals, layout, now=began)
         one = _Root(originals, layout, request, drills, now=began, events=events, stop=stop)
         results = one.run()
         checked += sum(result.counts for result in results)
         not_verified += [
             f"{result.name}: {result.not_verified}" for result in results if result.not_verified
+        ]
+        not_searched += [
+            f"{result.name}: {_of_packs(result.unsearched)}"
+            for result in results
+            if result.unsearched
         ]
         repositories += len(one.there)
         found = [*one.damaged, *(damage for result in results for damage in result.damaged)]
@@ -141,12 +157,14 @@ def verify(
             knows_all=not one.damaged and not one.newer,
             depth=request.depth,
             began=began,
-            ended=_time(originals, clock()),
+            ended=time_of_drill(originals, clock()),
         )
         standing += len(drill.standing)
-        if problem := _note(destination, layout, drill, words=disagreement(originals, clock())):
+        if problem := note_drill(
+            destination, layout, drill, words=disagreement(originals, clock())
+        ):
             events.note(f"the result is not noted in the vault: {problem}")
-    code = ExitCode.PARTIAL if not_verified else ExitCode.DONE
+    code = ExitCode.PARTIAL if not_verified or not_searched else ExitCode.DONE
     return VerifyReport(
         request.depth,
         checked,
@@ -157,6 +175,7 @@ def verify(
         not_readable=tuple(not_readable),
         newer=tuple(newer),
         not_verified=tuple(not_verified),
+        not_searched=tuple(not_searched),
     )
 
 
@@ -355,6 +374,7 @@ class _Root:
         finally:
             self._events.ended(one.name)
         look.note_needed(self.drills.standing, one.snapshots, records.values())
+        newest = with_a_chain(records, one.newest)
         kind, host_id = one.identity
         seconds = time.monotonic() - began
         line = DrillLine(
@@ -370,6 +390,7 @@ class _Root:
             of_repository(damaged, one, records, key_of=self.key_of),
             name=one.name,
             not_verified=look.not_verified,
+            unsearched=unsearched_packs([records[newest]] if newest in records else []),
             needed=None if look.unreadable_record else frozenset(look.needed),
             sound=look.sound(
                 self.drills.standing,
@@ -666,31 +687,6 @@ class _Root:
         return [Damage(uri, problem, (one.name,), tuple(one.snapshots[key]), one.private)]
 
 
-def _time(destination: Destination, ours: datetime) -> datetime:
-    """Return the time by which the result is dated.
-
-    Where the store has quite another clock nobody here can tell which of them is right. By the
-    earlier one what is found would lie behind what was noted before, and might never be read.
-    """
-    store = destination.now()
-    return ours if store is None or not disagreement(destination, ours) else max(ours, store)
-
-
-def _note(destination: Destination, layout: Layout, drill: Drill, *, words: str) -> str:
-    """Put the result into the vault, or say why not.
-
-    Damage is damage whatever the time. That nothing was found would be said of another day.
-
-    Args:
-        destination: where the vault lies.
-        layout: the owner's root.
-        drill: the result.
-        words: how this machine's clock and the store's differ, if they do.
-    """
-    if words and not drill.damaged:
-        return words
-    try:
-        destination.put_if_absent(layout.drill(drill.snapshot_id), encode(drill))
-    except (DestinationError, DocumentTooLarge) as error:
-        return error.message
-    return ""
+def _of_packs(unsearched: int) -> str:
+    packs = "1 pack was" if unsearched == 1 else f"{unsearched} packs were"
+    return f"{packs} not searched for files of Git LFS, and some may be missing"

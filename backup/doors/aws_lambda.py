@@ -255,7 +255,8 @@ def _verify(config: Config, stop: Stop) -> dict[str, Any]:
         problems = [f"{one.uri}: {one.problem}" for one in report.damaged]
         raise Failed(_lines("stored data is damaged", problems))
     if report.exit_code != ExitCode.DONE:
-        raise Failed(_lines("not everything could be verified", list(report.not_verified)))
+        problems = [*report.not_verified, *report.not_searched]
+        raise Failed(_lines("not everything could be verified", problems))
     return dict(verify_document(report))
 
 

@@ -69,10 +69,11 @@ def alert_of_run(report: RunReport) -> Alert:
 
 def alert_of_verify(report: VerifyReport) -> Alert:
     """Tell of a verification."""
-    if not report.damaged and not report.not_verified:
+    open_questions = (*report.not_verified, *report.not_searched)
+    if not report.damaged and not open_questions:
         return _alert("success", verified_words(report), ())
     if not report.damaged:
-        lines = _some([f"- {words}" for words in report.not_verified])
+        lines = _some([f"- {words}" for words in open_questions])
         return _alert("partial", f"Backup verification: {verified_words(report)}", lines)
     lines = [f"{len(report.damaged)} stored objects are damaged:"]
     lines += _some(

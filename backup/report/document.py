@@ -171,6 +171,7 @@ def restore_document(report: RestoreReport) -> JsonObject:
                     "bytes": one.files_bytes,
                     "not_stored": one.files_not_stored,
                     "not_asked": one.files_not_asked,
+                    "unsearched": one.packs_unsearched,
                     "failed": list(one.files_failed),
                 },
             }
@@ -230,6 +231,7 @@ def verify_document(report: VerifyReport) -> JsonObject:
         "not_readable_now": list(report.not_readable),
         "newer_format": list(report.newer),
         "not_verified": list(report.not_verified),
+        "not_searched": list(report.not_searched),
     }
 
 

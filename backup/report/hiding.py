@@ -146,6 +146,7 @@ def hide_private_damage(report: VerifyReport) -> VerifyReport:
         not_readable=("an archived object",) * len(report.not_readable),
         newer=("a document has a newer format",) * len(report.newer),
         not_verified=("a repository",) * len(report.not_verified),
+        not_searched=("a repository",) * len(report.not_searched),
         damaged=tuple(
             replace(one, uri=hidden[0], problem="it is damaged", repositories=hidden)
             if one.private

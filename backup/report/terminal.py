@@ -29,6 +29,7 @@ from backup.refs import tell_not_selected
 from backup.report.words import (
     newer_words,
     not_readable_words,
+    not_searched_words,
     not_verified_words,
     soundness_words,
     standing_words,
@@ -362,6 +363,10 @@ def _print_files(one: Restored, console: Console) -> None:
     if one.files_not_asked:
         none = "files of Git LFS were not asked for when it was captured, and none came with it"
         _line(console, f"{one.name}: {none}", style="yellow")
+    if one.packs_unsearched:
+        packs = "1 pack was" if one.packs_unsearched == 1 else f"{one.packs_unsearched} packs were"
+        why = f"{packs} not searched for files of Git LFS when it was captured"
+        _line(console, f"{one.name}: {why}, and some may be missing", style="bold red")
     for problem in one.files_failed:
         _line(console, f"failed: {one.name}: {problem}", style="bold red")
 
@@ -428,6 +433,8 @@ def print_verify(report: VerifyReport, console: Console) -> None:
         _line(console, f"note: {newer_words(report)}", style="yellow")
     if report.not_verified:
         _line(console, f"note: {not_verified_words(report)}", style="yellow")
+    if report.not_searched:
+        _line(console, f"note: {not_searched_words(report)}", style="yellow")
     if report.not_readable:
         _line(console, f"note: {not_readable_words(report)}", style="yellow")
 

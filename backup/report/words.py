@@ -50,6 +50,13 @@ def not_verified_words(report: VerifyReport) -> str:
     return f"{repositories} could not be verified here: {_first(report.not_verified)}"
 
 
+def not_searched_words(report: VerifyReport) -> str:
+    """Say of which repositories nobody knows whether all of their files are stored."""
+    number = len(report.not_searched)
+    repositories = "1 repository is" if number == 1 else f"{number} repositories are"
+    return f"{repositories} not known to be whole: {_first(report.not_searched)}"
+
+
 def _first(items: Sequence[str]) -> str:
     more = len(items) - _MOST_NAMED
     return "; ".join(items[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")

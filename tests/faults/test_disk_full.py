@@ -65,7 +65,7 @@ def test_a_pack_that_the_temporary_folder_cannot_hold_is_stored_with_the_lesser_
     source, vault = new_source(tmp_path / "source", large_bytes), tmp_path / "vault"
     with small_disk(tmp_path / "temporary", disk_bytes) as temporary:
         (temporary / "others").write_bytes(bytes(taken_bytes))
-        done = run(source, vault, env={"TMPDIR": str(temporary)})
+        done = run(source, vault, env={"TMPDIR": str(temporary)}, check=3)
         assert [path.name for path in temporary.iterdir()] == ["others"]
     assert {one["status"] for one in done.values()} == {"captured"}
     assert (done["large"]["check"], done["small"]["check"]) == ("trailer (disk)", "connected")
@@ -78,8 +78,8 @@ def test_a_pack_that_the_temporary_folder_cannot_hold_is_stored_with_the_lesser_
     assert (bundle.lfs_scanned, record.lfs is None) == (False, False)
     listed = repo_backup("list", "--from", vault, "--json").json["repositories"]
     reasons = {one["path"]: one["reason"] for one in listed}
-    assert reasons["large"] == "1 packs were not searched for files of Git LFS"
     detail = bundle.check_detail or ""
+    assert reasons["large"] == f"Git LFS: 1 pack was not searched: {detail}"
     # Where git comes first it is said by a look at the folder, and else by numbers.
     if looked_after or not detail.endswith("is full"):
         pack, needed, free = (int(number) for number in re.findall(r"\d+", detail))
@@ -89,6 +89,54 @@ def test_a_pack_that_the_temporary_folder_cannot_hold_is_stored_with_the_lesser_
     assert bring_back(destination, tmp_path / "restored") == states_of(source)
 
 
+def test_what_could_not_be_searched_for_files_is_open_until_a_night_with_room(
+    tmp_path: Path,
+) -> None:
+    source, vault = new_source(tmp_path / "source", 3 * MEBIBYTE), tmp_path / "vault"
+    content = b"a file of Git LFS"
+    commit(source / "large.git", "media", {"big.bin": pointer(content)})
+    keep(source / "large.git", content)
+    verify = ("verify", "--from", vault, "--depth")
+    restore = ("restore", "large", "--from", vault)
+    words = ("run", "--from", source, "--to", vault, "--owner", OWNER, "--json")
+    with small_disk(tmp_path / "temporary", MEBIBYTE) as temporary:
+        env = {"TMPDIR": str(temporary)}
+        assert run(source, vault, env=env, check=3)["large"]["status"] == "captured"
+        bundles = sum(path.stat().st_size for path in vault.rglob("*.bundle"))
+        second = repo_backup(*words, env=env, check=3).json
+        assert {one["status"] for one in second["repositories"]} == {"unchanged"}
+        # Nothing is downloaded to see again that there is no room.
+        assert second["totals"]["requests"]["get"] < 5
+        assert bundles == sum(path.stat().st_size for path in vault.rglob("*.bundle"))
+        (problem,) = second["problems"]
+        assert "large: 1 pack was not searched for files of Git LFS: the temporary" in problem
+    status = repo_backup("status", "--from", vault, check=3).stdout
+    assert "large: it is not whole: Git LFS: 1 pack was not searched: the temporary" in status
+    for depth in ("objects", "packs", "restore"):
+        answer = repo_backup(*verify, depth, "--json", check=3).json
+        assert (answer["checked"], answer["damaged"]) == (2, [])
+        (said,) = answer["not_searched"]
+        assert said.startswith(f"folder/{OWNER}/large: 1 pack was not searched")
+    shown = repo_backup(*verify, "objects", check=3).stdout
+    assert "1 repository is not known to be whole: " in shown
+    before = repo_backup(*restore, tmp_path / "before.git", "--json", check=3).json
+    assert before["restored"][0]["lfs"]["unsearched"] == 1
+    said = repo_backup(*restore, tmp_path / "again.git", check=3).stdout
+    assert "1 pack was not searched for files of Git LFS when it was captured, and some may" in said
+
+    done = repo_backup(*words).json
+    assert {one["path"]: one["lfs"]["stored"] for one in done["repositories"]} == {
+        "large": 1,
+        "small": 0,
+    }
+    repo_backup("status", "--from", vault)
+    assert repo_backup(*verify, "restore", "--json").json["not_searched"] == []
+    repo_backup(*restore, tmp_path / "after.git")
+    oid = oid_of(content)
+    place = tmp_path / "after.git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    assert place.read_bytes() == content
+
+
 def test_a_temporary_folder_that_is_full_from_the_beginning_costs_the_check_alone(
     tmp_path: Path,
 ) -> None:
@@ -96,7 +144,7 @@ def test_a_temporary_folder_that_is_full_from_the_beginning_costs_the_check_alon
     with small_disk(tmp_path / "temporary", 64 << 10) as temporary:
         # Room for a folder or two, not for a repository.
         (temporary / "others").write_bytes(b"x" * (56 << 10))
-        done = run(source, vault, env={"TMPDIR": str(temporary)})
+        done = run(source, vault, env={"TMPDIR": str(temporary)}, check=3)
         assert [path.name for path in temporary.iterdir()] == ["others"]
     assert {one["status"] for one in done.values()} == {"captured"}
     assert done["large"]["check"] == "trailer (disk)"

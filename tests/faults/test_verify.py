@@ -382,6 +382,7 @@ def test_the_command_line_tells_damage_by_exit_code_words_and_json(vault: Vault)
         "not_readable_now",
         "newer_format",
         "not_verified",
+        "not_searched",
     }
     (damage,) = answer["damaged"]
     assert damage["uri"] == str(bundle)

@@ -334,6 +334,7 @@ def test_files_come_back_with_their_repository(case: Case) -> None:
         "bytes": sum(map(len, expected.values())),
         "not_stored": 1,
         "not_asked": False,
+        "unsearched": 0,
         "failed": [],
     }
     restore(case, "clone", "--checkout")

@@ -384,6 +384,7 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
         files_not_stored=1,
         files_failed=("one",),
         files_not_asked=True,
+        packs_unsearched=2,
     )
     lost = LostRef("acme/widgets", MAIN, "rewritten", ONE, "20261031T023000Z-1a2b3c4d", NOW, NOW)
     document = restore_document(
@@ -413,6 +414,7 @@ def test_a_restore_is_reported_with_what_was_made() -> None:
                     "bytes": 40,
                     "not_stored": 1,
                     "not_asked": True,
+                    "unsearched": 2,
                     "failed": ["one"],
                 },
             }

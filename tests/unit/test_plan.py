@@ -27,6 +27,7 @@ from backup.plan import (
     order_of_work,
     refs_before_and_now,
     why_alarming,
+    why_files_are_due,
     why_not_unchanged,
 )
 from backup.vault.documents import (
@@ -456,3 +457,20 @@ def test_what_never_fits_into_the_deadline_does_not_come_first_every_night() -> 
         ("code", "small"): Entry(host_id="small", path="small", checked_at=NOW - 2 * DAY),
     }
     assert [one.path for one in order_of_work(repositories, entries)] == ["small", "huge"]
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("unfinished", "Git LFS: 1 pack was not searched: no room"),
+        # As it was noted before such packs were searched by the next run.
+        ("degraded", "2 packs were not searched for files of Git LFS"),
+    ],
+)
+def test_a_pack_that_was_not_searched_for_files_is_due(field: str, sentence: str) -> None:
+    entry = Entry.model_validate(
+        {"host_id": "1", "path": "one", "kind": "code", "selection": {"lfs": True}}
+        | {field: (sentence,)}
+    )
+    assert why_files_are_due(entry, Selection(lfs=True)) == sentence
+    assert why_files_are_due(entry, Selection(lfs=False)) == ""
