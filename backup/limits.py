@@ -9,6 +9,14 @@ from typing import NamedTuple
 # Of the floor that we hold to, a million refs, the list has some 80 MB, with annotated tags 130.
 MOST_REFS = 1_000_000
 MOST_REF_LIST_BYTES = 256 << 20
+MOST_REF_LIST_SECONDS = 3600.0
+# Counting and packing the largest repositories takes a small server hours. It says all the while
+# that it is still there, which is all that tells it from one that never begins.
+MOST_PREPARING_SECONDS = 6 * 3600.0
+# Less is no transfer any more: over twice as long as a server may send nothing at all.
+LEAST_BYTES_PER_SECOND = 1024
+LEAST_RATE_SECONDS = 600.0
+LEAST_RATE_SECONDS_OVER_SSH = 1800.0
 # git's own has some hundred bytes.
 MOST_CAPABILITY_BYTES = 1 << 20
 # An answer about a hundred files has some 100 KB.
@@ -56,6 +64,32 @@ _FAILS = "the repository fails"
 LIMITS = (
     Limit("refs that are taken of one repository", MOST_REFS, "refs", _FAILS),
     Limit("a list of refs, unselected ones included", MOST_REF_LIST_BYTES, "bytes", _FAILS),
+    Limit(
+        "the time for a list of refs, without what we do meanwhile",
+        int(MOST_REF_LIST_SECONDS),
+        "seconds",
+        _FAILS,
+    ),
+    Limit(
+        "the time until the first byte of a pack, though the server says that it is at work",
+        int(MOST_PREPARING_SECONDS),
+        "seconds",
+        _FAILS,
+    ),
+    Limit(
+        f"{int(LEAST_RATE_SECONDS) * LEAST_BYTES_PER_SECOND >> 10} KiB of a list of refs, a pack "
+        "or a file of Git LFS, from the first byte on",
+        int(LEAST_RATE_SECONDS),
+        "seconds",
+        "the repository or that file is tried again, and fails",
+    ),
+    Limit(
+        f"{int(LEAST_RATE_SECONDS_OVER_SSH) * LEAST_BYTES_PER_SECOND >> 10} KiB of a list of refs "
+        "or a pack over ssh, from the first byte on",
+        int(LEAST_RATE_SECONDS_OVER_SSH),
+        "seconds",
+        "the repository is tried again, and fails",
+    ),
     Limit("the capabilities of a git server", MOST_CAPABILITY_BYTES, "bytes", _FAILS),
     Limit(
         f"an answer of a git server that unpacks to more than {UNPACKED_AT_ANY_RATIO_BYTES >> 20} "

@@ -42,6 +42,7 @@ from backup.errors import (
 )
 from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader, Special
+from backup.git.rate import LeastRate
 from backup.git.refusals import PROXY_HINT, media_type, not_what_was_asked_for, require_success
 from backup.secret import Secret
 from backup.stopping import Stop
@@ -279,6 +280,7 @@ class HttpTransport:
     def advertisement(self) -> PacketReader:
         suffix = f"/info/refs?service={_SERVICE}"
         answer = self._ask("GET", self._base + suffix, body=None)
+        answer.rate.limit(limits.MOST_REF_LIST_SECONDS)
         if answer.url.endswith(suffix):
             # What the server redirected to is where the next requests go as well.
             self._base = answer.url.removesuffix(suffix)
@@ -294,12 +296,20 @@ class HttpTransport:
             raise MalformedPacket(f"{self._named}: no flush packet follows the service's name")
         return packets
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         answer = self._ask("POST", f"{self._base}/{_SERVICE}", body=request)
+        if prepares:
+            answer.rate.prepare()
+        else:
+            answer.rate.limit(limits.MOST_REF_LIST_SECONDS)
         if media_type(answer) != f"application/x-{_SERVICE}-result":
             raise self._no_git(answer)
         self._packets = PacketReader(_within_ratio(answer))
         return self._packets
+
+    def content_begins(self) -> None:
+        if self._answer is not None:
+            self._answer.rate.begin()
 
     @property
     def base(self) -> str:
@@ -428,6 +438,7 @@ class Answer:
         url: what was asked.
         proxy: the host and port of the proxy that it was asked through; empty where there is none.
         headers: names in lower case.
+        rate: what its body is held to.
     """
 
     def __init__(
@@ -447,6 +458,7 @@ class Answer:
         self._stop = stop
         self._patience_seconds = patience_seconds
         self._due = due
+        self.rate = LeastRate(named, window_seconds=2 * patience_seconds)
         self._line = Line()
         # Pieces, the head before them, an error in their place; an empty piece is the end.
         self._pieces: Queue[BaseHTTPResponse | bytes | BackupError] = Queue(_PIECES_AHEAD)
@@ -475,13 +487,12 @@ class Answer:
 
         Raises:
             TruncatedResponse: the connection broke before the answer's end.
-            HostUnreachable: nothing came for too long.
+            HostUnreachable: nothing came for too long, or too little (`LeastRate`).
+            SourceError: it takes longer than its rate allows.
         """
         if not self._rest and not self._is_whole:
-            piece = self._next(self._stop.clock_seconds())
-            if not isinstance(piece, bytes):
-                raise AssertionError("one head only")
-            self._rest, self._is_whole = piece, not piece
+            self._rest = self.rate.note(self._piece)
+            self._is_whole = not self._rest
         if len(self._rest) <= size:
             taken, self._rest = self._rest, b""
         else:
@@ -499,6 +510,12 @@ class Answer:
         self._closed.set()
         # Wakes the thread where it waits for bytes; it closes the connection itself.
         self._line.cut()
+
+    def _piece(self) -> bytes:
+        piece = self._next(self._stop.clock_seconds())
+        if not isinstance(piece, bytes):
+            raise AssertionError("one head only")  # noqa: TRY004 - no caller's mistake
+        return piece
 
     def _next(self, since: float) -> BaseHTTPResponse | bytes:
         if self._over is not None:

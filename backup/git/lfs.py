@@ -21,7 +21,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from backup import limits
-from backup.errors import AnswerTooLarge, FileMissing, HostUnreachable, LinkExpired, SourceError
+from backup.errors import AnswerTooLarge, FileMissing, LinkExpired, SourceError
 from backup.git.http import MOST_REDIRECTS, REDIRECTS, Answer, Body, Due, HttpClient
 from backup.git.pointers import Pointer
 from backup.git.refusals import not_what_was_asked_for, require_success
@@ -58,8 +58,6 @@ _OURS_BY_BEGINNING = ("if-", "proxy-", "x-forwarded-")
 # Anything else might have the server do another thing, or take us for somebody else.
 _BESIDE_CREDENTIALS = {"accept", "content-type"}
 _BESIDE_CREDENTIALS_BY_BEGINNING = ("x-amz-", "x-goog-", "x-ms-")
-# Less is no transfer any more: of a file, over as long as a server may send nothing at all.
-LEAST_BYTES_PER_SECOND = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +342,7 @@ class LfsServer:
             self._count("lfs")
             answer = self._client.ask("GET", url, headers=headers, body=None, named=named)
             if answer.status not in REDIRECTS:
-                yield from _content(answer, named, self._client.patience_seconds)
+                yield from _content(answer, named)
                 return
             answer.close()
             target = joined(url, answer.headers.get("location", ""))
@@ -497,56 +495,15 @@ def _require_good_link(answer: Answer, named: str) -> None:
         )
 
 
-def _content(answer: Answer, named: str, patience_seconds: float) -> Iterator[bytes]:
+def _content(answer: Answer, named: str) -> Iterator[bytes]:
     try:
         _require_good_link(answer, named)
         # A link may lead anywhere: what is there is not for a message.
         require_success(answer, named, signed_in=True, quoted=False)
-        pace = Pace(named, patience_seconds)
-        while data := pace.note(lambda: answer.read(_PIECE_BYTES)):
+        while data := answer.read(_PIECE_BYTES):
             yield data
     finally:
         answer.close()
-
-
-class Pace:
-    """Tells a transfer from one that has no end, by what came while it was waited for.
-
-    What its reader does with it meanwhile takes no time of it.
-
-    Args:
-        named: what messages call it.
-        patience_seconds: how long it may be slower than `LEAST_BYTES_PER_SECOND`.
-        clock: seconds that only grow.
-    """
-
-    def __init__(
-        self, named: str, patience_seconds: float, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._named = named
-        self._patience_seconds = patience_seconds
-        self._clock = clock
-        self._waited = 0.0
-        self._bytes = 0
-
-    def note(self, read: Callable[[], bytes]) -> bytes:
-        """Return what is read, and look at how long that took.
-
-        Raises:
-            HostUnreachable: it is too slow; it may be faster another time.
-        """
-        began = self._clock()
-        data = read()
-        self._waited += self._clock() - began
-        self._bytes += len(data)
-        if data and self._waited >= self._patience_seconds:
-            if self._bytes < LEAST_BYTES_PER_SECOND * self._waited:
-                raise HostUnreachable(
-                    f"{self._named}: {self._bytes} bytes came in {self._waited:.0f} seconds; less "
-                    f"than {LEAST_BYTES_PER_SECOND} bytes a second are not waited for"
-                )
-            self._waited, self._bytes = 0.0, 0
-        return data
 
 
 def _whole(answer: Answer, named: str) -> bytes:

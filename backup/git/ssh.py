@@ -24,6 +24,7 @@ from backup.errors import (
 )
 from backup.git.child import Child
 from backup.git.command import PATIENCE_SECONDS, clean_environment, newer_format
+from backup.git.rate import LeastRate
 from backup.git.transport import ProcessTransport
 from backup.stopping import Stop
 
@@ -120,8 +121,9 @@ def ask_for_lfs(
         patience_seconds=PATIENCE_SECONDS,
     ) as child:
         child.close_stdin()
-        answer = b""
-        while data := child.read(limits.MOST_LFS_SSH_BYTES):
+        answer, rate = b"", LeastRate(url, window_seconds=2 * PATIENCE_SECONDS)
+        rate.limit(limits.MOST_API_SECONDS)
+        while data := rate.note(lambda: child.read(limits.MOST_LFS_SSH_BYTES)):
             answer += data
             if len(answer) > limits.MOST_LFS_SSH_BYTES:
                 raise AnswerTooLarge(
@@ -146,7 +148,7 @@ class SshTransport(ProcessTransport):
         environment: dict[str, str],
         stop: Stop,
     ) -> None:
-        super().__init__(argv, environment=environment, stop=stop)
+        super().__init__(argv, environment=environment, stop=stop, named=url)
         self._url = url
 
     def explain(self, error: ProtocolError) -> BackupError:

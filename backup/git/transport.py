@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from backup import limits
 from backup.errors import BackupError, HostUnreachable, ProtocolError, TruncatedResponse
 from backup.git.child import Child
 from backup.git.command import clean_environment, newer_format
 from backup.git.pktline import FLUSH, PacketReader
+from backup.git.rate import LeastRate
 from backup.stopping import Stop
 
 # Counting and compressing a large repository may take minutes before the first byte of a pack.
@@ -32,11 +34,19 @@ class Transport(Protocol):
     def advertisement(self) -> PacketReader:
         """Connect and return the packets of the server's advertisement. Called first, once."""
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         """Send one whole command and return the packets of its answer.
 
         The answer before must have been read to its flush packet.
+
+        Args:
+            request: the command.
+            prepares: the server may be at work for long before what is asked for begins to come;
+                `content_begins` then says when it does.
         """
+
+    def content_begins(self) -> None:
+        """Hold the answer to the least rate from now on: what was prepared comes."""
 
     def ended(self) -> bool:
         """Say that nothing more is asked, and tell whether the server has nothing more to say."""
@@ -54,6 +64,8 @@ class ProcessTransport:
     Args:
         argv: the program that speaks upload-pack on its stdin and stdout.
         environment: all of its environment; asks for protocol version 2 by ``GIT_PROTOCOL``.
+        named: what messages call the server whose bytes it passes on, and which is held to the
+            least rate; None for this machine's own git, which is no other's.
     """
 
     def __init__(
@@ -63,7 +75,10 @@ class ProcessTransport:
         environment: dict[str, str],
         stop: Stop,
         patience_seconds: float = PATIENCE_SECONDS,
+        named: str | None = None,
     ) -> None:
+        self._named = named
+        self._rate: LeastRate | None = None
         self._argv = argv
         self._environment = environment
         self._stop = stop
@@ -81,17 +96,38 @@ class ProcessTransport:
             )
         except OSError as error:
             raise HostUnreachable(f"{self._argv[0]} cannot be run: {error.strerror}") from error
-        self._packets = PacketReader(self._child.read)
+        self._packets = PacketReader(self._read)
+        self._hold_to_a_rate(prepares=False)
         return self._packets
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         if self._child is None or self._packets is None:
             raise AssertionError("exchange comes after advertisement")
+        self._hold_to_a_rate(prepares=prepares)
         try:
             self._child.write(request)
         except BrokenPipeError as error:
             raise TruncatedResponse("the server hung up") from error
         return self._packets
+
+    def content_begins(self) -> None:
+        if self._rate is not None:
+            self._rate.begin()
+
+    def _hold_to_a_rate(self, *, prepares: bool) -> None:
+        if self._named is None:
+            return
+        self._rate = LeastRate(self._named, window_seconds=2 * self._patience_seconds)
+        if prepares:
+            self._rate.prepare()
+        else:
+            self._rate.limit(limits.MOST_REF_LIST_SECONDS)
+
+    def _read(self, size: int) -> bytes:
+        child, rate = self._child, self._rate
+        if child is None:
+            raise AssertionError("nothing was begun")
+        return child.read(size) if rate is None else rate.note(lambda: child.read(size))
 
     def ended(self) -> bool:
         if self._child is None or self._packets is None:

@@ -137,9 +137,12 @@ class Remote:
             if advertised.version != 2:
                 raise AssertionError("the server has no protocol version 2")
             self._count("git")
-            packets = self._transport.exchange(_fetch_request(advertised, wants, haves))
+            request = _fetch_request(advertised, wants, haves)
+            packets = self._transport.exchange(request, prepares=True)
             _expect_packfile(packets)
             for data in _side_band(packets):
+                if not received_bytes:
+                    self._transport.content_begins()
                 received_bytes += len(data)
                 yield data
         except TruncatedResponse as error:

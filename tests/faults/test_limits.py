@@ -151,7 +151,10 @@ class Scripted:
     def advertisement(self) -> PacketReader:
         return PacketReader(self._answers.pop(0))
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def content_begins(self) -> None:
+        pass
+
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         del request
         return self.advertisement()
 

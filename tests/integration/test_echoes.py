@@ -72,7 +72,10 @@ class Script:
     def advertisement(self) -> PacketReader:
         return self.exchange(b"")
 
-    def exchange(self, _request: bytes) -> PacketReader:
+    def content_begins(self) -> None:
+        pass
+
+    def exchange(self, _request: bytes, *, prepares: bool = False) -> PacketReader:
         data = self._answers.pop(0)
         position = 0
 

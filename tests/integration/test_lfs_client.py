@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from backup.errors import (
     SourceError,
 )
 from backup.git.http import HttpClient, HttpSettings, basic
-from backup.git.lfs import Access, LfsServer, Offer, OverSsh, Pace, Upload, over_http
+from backup.git.lfs import Access, LfsServer, Offer, OverSsh, Upload, over_http
 from backup.git.pointers import Pointer
 from backup.secret import Secret
 from backup.sources.one_server import OneServerSession
@@ -614,28 +614,3 @@ def test_an_api_gives_up_an_answer_without_end(raw: Raw, monkeypatch: pytest.Mon
     with OneServerSession("it") as session, pytest.raises(TimeoutError, match="takes longer than"):
         session.get(raw.url, timeout=60)
     assert raw.is_left.wait(60)
-
-
-def test_how_slow_is_too_slow_goes_by_what_was_waited_for() -> None:
-    now = 0.0
-
-    def reads(data: bytes, *, seconds: float) -> Callable[[], bytes]:
-        def read() -> bytes:
-            nonlocal now
-            now += seconds
-            return data
-
-        return read
-
-    pace = Pace("the file", 300.0, clock=lambda: now)
-    # A floor of 1,024 bytes a second over 300 seconds; the reader's own hours do not count.
-    for _ in range(10):
-        assert pace.note(reads(b"x" * 307_200, seconds=300.0))
-        now += 7200.0
-    for _ in range(299):
-        pace.note(reads(b"x", seconds=1.0))
-    with pytest.raises(HostUnreachable, match="300 bytes came in 300 seconds"):
-        pace.note(reads(b"x", seconds=1.0))
-    # At its end nothing is too slow.
-    last = Pace("the file", 300.0, clock=lambda: now)
-    assert last.note(reads(b"", seconds=400.0)) == b""

@@ -81,7 +81,10 @@ class Server:
     def advertisement(self) -> PacketReader:
         return PacketReader(BytesIO(self._answers.pop(0)).read)
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def content_begins(self) -> None:
+        pass
+
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         return PacketReader(BytesIO(self._answers.pop(0)).read)
 
     def ended(self) -> bool:

@@ -412,7 +412,10 @@ class Playback:
         self._say(self._server.advertisement)
         return self._packets
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def content_begins(self) -> None:
+        pass
+
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         self._say(self._server.answer(request))
         return self._packets
 

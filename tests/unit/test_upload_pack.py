@@ -40,7 +40,10 @@ class Script:
     def advertisement(self) -> PacketReader:
         return PacketReader(BytesIO(self._answers.pop(0)).read)
 
-    def exchange(self, request: bytes) -> PacketReader:
+    def content_begins(self) -> None:
+        pass
+
+    def exchange(self, request: bytes, *, prepares: bool = False) -> PacketReader:
         self.requests.append(request)
         return PacketReader(BytesIO(self._answers.pop(0)).read)
 
