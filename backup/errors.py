@@ -269,10 +269,6 @@ class IncompleteWrite(DestinationError):
     retryable = True
 
 
-class TargetUnwritable(BackupError):
-    """What is restored cannot be written where it is to go."""
-
-
 class TemporaryFolderError(BackupError):
     """The temporary folder is gone, cannot be written, or is full."""
 

@@ -190,6 +190,7 @@ class Restored:
         files: so many files of Git LFS came with it; with their bytes together.
         files_not_stored: so many more were not to be had when it was captured.
         files_failed: what is wrong with each of those that should have come and did not.
+        files_damaged: whether one of these is missing or damaged in the vault.
         files_not_asked: whether there are more that were not asked for when it was captured.
         packs_unsearched: packs that may point to more, since they could not be searched then.
     """
@@ -208,6 +209,7 @@ class Restored:
     files_bytes: int = 0
     files_not_stored: int = 0
     files_failed: tuple[str, ...] = ()
+    files_damaged: bool = False
     files_not_asked: bool = False
     packs_unsearched: int = 0
 

@@ -112,7 +112,11 @@ class Workplace:
             )
         for left in self._folder.glob("half-made-*"):
             shutil.rmtree(left, ignore_errors=True)
-        note.write_text(self._vault, "utf-8", "surrogateescape")
+        if not note.exists():
+            # A full disk must leave no other name, which nothing would ever go on with.
+            partial = self._folder / f"{_VAULT}.partial"
+            partial.write_text(self._vault, "utf-8", "surrogateescape")
+            partial.replace(note)
 
 
 def move_into_place(folder: Path, target: Path) -> None:

@@ -50,7 +50,7 @@ from backup.errors import (
     ObjectNotFound,
 )
 from backup.git.command import require_git
-from backup.git.rebuild import holds
+from backup.git.rebuild import holds, why_not_connected
 from backup.git.work import named_but_unusable, work_folder
 from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
 from backup.results import LostRef, PushReport, Restored, RestoreReport
@@ -407,9 +407,9 @@ class _Restoring:
             )
             failures = [result for result in results if isinstance(result, _Failure)]
             failures += [*losses.failures, *unreadable]
-            if not failures:
+            restored = tuple(result for result in results if isinstance(result, Restored))
+            if not failures and not any(one.files_failed for one in restored):
                 workplace.done()
-        restored = tuple(result for result in results if isinstance(result, Restored))
         return _report(restored, failures, left_out=left_out, lost=losses.refs)
 
     # --- What was lost ---------------------------------------------------------------------------
@@ -505,7 +505,13 @@ class _Restoring:
                 f"{place} is there already, and in another state",
                 hint="move it away, or name the state that it has with --at",
             )
-        return replace(_restored(work, record, place), was_there=True)
+        asked = [*tips.values(), *filter(None, [head_id(record)])]
+        if lacks := why_not_connected(place, asked, stop=self._stop):
+            raise BackupError(
+                f"{place} is there already, and is not whole any more: {lacks}",
+                hint="move it away, and it is restored again",
+            )
+        return replace(self._with_files(work, record, place), was_there=True)
 
     def _restore(self, work: _Work, folder: Path) -> Restored:
         name = work.found.name
@@ -523,22 +529,28 @@ class _Restoring:
                 transferred=lambda size: self._events.transferred(name, size),
                 stop=self._stop,
             )
-            given = give_files(
-                self._destination,
-                work.found.layout,
-                (record, *(other for other, _ in work.beside)),
-                folder / ".git" if self._request.checkout else folder,
-                transferred=lambda size: self._events.transferred(name, size),
-                stop=self._stop,
-            )
+            return self._with_files(work, record, folder)
         finally:
             self._events.ended(name)
+
+    def _with_files(self, work: _Work, record: Record, folder: Path) -> Restored:
+        """Put files of Git LFS beside what is restored, as far as they are not there."""
+        name = work.found.name
+        given = give_files(
+            self._destination,
+            work.found.layout,
+            (record, *(other for other, _ in work.beside)),
+            folder / ".git" if self._request.checkout else folder,
+            transferred=lambda size: self._events.transferred(name, size),
+            stop=self._stop,
+        )
         return replace(
             _restored(work, record, folder),
             files=given.count,
             files_bytes=given.size_bytes,
             files_not_stored=len(given.not_stored),
             files_failed=given.failed,
+            files_damaged=given.is_damaged,
             files_not_asked=given.not_asked,
             packs_unsearched=given.unsearched,
         )
@@ -619,7 +631,7 @@ def _report(
 
 def _code_of(restored: Sequence[Restored]) -> ExitCode:
     """Return what the exit code is for what lies in its place, and may lack files of Git LFS."""
-    if any(one.files_failed for one in restored):
+    if any(one.files_damaged for one in restored):
         return ExitCode.DAMAGED
-    is_open = any(one.packs_unsearched for one in restored)
-    return ExitCode.PARTIAL if is_open else ExitCode.DONE
+    is_partial = any(one.files_failed or one.packs_unsearched for one in restored)
+    return ExitCode.PARTIAL if is_partial else ExitCode.DONE

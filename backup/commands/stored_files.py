@@ -17,7 +17,6 @@ from backup.errors import (
     DestinationError,
     IntegrityError,
     ObjectNotFound,
-    TargetUnwritable,
 )
 from backup.git.lfs import file_in
 from backup.git.pointers import Pointer
@@ -38,7 +37,9 @@ class GivenFiles:
     Attributes:
         count: so many; with their bytes together.
         not_stored: ids of those that were not to be had when the repository was captured.
-        failed: what is wrong with each that is missing or damaged now.
+        failed: what is wrong with each that did not come.
+        is_damaged: whether one of them is missing or damaged in the vault; others could not be
+            read or written this time.
         not_asked: whether files were not asked for when it was captured, and there were some.
         unsearched: packs of which nobody knows to which files they point.
     """
@@ -47,6 +48,7 @@ class GivenFiles:
     size_bytes: int = 0
     not_stored: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    is_damaged: bool = False
     not_asked: bool = False
     unsearched: int = 0
 
@@ -174,7 +176,7 @@ def give_files(
     transferred: Callable[[int], None],
     stop: Stop,
 ) -> GivenFiles:
-    """Put the files that some records promise where git-lfs looks for them.
+    """Put the files that some records promise where git-lfs looks for them, unless they are there.
 
     Nothing else is given, even if the vault has it: it may be another repository's, whose readers
     are not the same. One that is missing or damaged keeps no other from being given back.
@@ -189,13 +191,13 @@ def give_files(
 
     Raises:
         Interrupted: somebody asked to stop.
-        TargetUnwritable: there is no room for one, or no right to write it.
     """
     records = tuple(records)
     promised: set[str] = set()
     not_stored: set[str] = set()
     not_asked = False
     problems: list[str] = []
+    errors: list[BackupError] = []
     for record in records:
         if record.lfs is None:
             not_asked |= any(line.lfs is not None for line in record.chain)
@@ -204,6 +206,7 @@ def give_files(
             promised |= promised_files(destination, layout, record).keys()
         except (IntegrityError, DestinationError) as error:
             problems.append(f"files of Git LFS of {record.snapshot_id}: {error.message}")
+            errors.append(error)
             continue
         not_stored |= {one.oid for one in record.lfs.not_stored}
 
@@ -218,6 +221,7 @@ def give_files(
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         results = dict(zip(ids, pool.map(give, ids), strict=True))
     sizes = [size for size in results.values() if isinstance(size, int)]
+    errors += [error for error in results.values() if isinstance(error, BackupError)]
     problems += [
         f"file {oid} of Git LFS: {error.message}"
         for oid, error in results.items()
@@ -228,6 +232,7 @@ def give_files(
         size_bytes=sum(sizes),
         not_stored=tuple(sorted(not_stored - promised)),
         failed=tuple(problems),
+        is_damaged=any(isinstance(error, IntegrityError | ObjectNotFound) for error in errors),
         not_asked=not_asked,
         unsearched=unsearched_packs(records),
     )
@@ -240,33 +245,37 @@ def _give(
     git_directory: Path,
     transferred: Callable[[int], None],
 ) -> int:
-    """Write one file, and give its size; nothing is left of one that is not the right one."""
+    """Write one file, and give its size; it has its name when it is whole, and not before."""
     key = layout.key(lfs_key(oid))
     target = file_in(git_directory, oid)
+    # The same each time: what a killed process left is written over.
+    partial = target.with_name(f"{oid}.partial")
     try:
+        if target.is_file() and _digest_of(target) == oid:
+            return target.stat().st_size
         target.parent.mkdir(parents=True, exist_ok=True)
         for version in _versions(destination, key):
             digest, size_bytes = hashlib.sha256(), 0
-            with target.open("wb") as file:
+            with partial.open("wb") as file:
                 for data in _content(destination, key, version):
                     digest.update(data)
                     size_bytes += len(data)
                     file.write(data)
                     transferred(len(data))
             if digest.hexdigest() == oid:
+                partial.replace(target)
                 return size_bytes
     except OSError as error:
+        raise DestinationError(f"{target} cannot be written: {error.strerror}") from error
+    finally:
         with suppress(OSError):
-            target.unlink(missing_ok=True)
-        raise TargetUnwritable(
-            f"{target} cannot be written: {error.strerror}",
-            hint="restore again, to where there is room",
-        ) from error
-    except BackupError:
-        target.unlink(missing_ok=True)
-        raise
-    target.unlink()
+            partial.unlink(missing_ok=True)
     raise ChecksumMismatch(f"{destination.uri(key)} is damaged: it has another SHA-256")
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions(destination: Destination, key: Key) -> Iterator[str | None]:

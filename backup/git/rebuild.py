@@ -249,6 +249,24 @@ def holds(
     return True
 
 
+def why_not_connected(directory: Path, tips: Iterable[ObjectId], *, stop: Stop) -> str:
+    """Say which object a repository lacks of all that some tips reach; empty where it has all."""
+    try:
+        asked = b"".join(oid.encode() + b"\n" for oid in tips)
+        run_git(
+            "rev-list",
+            "--objects",
+            "--quiet",
+            "--stdin",
+            directory=directory,
+            stop=stop,
+            data=asked,
+        )
+    except GitFailed as error:
+        return error.message
+    return ""
+
+
 def has_refs(directory: Path, tips: Mapping[RefName, ObjectId], *, stop: Stop) -> bool:
     """Tell whether a repository has exactly these refs; HEAD is none of them."""
     listed = run_git(

@@ -401,8 +401,11 @@ def test_what_was_swept_in_a_run_is_not_said_to_be_of_pull_requests(
     env = sweeper(tmp_path / "shim", word=word, does=does) | {"TMPDIR": str(swept)}
     vault = tmp_path / "vault"
     run = ("run", "--from", source, "--to", vault, "--concurrency", "1", "--json")
-    done = repo_backup(*run, "--pull-refs", env=env).json
-    assert done["problems"] == []
+    done = repo_backup(*run, "--pull-refs", env=env, check=None).json
+    # A pack that was swept before it was searched is searched by the next run.
+    for problem in done["problems"]:
+        assert "not searched for files of Git LFS" in problem
+        assert "pull" not in problem
     assert {one["status"] for one in done["repositories"]} == {"captured"}
     assert bring_back(FolderDestination(vault), tmp_path / "restored") == states_of(source)
 
