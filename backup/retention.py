@@ -7,16 +7,20 @@ A snapshot goes only for the sake of snapshots that cover it: those with which n
 lost. Honest ones cover all before them. Others, which someone with the right to add put beside
 them, displace none and use no window up.
 
+Which of two is later says `backup.order`; to which hour or day one belongs says its own time alone.
+
 Who may add can also copy what is there, for many hours or days at once. So a snapshot takes an
 hour, a day or a week only if the store dates it no further off than that is long: in one go nobody
 takes more than three of a kind.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
 from itertools import islice
+
+from backup.order import Place, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,19 @@ class Snapshot:
         finished_at: when the last of them did.
         complete: whether every repository was reached, by every shard.
         off_by: how far the store's time is from this one; nothing where no store keeps time.
+        merged: ids of the runs that this one says it has merged.
     """
 
     id: str
     finished_at: datetime
     complete: bool
     off_by: timedelta = timedelta(0)
+    merged: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def place(self) -> Place:
+        """What its place in the order depends on."""
+        return Place((self.id,), self.merged, self.finished_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ def decide(snapshots: Sequence[Snapshot], rules: Rules, covers: Covers = _always
         covers: whether nothing of the second snapshot is lost as long as the first one is there,
             and the first one may take its place.
     """
-    ordered = sorted(snapshots, key=lambda one: (one.finished_at, one.id))
+    ordered = in_order(snapshots, lambda one: one.place)
     history = _History(ordered, rules, cache(covers))
     return [
         Decision(one, keep=bool(why), reason=", ".join(why) or "no window keeps it")
@@ -103,7 +114,7 @@ def decide(snapshots: Sequence[Snapshot], rules: Rules, covers: Covers = _always
 
 
 class _History:
-    """Snapshots in the order in which they finished, and who covers whom."""
+    """Snapshots in their order, and who covers whom."""
 
     def __init__(self, ordered: Sequence[Snapshot], rules: Rules, covers: Covers) -> None:
         self._ordered = ordered
@@ -188,11 +199,11 @@ class _Window:
 def _by_period(
     ordered: Sequence[Snapshot], period: Callable[[datetime], str]
 ) -> list[tuple[str, list[Snapshot]]]:
-    """Group snapshots by their periods, the oldest first."""
+    """Group snapshots by their periods, the oldest first, and in each by their order."""
     found: dict[str, list[Snapshot]] = {}
     for one in ordered:
         found.setdefault(period(one.finished_at.astimezone(UTC)), []).append(one)
-    return [*found.items()]
+    return sorted(found.items(), key=lambda pair: pair[1][0].finished_at)
 
 
 def _hour(moment: datetime) -> str:

@@ -81,7 +81,7 @@ MEANINGS: Mapping[str, str] = {
     "Header.document": "which document it is",
     "Header.snapshot_id": "the run",
     "Header.started_at": "begin of the run",
-    "Header.finished_at": "when this document was made; orders manifests",
+    "Header.finished_at": "when this was made; orders manifests that have not merged each other",
     "Header.source": "where the repositories come from",
     "Header.shard": "the part of the run, for a run in several",
     "Header.result": "the run's result for this owner",

@@ -6,19 +6,28 @@ other, and goes only when nothing can be lost with it: later snapshots cover it 
 windows up, and no window reaches back to the day on which it was stored either.
 
 Where no store keeps time, nothing is deleted because of the time of an object.
+
+What readers make the newest state of stays in any case.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from backup.commands.surveying import Survey, run_of
+from backup.order import in_order
 from backup.retention import Decision, Rules, Snapshot, decide
 from backup.vault.inventory import Coverage, Row
 
 
 def decide_by_times(
-    documents: Survey, rules: Rules, *, grace: timedelta, now: datetime, keeps_time: bool
+    documents: Survey,
+    rules: Rules,
+    *,
+    made_of: Collection[str],
+    grace: timedelta,
+    now: datetime,
+    keeps_time: bool,
 ) -> list[Decision]:
     """Decide about every run, the newest last.
 
@@ -27,6 +36,7 @@ def decide_by_times(
     Args:
         documents: what was read.
         rules: what is asked for.
+        made_of: stems of the documents that readers make the newest state of.
         grace: what the store dates further off than that is far from its own time.
         now: the time here.
         keeps_time: whether the times of objects are the store's own.
@@ -39,10 +49,13 @@ def decide_by_times(
         return one.off_by <= grace and coverage.covers(runs[one.id], runs[other.id])
 
     snapshots = [documents.snapshot(one) for one in runs]
+    current = {documents.run_by_stem[stem] for stem in made_of if stem in documents.run_by_stem}
     decisions: list[Decision] = []
     for one in decide(snapshots, rules, takes_the_place):
         stored_at = runs[one.snapshot.id].stored_at
-        if one.keep or stored_at is None or one.snapshot.off_by <= grace or stored_at < until:
+        if not one.keep and one.snapshot.id in current:
+            decisions.append(replace(one, keep=True, reason="the newest state is made of it"))
+        elif one.keep or stored_at is None or one.snapshot.off_by <= grace or stored_at < until:
             decisions.append(one)
         else:
             reason = f"stored on {stored_at:%Y-%m-%d}, far from its own time"
@@ -50,7 +63,7 @@ def decide_by_times(
     if keeps_time:
         kept = [runs[one.snapshot.id] for one in decisions if one.keep]
         decisions += _outlived(documents, kept, until=until)
-    return sorted(decisions, key=lambda one: (one.snapshot.finished_at, one.snapshot.id))
+    return in_order(decisions, lambda one: one.snapshot.place)
 
 
 def _outlived(documents: Survey, kept: Iterable[Row], *, until: datetime) -> Iterator[Decision]:

@@ -19,8 +19,9 @@ from backup.errors import (
     UnsupportedFormat,
 )
 from backup.model import Destination, Key, SourceIdentity
+from backup.order import Place, in_order
 from backup.vault.clocks import is_misdated
-from backup.vault.documents import Drill, Entry, ForgottenLine, Header, Record
+from backup.vault.documents import Drill, Entry, ForgottenLine, Record
 from backup.vault.layout import (
     DOCUMENT_FOLDERS,
     DocumentName,
@@ -34,6 +35,7 @@ from backup.vault.layout import (
     snapshot_time,
 )
 from backup.vault.manifest import (
+    Head,
     Identity,
     State,
     list_documents,
@@ -85,7 +87,7 @@ class Snapshot:
 
     layout: Layout
     name: DocumentName
-    header: Header
+    header: Head
 
     @property
     def is_misdated(self) -> bool:
@@ -97,6 +99,17 @@ class Snapshot:
         """When its run ended: by its own clock, or by the store's if its own was wrong."""
         stored_at = self.name.stored_at
         return stored_at if stored_at and self.is_misdated else self.header.finished_at
+
+    @property
+    def place(self) -> Place:
+        """What its place in the order depends on; what is misdated decides nothing there."""
+        prefix = self.layout.prefix
+        merged = () if self.is_misdated else self.header.merged
+        return Place(
+            (f"{prefix}{self.name.stem}",),
+            tuple(f"{prefix}{stem}" for stem in merged),
+            self.ended_at,
+        )
 
 
 def parse_moment(text: str) -> datetime:
@@ -187,7 +200,7 @@ def roots_of_same_owner(
 
 
 def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
-    """Read the heads of all manifests of an owner, ordered by the time their runs ended."""
+    """Read the heads of all manifests of an owner, in their order, the newest last."""
 
     def read(names: Sequence[DocumentName]) -> list[Snapshot]:
         read_ones = []
@@ -199,7 +212,7 @@ def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
         return read_ones
 
     found = with_documents(destination, layout, read)
-    return sorted(found, key=lambda one: (one.ended_at, one.name.stem))
+    return in_order(found, lambda one: one.place)
 
 
 def entries_at(
@@ -611,4 +624,4 @@ def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> lis
         if header.started_at <= moment:
             begun.append(Snapshot(layout, name, header))
     # What is misdated is asked last, as if it were the oldest.
-    return sorted(begun, key=lambda one: (not one.is_misdated, one.ended_at, one.name.stem))
+    return sorted(in_order(begun, lambda one: one.place), key=lambda one: not one.is_misdated)

@@ -23,6 +23,7 @@ from backup.commands.known_damage import standing, with_known_damage
 from backup.commands.lost_index import lost_index
 from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
+from backup.order import in_order
 from backup.results import (
     DamageNote,
     DrillNote,
@@ -51,8 +52,10 @@ def list_vault(destination: Destination) -> VaultListing:
     originals = OriginalsDestination(destination)
     destination = originals
     layouts = require_roots(destination)
-    everything = [one for layout in layouts for one in snapshots(destination, layout)]
-    everything.sort(key=lambda one: (one.ended_at, one.header.snapshot_id, one.header.source.owner))
+    everything = in_order(
+        (one for layout in layouts for one in snapshots(destination, layout)),
+        lambda one: one.place,
+    )
     repositories: list[RepositoryRow] = []
     forgotten: list[ForgottenRow] = []
     notes: list[str] = []

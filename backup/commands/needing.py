@@ -9,13 +9,12 @@ record of its repository is read.
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from backup.errors import DamagedDocument, ObjectNotFound, UnsupportedFormat
 from backup.model import Destination
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Record
-from backup.vault.inventory import Inventory
+from backup.vault.inventory import Capture, Inventory
 from backup.vault.layout import (
     Layout,
     bundles_beside,
@@ -174,14 +173,15 @@ class Needed:
         return next((one.first for one in found if one.key == whole), None)
 
 
-def captured_at(destination: Destination, layout: Layout, key: str) -> datetime | None:
-    """Read when a record was captured; None where it cannot be read."""
+def capture_of(destination: Destination, layout: Layout, key: str) -> Capture | None:
+    """Read when a record was captured, and what it goes on from; None where it cannot be read."""
     if not is_key_of_record(key):
         return None
     try:
-        return load_record(destination, layout, key).captured_at
+        record = load_record(destination, layout, key)
     except (DamagedDocument, UnsupportedFormat, ObjectNotFound):
         return None
+    return Capture(record.captured_at, record.previous)
 
 
 def _chain_of(record: Record) -> set[str]:

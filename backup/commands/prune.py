@@ -48,6 +48,7 @@ from backup.errors import (
     PruneRefused,
 )
 from backup.model import Destination, Events, StoredObject
+from backup.order import in_order
 from backup.results import (
     CondemnedRow,
     Finding,
@@ -270,18 +271,20 @@ class _Owner:
             now=now,
             stop=self._stop,
         )
-        self._require_quiet(documents, now)
+        self._require_right_clocks(documents, now)
         self._note_damaged_documents(documents)
         continuity = self._look_back(documents)
+        state = load_state(self._destination, self._layout, names, now=now)
+        self._require_success(documents, state)
         documents.inventory.note_stored(key for key, _ in self._listed("repositories"))
         self._decisions = decide_by_times(
             documents,
             self._request.rules,
+            made_of=state.made_of,
             grace=self._grace,
             now=now,
             keeps_time=self._destination.keeps_time,
         )
-        state = load_state(self._destination, self._layout, names, now=now)
         self._source = state.source
         self._forgets = self._too_long_gone(state, now)
         doomed = self._doomed(documents, since)
@@ -304,22 +307,23 @@ class _Owner:
         for stored in self._destination.list(self._layout.folder(folder)):
             yield stored.key[start:], stored
 
-    def _require_quiet(self, documents: Survey, now: datetime) -> None:
+    def _require_right_clocks(self, documents: Survey, now: datetime) -> None:
         if words := disagreement(self._destination, now):
             raise PruneRefused(f"{words}; nothing is deleted")
         latest = now + FUTURE_TOLERANCE
         for name in documents.names:
             if name.time > latest and not is_dated_after_object(name):
                 raise PruneRefused(_from_the_future(name.stem, now))
-        manifests = documents.manifests
-        for name, row in manifests.items():
+        for name, row in documents.manifests.items():
             if max(row.header.started_at, row.header.finished_at) > latest:
                 raise PruneRefused(_from_the_future(name.stem, now))
-        if not manifests:
+
+    def _require_success(self, documents: Survey, state: State) -> None:
+        """Refuse while the newest run, by every manifest that it has, was not a success."""
+        if state.newest is None:
             return
-        last = max(manifests, key=lambda name: (manifests[name].header.finished_at, name.stem))
-        for name, row in manifests.items():
-            if name.snapshot_id != last.snapshot_id:
+        for name, row in documents.manifests.items():
+            if name.snapshot_id != state.newest.snapshot_id:
                 continue
             if row.header.result != "success" or not row.header.complete:
                 raise PruneRefused(
@@ -398,7 +402,8 @@ class _Owner:
             sorted(name.stem for name in doomed),
         )
         kept = [row for one, row in documents.runs.items() if one not in removed]
-        kept.sort(key=lambda row: row.header.finished_at, reverse=True)
+        # The newest first: as a rule it covers what there is to cover.
+        kept = in_order(kept, lambda row: row.place)[::-1]
         newest = max((snapshot_time(name.snapshot_id) for name in manifests), default=None)
         for name in documents.names:
             if name.checkpoint is None or name.is_forgotten or name in documents.young:

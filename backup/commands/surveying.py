@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from backup.commands.needing import captured_at
+from backup.commands.needing import capture_of
 from backup.errors import DamagedDocument, IntegrityError, UnsupportedFormat
 from backup.model import Destination, Key, StoredObject
+from backup.order import in_order
 from backup.retention import Snapshot
 from backup.stopping import Stop
 from backup.vault.clocks import is_misdated
@@ -31,6 +32,7 @@ class Survey:
         young: those that were written within the grace time.
         members: by `run_of` the names of the manifests of one run.
         runs: these together.
+        run_by_stem: the run of each of their manifests.
     """
 
     names: Sequence[DocumentName]
@@ -42,6 +44,7 @@ class Survey:
     young: frozenset[DocumentName]
     members: Mapping[str, Sequence[DocumentName]]
     runs: Mapping[str, Row]
+    run_by_stem: Mapping[str, str]
 
     @property
     def manifests(self) -> dict[DocumentName, Row]:
@@ -64,11 +67,13 @@ class Survey:
         headers = [self.rows[name].header for name in names]
         shard = names[0].shard
         whole = shard is None or len(names) == shard[1]
+        merged = (self.run_by_stem.get(stem, run) for stem in self.runs[run].merged)
         return Snapshot(
             id=run,
             finished_at=max(header.finished_at for header in headers),
             complete=whole and all(header.complete for header in headers),
             off_by=self.runs[run].off_by,
+            merged=tuple(sorted({one for one in merged if one != run})),
         )
 
     def uncovered(self, names: Iterable[DocumentName]) -> list[Row]:
@@ -78,7 +83,7 @@ class Survey:
             names: of those that are looked at.
         """
         rows = [self.rows[name] for name in names if name in self.rows]
-        rows.sort(key=lambda row: row.header.finished_at, reverse=True)
+        rows = in_order(rows, lambda row: row.place)[::-1]
         coverage = Coverage(self.inventory, rows)
         found: list[Row] = []
         for row in rows:
@@ -115,7 +120,7 @@ def survey(
         destination,
         layout,
         forgotten=forgotten,
-        captured_at=partial(captured_at, destination, layout),
+        capture_of=partial(capture_of, destination, layout),
     )
     stored = {
         one.key: one
@@ -151,6 +156,7 @@ def survey(
         young=frozenset(young),
         members=members,
         runs=runs,
+        run_by_stem={name.stem: run for run, some in members.items() for name in some},
     )
 
 

@@ -13,6 +13,8 @@ from backup.vault.layout import DocumentName
 
 # S3 itself refuses requests that are further off.
 MOST_SKEW = timedelta(minutes=15)
+# Two clocks, each of which is off by no more than that.
+MOST_APART = 2 * MOST_SKEW
 # What lies further in our own future has a wrong clock behind it, or we have one. More than two
 # clocks that are each off by less than `MOST_SKEW` can make of it.
 FUTURE_TOLERANCE = timedelta(hours=1)

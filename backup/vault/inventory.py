@@ -7,6 +7,9 @@ be compared with each other.
 A document covers another when nothing is lost with the other: it names the same record for each of
 its repositories, or one that was captured later. What a document claims is its writer's word; what
 counts of it is therefore compared with what is stored.
+
+That it has merged another document is such a claim, too. It says which of the two is later
+(`backup.order`), and that the other one does not cover it; never that it covers the other one.
 """
 
 from array import array
@@ -17,9 +20,18 @@ from sys import intern
 from typing import Literal
 
 from backup.model import Destination, StoredObject
+from backup.order import Place, in_order
+from backup.vault.clocks import MOST_APART
 from backup.vault.documents import Entry, ForgottenLine, Header
 from backup.vault.documents_of_exports import ExportLine
-from backup.vault.layout import DocumentName, Layout, escape_segment, segment_of, snapshot_of
+from backup.vault.layout import (
+    DocumentName,
+    Layout,
+    escape_segment,
+    segment_of,
+    snapshot_of,
+    snapshot_time,
+)
 from backup.vault.manifest import Identity, Stored, load_contents, unknown_to
 
 _NUMBERS: Literal["I"] = "I"
@@ -28,6 +40,8 @@ _BYTES = array(_NUMBERS).itemsize
 _COMPARED_AT_ONCE = 256 * _BYTES
 # Documents that someone put between honest ones make lines of their own.
 _LINES_TRIED = 4
+# From one record to those that it goes on from, which began within the same minutes.
+_MOST_STEPS_BACK = 50
 _STAMP_LENGTH = len("20260101T000000Z")
 
 
@@ -44,10 +58,23 @@ def stamp_of(snapshot_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """What a record says of when it was made.
+
+    Attributes:
+        previous: key of the record that it goes on from.
+    """
+
+    captured_at: datetime
+    previous: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """What one document names, or all shards of one run together.
 
     Attributes:
+        stems: of all these documents.
         header: of the document.
         stored_at: when the store says that it was written; None where no store does.
         merged: stems of the documents that it merged.
@@ -58,6 +85,7 @@ class Row:
     """
 
     name: DocumentName
+    stems: tuple[str, ...]
     header: Header
     stored_at: datetime | None
     merged: tuple[str, ...]
@@ -84,6 +112,11 @@ class Row:
                 yield number, export
 
     @property
+    def place(self) -> Place:
+        """What its place in the order depends on."""
+        return Place(self.stems, self.merged, self.header.finished_at)
+
+    @property
     def off_by(self) -> timedelta:
         """How far the store's time is from a document's own; nothing where no store keeps time."""
         if self.stored_at is None:
@@ -98,7 +131,7 @@ class Inventory:
         destination: where the vault lies.
         layout: the owner's root.
         forgotten: what documents say of these does not count, unless they knew that they were.
-        captured_at: reads when a record was captured; None where it cannot be read.
+        capture_of: reads when a record was made; None where it cannot be read.
 
     Attributes:
         identities: of each repository, by its number.
@@ -117,12 +150,12 @@ class Inventory:
         layout: Layout,
         *,
         forgotten: Collection[ForgottenLine],
-        captured_at: Callable[[str], datetime | None],
+        capture_of: Callable[[str], Capture | None],
     ) -> None:
         self._destination = destination
         self._layout = layout
         self._forgotten = forgotten
-        self._captured_at = captured_at
+        self._capture_of = capture_of
         self._numbers: dict[Identity, int] = {}
         self.identities: list[Identity] = []
         self.paths: list[str] = []
@@ -136,7 +169,7 @@ class Inventory:
         self._stored = bytearray(1)
         self._versions: list[str | None] = [None]
         self._others: dict[str, dict[str | None, int]] = {}
-        self._known_times: dict[int, datetime | None] = {}
+        self._known_captures: dict[str, Capture | None] = {}
         self._export_numbers: dict[ExportLine, int] = {}
         self.exports: list[ExportLine | None] = [None]
 
@@ -163,9 +196,11 @@ class Inventory:
         dropped = unknown_to(document.forgotten, self._forgotten)
         return Row(
             name=name,
-            header=document.model_copy(update={"entries": (), "forgotten": ()}),
+            stems=(name.stem,),
+            header=document.model_copy(update={"entries": (), "forgotten": (), "merged": ()}),
             stored_at=stored.stored_at if stored and self._destination.keeps_time else None,
-            merged=document.merged,
+            # Interned, since many documents have merged the same ones.
+            merged=tuple(map(intern, document.merged)),
             dropped=frozenset(self._numbers[one] for one in dropped if one in self._numbers),
             records=self._row(numbers),
             pins=frozenset(pins),
@@ -268,6 +303,8 @@ class Inventory:
         if newly_dropped and not newly_dropped.isdisjoint(n for n, _ in other.named()):
             return False
         moment = stamp(row.header.finished_at)
+        until = stamp(_some_time_after(other.header.finished_at))
+        has_merged_this = not set(row.stems).isdisjoint(other.merged)
         for start in range(0, len(other.records), _COMPARED_AT_ONCE):
             end = start + _COMPARED_AT_ONCE
             mine, theirs = row.records[start:end], other.records[start:end]
@@ -279,9 +316,10 @@ class Inventory:
             for number, (record, known) in enumerate(pairs, start // _BYTES):
                 if record == known or not known or number in other.dropped:
                     continue
-                if not self._is_good(record, number, moment):
+                # One that has merged this one and has another record all the same has a later one.
+                if has_merged_this or not self._is_good(record, number, moment):
                     return False
-                if self._stamps[record] > self._stamps[known]:
+                if self._stamps[record] > until:
                     continue
                 if by_names or not self._is_later(record, known):
                     return False
@@ -293,17 +331,37 @@ class Inventory:
         return bool(is_there) and self._folders[record] == self.segments[repository]
 
     def _is_later(self, record: int, other: int) -> bool:
-        """Ask two records which was captured later.
+        """Ask two records which was captured later: where one goes on from the other, that one.
 
-        Two runs were under way at once, or a document names an old record: only the records tell.
+        Two runs were under way at once, their clocks differ, or a document names an old record.
         """
-        first, second = self._time_of(other), self._time_of(record)
-        return first is not None and second is not None and first < second
+        first, second = self.records[other], self.records[record]
+        before, after = self._read(first), self._read(second)
+        if before is None or after is None or self._goes_on_from(first, second):
+            return False
+        return self._goes_on_from(second, first) or before.captured_at < after.captured_at
 
-    def _time_of(self, record: int) -> datetime | None:
-        if record not in self._known_times:
-            self._known_times[record] = self._captured_at(self.records[record])
-        return self._known_times[record]
+    def _goes_on_from(self, key: str, earlier: str) -> bool:
+        """Return whether a record goes on from an earlier one, directly or over some others.
+
+        None is looked for behind one that is so much older that the clocks alone tell them apart.
+        """
+        until = stamp(_some_time_after(snapshot_time(snapshot_of(earlier)), -1))
+        for _ in range(_MOST_STEPS_BACK):
+            capture = self._read(key)
+            if capture is None or capture.previous is None:
+                return False
+            key = capture.previous
+            if key == earlier:
+                return True
+            if stamp_of(snapshot_of(key)) < until:
+                return False
+        return False
+
+    def _read(self, key: str) -> Capture | None:
+        if key not in self._known_captures:
+            self._known_captures[key] = self._capture_of(key)
+        return self._known_captures[key]
 
     def together(self, rows: Iterable[Row]) -> Row:
         """Return the shards of one run as one row; of two records the one with the later key."""
@@ -318,6 +376,7 @@ class Inventory:
         last = max((first, *others), key=lambda row: row.header.finished_at)
         return Row(
             name=last.name,
+            stems=tuple(stem for row in (first, *others) for stem in row.stems),
             header=last.header,
             stored_at=max((r.stored_at for r in (first, *others) if r.stored_at), default=None),
             merged=tuple(stem for row in (first, *others) for stem in row.merged),
@@ -340,8 +399,7 @@ class Coverage:
         self._places: dict[DocumentName, tuple[int, int]] = {}
         # The newest one of each line, in which every row covers all before it.
         ends: list[Row] = []
-        ordered = sorted(rows, key=lambda row: (row.header.finished_at, row.name.stem))
-        for place, row in enumerate(ordered):
+        for place, row in enumerate(in_order(rows, lambda row: row.place)):
             lines = range(len(ends))[-_LINES_TRIED:]
             fitting = (n for n in lines if inventory.covers(row, ends[n], by_names=True))
             line = next(fitting, len(ends))
@@ -355,3 +413,11 @@ class Coverage:
         if line == other_line and place > other_place:
             return True
         return self._inventory.covers(row, other)
+
+
+def _some_time_after(moment: datetime, sign: int = 1) -> datetime:
+    """Return what is certainly later than a moment, by clocks of which each may be wrong."""
+    try:
+        return moment + sign * MOST_APART
+    except OverflowError:
+        return moment

@@ -21,6 +21,7 @@ from backup.errors import (
     UnsupportedFormat,
 )
 from backup.model import Destination, Key, Kind, LeftOut, ObjectId, Refs, SourceIdentity
+from backup.order import Place, in_order
 from backup.vault.clocks import MOST_SKEW, is_dated_after_object, is_misdated, is_suspect
 from backup.vault.documents import (
     Entry,
@@ -62,7 +63,8 @@ class State:
     Attributes:
         entries: the newest entry of every repository.
         merged: the documents behind them, by stem, as far back as runs can overlap.
-        newest: the manifest that finished last; None in a new vault.
+        newest: the newest manifest, by `backup.order`; None in a new vault.
+        made_of: stems of the documents that these entries are of, and of the newest manifest.
         source: what the root is a backup of; known from a checkpoint, too.
         forgotten: repositories that the vault was told to forget, as often as it was.
         misdated: stems of documents that a wrong clock has dated; they decide nothing.
@@ -74,6 +76,7 @@ class State:
     entries: Mapping[Identity, Entry] = field(default_factory=dict)
     merged: tuple[str, ...] = ()
     newest: Manifest | None = None
+    made_of: frozenset[str] = frozenset()
     source: SourceLine | None = None
     accepted: int | None = None
     vault_checked_at: datetime | None = None
@@ -225,9 +228,9 @@ def _load_own(destination: Destination, layout: Layout, name: DocumentName, kind
     return found
 
 
-def load_header(destination: Destination, layout: Layout, name: DocumentName) -> Header:
+def load_header(destination: Destination, layout: Layout, name: DocumentName) -> "Head":
     """Read what stands at the head of a manifest, not its entries; small whatever the owner."""
-    return _load_own(destination, layout, name, _HeaderAlone)
+    return _load_own(destination, layout, name, Head)
 
 
 def load_record(
@@ -264,8 +267,10 @@ def _digest_of(record: Record) -> str:
     )
 
 
-class _HeaderAlone(Header, extra="ignore"):
-    """The head without everything else, so that hundreds fit in memory."""
+class Head(Header, extra="ignore"):
+    """The head and what its place in the order depends on, so that hundreds fit in memory."""
+
+    merged: tuple[Stem, ...] = ()
 
 
 class Stored(Part, extra="ignore"):
@@ -372,16 +377,19 @@ def load_state(
     manifests = [*_newest_manifests(aside, believed)]
     checkpoints = [*_open_checkpoints(aside, believed, manifests)]
     misdated = aside.newest_first()
-    # The id of a run that was merged may be the greater one: both began within a second.
-    covered = {stem for _, m in manifests if m.shard is None for stem in m.merged}
-    counted = [pair for pair in (*manifests, *checkpoints) if pair[0].stem not in covered]
+    ordered = in_order(manifests, _place)
+    newest = ordered[-1][1] if ordered else None
+    # The id of a run that was merged may be the greater one: its clock was ahead.
+    covered = _covered(ordered)
+    counted = [pair for pair in manifests if pair[0].stem not in covered]
     # Of entries that were checked at one time the one written last knows more.
-    loaded = sorted(counted, key=lambda pair: pair[1].finished_at, reverse=True)
-    newest = max((m for _, m in manifests), key=lambda m: m.finished_at, default=None)
+    loaded = in_order([*counted, *checkpoints], _place)[::-1]
     # What was forgotten stays so, whatever the clock.
     telling = [*loaded, *(pair for pair in misdated if pair[0].is_forgotten)]
     lines = [line for _, document in telling for line in document.forgotten]
     forgotten = {(line.identity, line.snapshot_id): line for line in lines}
+    known = [(name.stem, entry) for name, m in loaded for entry in _stamped(m, forgotten.values())]
+    entries = merge(entry for _, entry in known)
     since = now - WINDOW
     recent = {stem for _, m in loaded for stem in m.merged if _time_of_stem(stem) >= since}
     recent.update(name.stem for name, _ in loaded)
@@ -390,9 +398,11 @@ def load_state(
         entries=merge(
             _timeless(entry) for _, m in misdated for entry in _stamped(m, forgotten.values())
         )
-        | merge(entry for _, m in loaded for entry in _stamped(m, forgotten.values())),
+        | entries,
         merged=tuple(sorted(recent)),
         newest=newest,
+        made_of=frozenset(stem for stem, entry in known if entries[entry.identity] is entry)
+        | {name.stem for name, _ in ordered[-1:]},
         source=_source_of(newest, (*loaded, *misdated)),
         accepted=None if newest is None else newest.accepted,
         vault_checked_at=None if newest is None else newest.vault_checked_at,
@@ -401,6 +411,30 @@ def load_state(
         unreadable=_listed_last(newest, loaded),
         left_aside=tuple(aside.unreadable),
     )
+
+
+def _place(pair: tuple[DocumentName, Manifest]) -> Place:
+    name, document = pair
+    return Place((name.stem,), document.merged, document.finished_at)
+
+
+def _covered(ordered: Sequence[tuple[DocumentName, Manifest]]) -> frozenset[str]:
+    """Return the stems of the manifests that a later whole one has merged.
+
+    None is left out for the sake of one that is not later: of some that name each other in a
+    circle, or themselves, nothing would be left.
+
+    Args:
+        ordered: the oldest first.
+    """
+    merged: set[str] = set()
+    covered: set[str] = set()
+    for name, manifest in reversed(ordered):
+        if name.stem in merged:
+            covered.add(name.stem)
+        if manifest.shard is None:
+            merged.update(manifest.merged)
+    return frozenset(covered)
 
 
 def _source_of(

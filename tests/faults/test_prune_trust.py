@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from backup.commands.verify import VerifyRequest, verify
+from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination
 from backup.errors import DestinationError, ExitCode
 from backup.model import Destination, Key
 from backup.report.hiding import hide_private_prune
 from backup.results import PruneReport, VerifyReport
+from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import Entry, Manifest, Record, encode
 from backup.vault.documents_of_prune import Pruned
@@ -21,9 +23,10 @@ from backup.vault.layout import DocumentName, bundles_beside, snapshot_time
 from backup.vault.manifest import list_documents, load, load_manifest, load_record
 from tests.faults.test_prune import LAYOUT, MAIN, START, Estate, newest, push
 from tests.support.dated import DatedDestination
-from tests.support.faults import assert_nothing_false, back_up, bring_back, states_of
+from tests.support.faults import OWNER, assert_nothing_false, back_up, bring_back, states_of
 from tests.support.git import commit_chain, update_refs
-from tests.support.vaults import Silence
+from tests.support.times import Timed
+from tests.support.vaults import Silence, run_at
 
 
 @pytest.fixture
@@ -121,6 +124,73 @@ def test_forged_days_use_no_window_up(estate: Estate) -> None:
     assert estate.snapshots() >= set(made[-4:])
     # Honest nights go as ever, for the sake of honest ones.
     assert estate.snapshots().isdisjoint(made[:2])
+
+
+@pytest.mark.parametrize("kind", ["estate", "dated"])
+@pytest.mark.parametrize("carries", ["nothing", "what the first night had"])
+def test_who_claims_to_have_merged_honest_snapshots_displaces_none(
+    kind: str, carries: str, request: pytest.FixtureRequest
+) -> None:
+    """Neither by a manifest of another year, nor by one beside each night, nor in a circle."""
+    estate: Estate = request.getfixturevalue(kind)
+    made = grown(estate, max_chain_length=1)
+    objects = {key for key in estate.stored() if "/repositories/" in key}
+    names = [name_of(one).stem for one in made]
+    entries = () if carries == "nothing" else manifest_of(estate, made[0]).entries
+    moments = [START - timedelta(days=700), *map(end_of, made[:-1]), estate.now]
+    ids = [f"snapshots/{at:%Y%m%dT%H%M%SZ}-feedbeef" for at in moments]
+    for at in moments:
+        forge(estate, at, entries, merged=(*names, *ids))
+    for days in (0, 60):
+        report = estate.prune(daily=30, grace_days=1, at=estate.now + timedelta(days=days, hours=1))
+        assert report.exit_code == 0
+        # Who has all of the first night takes its place where nobody keeps time.
+        assert estate.snapshots() >= set(made[1:])
+        assert {key for key in estate.stored() if "/repositories/" in key} >= objects
+    for snapshot_id in made[1:]:
+        target = estate.folder / snapshot_id
+        assert {"one"} == bring_back(estate.vault, target, at=snapshot_id).keys()
+
+
+def test_of_two_runs_at_once_the_one_whose_answer_readers_believe_stays(estate: Estate) -> None:
+    """It ended first and had asked last: the other one has a later record of what it had asked."""
+    one = estate.repository("one")
+    first = estate.night()
+    was = states_of(estate.source)
+    push(one, "seen by the other one alone")
+    estate.night(days=0.1)
+    (entry,) = manifest_of(estate, first).entries
+    asked_last = entry.model_copy(update={"checked_at": estate.now + timedelta(minutes=5)})
+    beside = forge(estate, estate.now - timedelta(minutes=1), [asked_last])
+    assert bring_back(estate.vault, estate.folder / "before") == was
+    for days in (0, 30):
+        at = estate.now + timedelta(days=days, hours=1)
+        report = estate.prune(daily=1, grace_days=1, at=at)
+        reasons = {one.snapshot_id: one.reason for one in report.keep}
+        assert reasons[beside] == "the newest state is made of it"
+        assert bring_back(estate.vault, estate.folder / f"after {days}") == was
+
+
+def test_a_clock_that_was_days_ahead_where_nothing_else_tells_the_time_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """A folder on the machine's own disk has no other clock than the machine."""
+    estate = Estate(tmp_path)
+    estate.vault = Timed(FolderDestination(tmp_path / "vault"), lambda: estate.now)
+    one = estate.repository("one")
+    made = []
+    for days in (3.0, 0.5):
+        push(one, f"{days} days later")
+        estate.now = START + timedelta(days=days)
+        source = FolderSource(estate.source, owner=OWNER)
+        made.append(run_at(estate.now, source, estate.vault).snapshot_id)
+    for days in (6, 20):
+        estate.now = START + timedelta(days=days)
+        report = estate.prune(daily=1, grace_days=1, at=estate.now)
+        assert (report.exit_code, report.refused) == (0, ())
+        assert report.keep[-1].snapshot_id == made[-1]
+        found = bring_back(estate.vault, estate.folder / f"after {days}")
+        assert found == states_of(estate.source)
 
 
 def test_a_past_day_cannot_be_taken_by_naming_what_was_stored_after_it(estate: Estate) -> None:

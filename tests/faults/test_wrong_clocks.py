@@ -319,6 +319,46 @@ def test_a_manifest_of_the_future_that_was_taken_away_is_missed_by_nobody(
     nights.assert_restores_the_newest()
 
 
+# --- Minutes, which are tolerated ----------------------------------------------------------------
+
+
+def test_a_run_by_a_clock_that_was_minutes_ahead_is_not_the_newest_for_ever(
+    nights: Nights,
+) -> None:
+    first = nights.night(ours=13 * MINUTE)
+    second = nights.night()
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    for _ in range(2):
+        assert [one.id for one in list_vault(nights.store).snapshots][-1] == second.snapshot_id
+        nights.assert_restores_the_newest()
+        assert nights.status().exit_code == 0
+        pruned = nights.prune()
+        assert (pruned.exit_code, pruned.refused) == (0, ())
+        assert pruned.keep[-1].snapshot_id == second.snapshot_id
+    assert nights.night().exit_code == 0
+    nights.assert_restores_the_newest()
+    assert nights.status().exit_code == 0
+
+
+def test_a_failed_run_is_not_hidden_by_one_whose_clock_was_minutes_ahead(nights: Nights) -> None:
+    for number in range(4):
+        tip = commit_chain(init_bare(nights.path.parent / f"{number}.git"), 1)[-1]
+        update_refs(nights.path.parent / f"{number}.git", {MAIN: tip})
+        set_head(nights.path.parent / f"{number}.git", MAIN)
+    assert nights.night(ours=13 * MINUTE).exit_code == 0
+    for number in range(4):
+        (nights.path.parent / f"{number}.git").rename(nights.folder / f"{number}.git")
+    # Too many are gone at once.
+    failed = nights.night()
+    assert failed.exit_code == 1
+    found = nights.status()
+    assert found.exit_code == 3
+    assert any("the last run failed" in one.message for one in found.findings)
+    pruned = nights.prune()
+    assert pruned.exit_code == 1
+    assert f"the newest run (snapshots/{failed.snapshot_id}) was failed" in pruned.refused[0]
+
+
 @pytest.mark.parametrize("off", [-3 * DAY, 3 * DAY])
 def test_what_is_read_by_a_wrong_clock_is_the_newest_all_the_same(
     nights: Nights, off: timedelta, monkeypatch: pytest.MonkeyPatch

@@ -184,6 +184,29 @@ def test_a_list_has_a_misdated_run_where_the_store_puts_it(store: Store) -> None
     assert [one.is_misdated for one in found] == [False, True, False]
 
 
+def test_a_run_by_a_clock_that_is_minutes_ahead_is_older_than_the_one_that_has_merged_it(
+    store: Store,
+) -> None:
+    before = store.night(NOW - 2 * DAY, "a", says="before")
+    ahead = store.night(NOW - DAY, "a", says="ahead", ahead=13 * MINUTE)
+    right = store.night(NOW - DAY + MINUTE, "a", says="right")
+    store.change(right, merged=(before.stem, ahead.stem))
+    assert [one.name for one in snapshots(store.vault, LAYOUT)] == [before, ahead, right]
+    for at in (f"{NOW - DAY:%Y-%m-%d}", f"{NOW - DAY + HOUR:%Y-%m-%dT%H:%M:%SZ}"):
+        (found,) = entries_at(store.vault, LAYOUT, at, now=NOW)
+        assert found.entry.reason == "right"
+    (found,) = entries_at(store.vault, LAYOUT, ahead.snapshot_id, now=NOW)
+    assert found.entry.reason == "ahead"
+
+
+def test_what_a_misdated_document_claims_to_have_merged_decides_nothing(store: Store) -> None:
+    nights = [store.night(NOW - day * DAY, "a", says=f"{day}") for day in (4, 3, 2)]
+    wrong = store.night(NOW - 5 * DAY, "a", says="wrong", ahead=2 * DAY + HOUR)
+    store.change(wrong, merged=tuple(one.stem for one in nights))
+    assert [one.name for one in snapshots(store.vault, LAYOUT)] == [wrong, *nights]
+    assert reasons(store.state()) == {"a": "2"}
+
+
 def test_an_id_that_readers_would_take_for_a_wrong_clocks_is_refused(store: Store) -> None:
     names = [store.night(NOW - DAY, "a", says=""), store.night(NOW, says="", ahead=300 * DAY)]
     require_findable(run_id(NOW + 10 * MINUTE), names, now=NOW)

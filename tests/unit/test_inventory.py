@@ -7,7 +7,7 @@ import pytest
 
 from backup.destinations.memory import MemoryDestination
 from backup.vault.documents import Entry, ForgottenLine, Manifest, PinLine, SourceLine, encode
-from backup.vault.inventory import Coverage, Inventory, Row
+from backup.vault.inventory import Capture, Coverage, Inventory, Row
 from backup.vault.layout import DocumentName, Layout, record_key, repository_folder
 
 LAYOUT = Layout.of(host="git", owner="acme")
@@ -28,14 +28,16 @@ class Vault:
     def __init__(self, *forgotten: ForgottenLine) -> None:
         self.destination = MemoryDestination()
         self.captured: dict[str, datetime] = {}
+        self.previous: dict[str, str] = {}
         self.asked: list[str] = []
         self.inventory = Inventory(
-            self.destination, LAYOUT, forgotten=forgotten, captured_at=self._captured_at
+            self.destination, LAYOUT, forgotten=forgotten, capture_of=self._capture_of
         )
 
-    def _captured_at(self, key: str) -> datetime | None:
+    def _capture_of(self, key: str) -> Capture | None:
         self.asked.append(key)
-        return self.captured.get(key)
+        at = self.captured.get(key)
+        return None if at is None else Capture(at, self.previous.get(key))
 
     def row(self, day: float, records: dict[str, str | None], **more: Any) -> Row:
         """Write a manifest that finished on a day and names records, and read it."""
@@ -145,6 +147,78 @@ def test_where_ids_disagree_the_records_themselves_tell_which_is_later() -> None
     # One that cannot be read is later than nothing.
     unreadable = vault.row(3, {"a": record("a", 0.5)})
     assert not vault.inventory.covers(unreadable, quick)
+
+
+MINUTE = 1 / 1440
+
+
+def name_of(row: Row) -> str:
+    (stem,) = row.stems
+    return stem
+
+
+def test_what_has_merged_a_document_is_not_covered_by_it_but_where_both_are_the_same() -> None:
+    """The clock of the first was days ahead, and the store of both has no other one."""
+    vault = Vault()
+    same, one, other = record("a", 0), record("b", 3), record("b", 1)
+    ahead = vault.row(3, {"a": same, "b": one})
+    right = vault.row(1, {"a": same, "b": other}, merged=(name_of(ahead),))
+    assert not vault.inventory.covers(ahead, right)
+    assert not Coverage(vault.inventory, [ahead, right]).covers(ahead, right)
+    alike = vault.row(1.1, {"a": same, "b": one}, merged=(name_of(ahead),))
+    assert vault.inventory.covers(ahead, alike)
+    assert vault.inventory.covers(alike, ahead)
+
+
+def test_of_records_within_minutes_the_one_that_goes_on_from_the_other_is_later() -> None:
+    vault = Vault()
+    first, second, third = record("a", 13 * MINUTE), record("a", 0), record("a", 2 * MINUTE)
+    moments = ((first, 13), (second, 0), (third, 2))
+    vault.captured = {key: BEGIN + timedelta(minutes=minute) for key, minute in moments}
+    vault.previous = {second: first, third: second}
+    ahead, right = vault.row(14 * MINUTE, {"a": first}), vault.row(1 * MINUTE, {"a": second})
+    last = vault.row(3 * MINUTE, {"a": third})
+    for later, earlier in ((right, ahead), (last, ahead), (last, right)):
+        assert vault.inventory.covers(later, earlier)
+        assert not vault.inventory.covers(earlier, later)
+        # Without a record that would have to be read.
+        assert not vault.inventory.covers(earlier, later, by_names=True)
+        assert not vault.inventory.covers(later, earlier, by_names=True)
+
+
+def test_of_two_runs_at_once_the_records_tell_also_where_the_ids_seem_to() -> None:
+    """Each was under way for hours; the one that began last captured the repository first."""
+    vault = Vault()
+    early, late = record("a", 0), record("a", 1 / 24)
+    slow, quick = vault.row(6 / 24, {"a": early}), vault.row(5 / 24, {"a": late})
+    vault.captured = {
+        early: BEGIN + timedelta(hours=4),
+        late: BEGIN + timedelta(hours=1, minutes=10),
+    }
+    assert vault.inventory.covers(slow, quick)
+    assert not vault.inventory.covers(quick, slow)
+
+
+def test_who_claims_to_have_merged_a_document_covers_nothing_by_that() -> None:
+    vault = Vault()
+    honest = vault.row(1, {"a": record("a", 1), "b": record("b", 0)})
+    old = {"a": record("a", 0), "b": record("b", 0)}
+    vault.captured = {record("a", day): BEGIN + timedelta(days=day) for day in (0, 1)}
+    claimed: list[dict[str, str | None]] = [{}, {"b": record("b", 0)}, {**old}]
+    for records in claimed:
+        claims = vault.row(2, records, merged=(name_of(honest),))
+        assert not vault.inventory.covers(claims, honest)
+        assert not Coverage(vault.inventory, [claims, honest]).covers(claims, honest)
+
+
+def test_records_that_name_each_other_in_a_circle_are_not_followed_for_ever() -> None:
+    vault = Vault()
+    first, second, known = record("a", 0), record("a", MINUTE), record("a", 2 * MINUTE)
+    vault.captured = dict.fromkeys((first, second), BEGIN) | {known: BEGIN + timedelta(minutes=1)}
+    vault.previous = {first: second, second: first}
+    row, other = vault.row(3 * MINUTE, {"a": first}), vault.row(4 * MINUTE, {"a": known})
+    assert not vault.inventory.covers(row, other)
+    assert vault.inventory.covers(other, row)
 
 
 def test_a_pin_must_be_kept() -> None:

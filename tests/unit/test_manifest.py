@@ -143,6 +143,37 @@ def test_what_was_checked_last_counts_whatever_the_ids_say(vault: MemoryDestinat
     assert state.newest.snapshot_id == run_id(NOW - 5 * HOUR)
 
 
+def test_what_has_merged_another_one_is_the_newest_whatever_their_clocks_say(
+    vault: MemoryDestination,
+) -> None:
+    ahead = put(vault, NOW, entry("a", NOW, reason="ahead"), took=HOUR / 60, accepted=10)
+    right = put(
+        vault,
+        NOW - HOUR / 5,
+        entry("a", NOW - HOUR / 5, reason="right"),
+        took=HOUR / 60,
+        merged=[ahead],
+        accepted=6,
+    )
+    state = state_of(vault)
+    assert reasons(state) == {"a": "right"}
+    assert state.newest is not None
+    assert (state.newest.snapshot_id, state.accepted) == (right.snapshot_id, 6)
+    assert state.made_of == {right.stem}
+
+
+def test_manifests_that_name_each_other_or_themselves_are_not_all_left_out(
+    vault: MemoryDestination,
+) -> None:
+    lone = DocumentName(run_id(NOW - 2 * HOUR))
+    put(vault, NOW - 2 * HOUR, entry("a", reason="alone"), merged=[lone])
+    assert reasons(state_of(vault)) == {"a": "alone"}
+    first, second = DocumentName(run_id(NOW - HOUR)), DocumentName(run_id(NOW - HOUR / 2))
+    put(vault, NOW - HOUR, entry("b", reason="first"), merged=[second, lone])
+    put(vault, NOW - HOUR / 2, entry("b", reason="second"), merged=[first])
+    assert reasons(state_of(vault)) == {"a": "alone", "b": "second"}
+
+
 def test_runs_beside_each_other_are_merged_by_repository(vault: MemoryDestination) -> None:
     put(vault, NOW - 3 * HOUR, entry("a", NOW - HOUR, reason="one"), entry("b", NOW - 3 * HOUR))
     put(
@@ -152,7 +183,16 @@ def test_runs_beside_each_other_are_merged_by_repository(vault: MemoryDestinatio
         entry("b", NOW - 2 * HOUR, reason="other"),
         entry("c", NOW - 2 * HOUR, reason="other"),
     )
-    assert reasons(state_of(vault)) == {"a": "one", "b": "other", "c": "other"}
+    state = state_of(vault)
+    assert reasons(state) == {"a": "one", "b": "other", "c": "other"}
+    assert len(state.made_of) == 2
+
+
+def test_the_state_is_not_made_of_what_lies_a_week_behind(vault: MemoryDestination) -> None:
+    """Which is read in case that no one has merged it."""
+    put(vault, NOW - 7 * DAY, entry("a", NOW - 7 * DAY, reason="week"))
+    newest = put(vault, NOW, entry("a", NOW, reason="tonight"), entry("b", NOW))
+    assert state_of(vault).made_of == {newest.stem}
 
 
 def test_of_one_path_a_code_repository_and_its_wiki_are_two(vault: MemoryDestination) -> None:

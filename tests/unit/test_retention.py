@@ -98,3 +98,44 @@ def test_young_ones_are_kept_whatever_else() -> None:
         "2026-11-20T00:00": "within 1w",
         "2026-11-20T12:00": "the newest complete one, within 1w",
     }
+
+
+def test_what_has_merged_another_one_is_the_newest_whatever_their_clocks_say() -> None:
+    ahead = snapshot("2026-11-25T03:13")
+    right = replace(snapshot("2026-11-25T03:01"), merged=(ahead.id, "of a run that was pruned"))
+    decisions = decide([ahead, right], Rules(daily=1))
+    assert [(one.snapshot, one.keep) for one in decisions] == [(ahead, False), (right, True)]
+    assert decisions[-1].reason == "the newest complete one, daily 2026-11-25"
+
+
+def test_what_a_clock_that_was_ahead_took_for_tomorrow_is_a_day_of_its_own() -> None:
+    before = snapshot("2026-11-24T03:00")
+    ahead = snapshot("2026-11-26T00:05")
+    right = replace(snapshot("2026-11-25T23:53"), merged=(ahead.id, before.id))
+
+    def covers(one: Snapshot, other: Snapshot) -> bool:
+        return (one, other) != (ahead, right)
+
+    found = {
+        one.snapshot.id: one.reason
+        for one in decide([before, ahead, right], Rules(daily=1), covers)
+        if one.keep
+    }
+    assert found == {
+        ahead.id: "daily 2026-11-26",
+        right.id: "the newest complete one, daily 2026-11-25",
+    }
+
+
+def test_who_claims_to_have_merged_many_nights_changes_the_day_of_none() -> None:
+    nights = [snapshot(f"2026-11-{day:02}T03:00") for day in range(1, 21)]
+    claims = tuple(one.id for one in nights)
+    for text in ("2001-01-01T00:00", "2026-11-10T23:59", "2026-11-20T23:59"):
+        forged = replace(snapshot(text), merged=claims)
+
+        def covers(one: Snapshot, other: Snapshot, forged: Snapshot = forged) -> bool:
+            return forged not in (one, other)
+
+        decisions = decide([forged, *nights], Rules(daily=10), covers)
+        kept_nights = [one.snapshot for one in decisions if one.keep and one.snapshot != forged]
+        assert kept_nights == nights[10:]
