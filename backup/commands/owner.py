@@ -153,6 +153,7 @@ class OwnerRun:
         self._to_work_off: Sequence[Repository] = ()
         self._is_local = False
         self._vault_check_due = False
+        self._vault_checked = False
         self._stored: dict[str, int] | None = None
         self._witnesses = Witnesses(destination, source)
         self._checkpoints = 0
@@ -436,10 +437,13 @@ class OwnerRun:
         self.ledger.be_late(problem)
 
     def _look_after_the_rest(self) -> None:
-        """Check the chains of what was not worked on, or is empty: nothing else would notice."""
+        """Check the chains of what was not worked on, or is empty: nothing else would notice.
+
+        Only when all were looked at the vault counts as checked; otherwise the next run does it.
+        """
         if not self._vault_check_due or self._dropped or self._options.dry_run:
             return
-        shop = self._workshop()
+        shop, looked_at_all = self._workshop(), True
         for identity, entry in self._state.entries.items():
             if entry.record is None or (
                 self.ledger.was_worked_on(identity) and not self.ledger.entry_now(entry).empty
@@ -454,8 +458,10 @@ class OwnerRun:
             except DestinationError as error:
                 name = f"{self.source.identity.owner}/{entry.path}"
                 self.ledger.problems.append(f"{name} could not be checked: {error.message}")
+                looked_at_all = False
                 continue
             self._damage.note_found(entry, found)
+        self._vault_checked = looked_at_all
 
     def _export(self, selected: Sequence[Repository]) -> None:
         """Have projects exported in which anything happened since their last export."""
@@ -601,7 +607,6 @@ class OwnerRun:
     ) -> Manifest:
         options, now, identity = self._options, self._clock(), self.source.identity
         complete = kind == "manifest" and not self.ledger.left_undone
-        checked = self._vault_check_due and complete
         return Manifest(
             format=1,
             document=kind,
@@ -633,7 +638,9 @@ class OwnerRun:
             include=tuple(map(sound, options.include)),
             exclude=tuple(map(sound, options.exclude)),
             accepted=self._accepted,
-            vault_checked_at=now if checked else self._state.vault_checked_at,
+            vault_checked_at=now
+            if self._vault_checked and complete
+            else self._state.vault_checked_at,
             merged=self._state.merged,
             forgotten=self._state.forgotten,
             problems=tuple(self.ledger.problems),

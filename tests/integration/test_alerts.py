@@ -168,7 +168,7 @@ def test_what_comes_to_nothing_is_told_with_its_hint(monitor: Monitor, source: P
     assert monitor.beats[4:] == ["/start", "/fail"]
     assert monitor.messages[1]["Subject"] == "Backup: failed"
     assert "is damaged" in monitor.messages[1]["Message"]
-    assert "What to do: what was stored before it" in monitor.messages[1]["Message"]
+    assert "What to do: no snapshot before it can be read" in monitor.messages[1]["Message"]
 
 
 def test_a_dry_run_and_a_wrong_word_tell_nobody(monitor: Monitor, source: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs in a row over folders of repositories: what is stored, when, and why."""
 
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,13 @@ from rich.console import Console
 from backup.commands.run import RunOptions, run
 from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination
-from backup.errors import ConfigError, SourceError
+from backup.errors import (
+    BackupError,
+    ConfigError,
+    DeadlineReached,
+    DestinationError,
+    SourceError,
+)
 from backup.model import Destination, Key, Kind, Outcome, RunReport, Selection, Source
 from backup.report.terminal import TerminalEvents
 from backup.sources.plain import FolderSource, GitUrlSource
@@ -848,6 +855,31 @@ def test_heads_that_the_vault_has_do_not_hinder_a_full(lab: Lab) -> None:
     assert "the heads of its pull requests are left out: " in problem
     assert [*names_and_ids(lab)] == ["refs/heads/main"]
     assert lab.run(selection=with_pulls).count("unchanged") == 1
+
+
+# --- When the vault was looked over --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [DeadlineReached("no time"), DestinationError("no answer")])
+def test_a_vault_that_was_looked_over_in_part_is_not_called_checked(
+    error: BackupError, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.repository("widgets")
+    gone = lab.repository("gone")
+    lab.run()
+    checked_at = lab.manifest().vault_checked_at
+    assert checked_at is not None
+    shutil.rmtree(gone)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("backup.commands.owner.chain_damage", fail)
+        lab.run(accept_drop=True)
+    assert lab.manifest().vault_checked_at == checked_at
+    lab.run(accept_drop=True)
+    assert (lab.manifest().vault_checked_at or checked_at) > checked_at
 
 
 # --- When a full is due ------------------------------------------------------------------------
