@@ -124,7 +124,8 @@ def test_what_is_verified_or_pruned_in_part_fails_its_invocation(
         env = home_variables(tmp_path) | {"REPO_BACKUP_TOKEN": PASSWORD, "TMPDIR": str(small)}
         with started(tmp_path, env=env) as function:
             assert not function.invoke({"from": sources(server, "small"), "to": vault}).is_error
-            every = {"from": sources(server, "small", "large"), "to": vault}
+            # A pack that there is no room to search for files of Git LFS makes a run partial.
+            every = {"from": sources(server, "small", "large"), "to": vault, "lfs": False}
             assert not function.invoke(every).is_error
             verified = function.invoke({"command": "verify", "from": vault, "depth": "restore"})
             prune = {"command": "prune", "from": vault, "keep-daily": 7}
