@@ -16,6 +16,11 @@ DAMAGE_HINT = (
 SEE_HOW_TO_REPAIR = "docs/how-to/repair-a-vault.md tells what follows, and what to do"
 
 
+def packs_were(count: int) -> str:
+    """Return the beginning of a sentence about a number of packs."""
+    return "1 pack was" if count == 1 else f"{count} packs were"
+
+
 def lies_in_versions(problem: str) -> bool:
     """Return whether damage is of what is current, and what was written may lie under it.
 

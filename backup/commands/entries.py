@@ -16,6 +16,7 @@ from backup.plan import (
     selection_line,
     why_alarming,
 )
+from backup.results import packs_were
 from backup.vault.documents import ChangeCounts, Entry, LfsLine, PinLine, Record
 from backup.vault.documents_of_listings import AbsenceLine
 from backup.vault.layout import lfs_key
@@ -400,7 +401,7 @@ def _unfinished(kept: FilesKept | None) -> tuple[str, ...]:
             f"{ABOUT_FILES}{len(missing)} files are not stored, first {first.oid}: {first.reason}"
         )
     if kept.unsearched:
-        packs = _packs_were(len(kept.unsearched))
+        packs = packs_were(len(kept.unsearched))
         found.append(f"{ABOUT_FILES}{packs} not searched: {kept.unsearched[0]}")
     return tuple(found)
 
@@ -418,13 +419,9 @@ def _files_problem(outcome: Outcome, kept: FilesKept | None) -> str:
     if unasked := sum(not one.asked for one in kept.line.not_stored):
         found.append(f"{unasked} of them were not asked for, since too many others are missing")
     if kept.unsearched:
-        packs = _packs_were(len(kept.unsearched))
+        packs = packs_were(len(kept.unsearched))
         found.append(f"{packs} not searched for files of Git LFS: {kept.unsearched[0]}")
     return "; ".join(found)
-
-
-def _packs_were(count: int) -> str:
-    return "1 pack was" if count == 1 else f"{count} packs were"
 
 
 def both(one: str, other: str) -> str:

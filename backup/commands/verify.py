@@ -58,7 +58,7 @@ from backup.git.command import GitFailed, require_git
 from backup.git.pointers import Pointer
 from backup.git.work import named_but_unusable
 from backup.model import Destination, Events
-from backup.results import Damage, VerifyReport
+from backup.results import Damage, VerifyReport, packs_were
 from backup.stopping import Stop
 from backup.vault.documents import (
     BundleLine,
@@ -688,5 +688,4 @@ class _Root:
 
 
 def _of_packs(unsearched: int) -> str:
-    packs = "1 pack was" if unsearched == 1 else f"{unsearched} packs were"
-    return f"{packs} not searched for files of Git LFS, and some may be missing"
+    return f"{packs_were(unsearched)} not searched for files of Git LFS, and some may be missing"

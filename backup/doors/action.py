@@ -267,6 +267,10 @@ def _verify(config: Config, runner: Runner) -> int:
             for one in shown.damaged
         ),
         *(Finding("warning", words, "then verify again") for words in shown.not_verified),
+        *(
+            Finding("warning", words, "a run with room in its temporary folder searches them")
+            for words in shown.not_searched
+        ),
         *((Finding("info", not_readable_words(report)),) if report.not_readable else ()),
         *((Finding("warning", standing_words(report)),) if report.standing else ()),
         Finding("info", verified_words(report)),

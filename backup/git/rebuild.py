@@ -250,7 +250,11 @@ def holds(
 
 
 def why_not_connected(directory: Path, tips: Iterable[ObjectId], *, stop: Stop) -> str:
-    """Say which object a repository lacks of all that some tips reach; empty where it has all."""
+    """Return what a repository lacks of all that some tips reach; empty where it has all.
+
+    Raises:
+        GitHindered: the machine kept git from looking.
+    """
     try:
         asked = b"".join(oid.encode() + b"\n" for oid in tips)
         run_git(
@@ -262,6 +266,8 @@ def why_not_connected(directory: Path, tips: Iterable[ObjectId], *, stop: Stop) 
             stop=stop,
             data=asked,
         )
+    except GitHindered:
+        raise
     except GitFailed as error:
         return error.message
     return ""

@@ -53,6 +53,7 @@ from backup.results import (
     VaultListing,
     VerifyReport,
     lies_in_versions,
+    packs_were,
 )
 
 _STYLES = {
@@ -364,7 +365,7 @@ def _print_files(one: Restored, console: Console) -> None:
         none = "files of Git LFS were not asked for when it was captured, and none came with it"
         _line(console, f"{one.name}: {none}", style="yellow")
     if one.packs_unsearched:
-        packs = "1 pack was" if one.packs_unsearched == 1 else f"{one.packs_unsearched} packs were"
+        packs = packs_were(one.packs_unsearched)
         why = f"{packs} not searched for files of Git LFS when it was captured"
         _line(console, f"{one.name}: {why}, and some may be missing", style="bold red")
     for problem in one.files_failed:

@@ -275,3 +275,13 @@ def test_a_restore_without_room_for_a_file_of_git_lfs_finds_no_damage(tmp_path: 
     told = done.stdout + done.stderr
     assert f"/{oid_of(content)} cannot be written: No space left on device" in told
     assert "damaged" not in told
+
+
+def test_the_action_names_what_was_not_searched_for_files(tmp_path: Path) -> None:
+    source, vault = new_source(tmp_path / "source", 3 * MEBIBYTE), tmp_path / "vault"
+    with small_disk(tmp_path / "temporary", MEBIBYTE) as temporary:
+        run(source, vault, env={"TMPDIR": str(temporary)}, check=3)
+    runner = Runner(tmp_path / "runner", "https://github.example.com")
+    done = runner.step(command="verify", token="", destination=str(vault))
+    assert (done.code, done.outputs) == (3, {"result": "partial"})
+    assert "large: 1 pack was not searched for files of Git LFS" in done.summary

@@ -345,6 +345,18 @@ def test_a_machine_at_its_limit_is_no_damage_of_the_vault(
     repo_backup("status", "--from", chained)
 
 
+def test_what_was_restored_before_is_not_called_broken_by_a_git_that_was_killed(
+    chained: Path, tmp_path: Path
+) -> None:
+    restore = ("restore", "--all", "--from", chained, tmp_path / "back")
+    repo_backup(*restore)
+    (tmp_path / "back" / ".repo-backup-restore").mkdir()
+    env = sweeper(tmp_path / "shim", word="rev-list", does=LIMITS["killed"][0])
+    done = repo_backup(*restore, env=env, check=3)
+    assert "git rev-list was ended by SIGKILL" in done.stdout + done.stderr
+    assert "not whole" not in done.stdout + done.stderr
+
+
 def test_a_git_that_was_killed_is_not_the_repository_s_fault(source: Path, tmp_path: Path) -> None:
     env = sweeper(tmp_path / "shim", word="index-pack", does=LIMITS["killed"][0])
     done = repo_backup("run", "--from", source, "--to", tmp_path / "vault", env=env, check=1)
