@@ -284,4 +284,4 @@ def test_the_action_names_what_was_not_searched_for_files(tmp_path: Path) -> Non
     runner = Runner(tmp_path / "runner", "https://github.example.com")
     done = runner.step(command="verify", token="", destination=str(vault))
     assert (done.code, done.outputs) == (3, {"result": "partial"})
-    assert "large: 1 pack was not searched for files of Git LFS" in done.summary
+    assert "1 pack was not searched for files of Git LFS" in done.summary
