@@ -12,10 +12,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import git, shapes
+from tests.support.hanging import Pulse
 from tests.support.s3server import S3Server, moto_server, rclone_server
 from tests.support.tls import Certificates, certificates
 
 REAL_HOME = Path.home()
+PULSE = Pulse()
+STOOD_STILL = "stood still"
 
 USERS = ("AWS_", "BACKUP_", "GIT_", "GITHUB_", "GITLAB_", "INPUT_", "REPO_BACKUP_", "XDG_")
 """Beginnings of the environment variables that would let a test act for whoever runs it."""
@@ -52,11 +55,33 @@ def pytest_configure() -> None:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_runtest_setup() -> None:
+    PULSE.begin()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     _refuse_skips(report)
+    if gaps := PULSE.gaps():
+        report.user_properties.append((STOOD_STILL, gaps))
+    if report.failed and PULSE.seen:
+        report.sections.append(("what was waited for", PULSE.seen))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell of each time that a process of the tests, or all of the machine, stood still."""
+    reports = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+    ]
+    for report in reports:
+        for name, gaps in report.user_properties:
+            if name == STOOD_STILL:
+                terminalreporter.write(f"in {report.nodeid}: {gaps}")
 
 
 @pytest.hookimpl(wrapper=True)

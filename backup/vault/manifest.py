@@ -200,8 +200,11 @@ def needed(destination: Destination, layout: Layout, name: DocumentName) -> Iter
 def _sound_before(destination: Destination, layout: Layout, damaged: DocumentName) -> str:
     """Return the id of the newest snapshot before a damaged one that can be read; empty if none."""
     parts: dict[str, list[DocumentName]] = {}
+    time = snapshot_time(damaged.snapshot_id)
     for name in list_documents(destination, layout):
-        if name.checkpoint is None and name.snapshot_id < damaged.snapshot_id:
+        # The ids of one second have no order.
+        is_other = name.snapshot_id != damaged.snapshot_id
+        if name.checkpoint is None and is_other and snapshot_time(name.snapshot_id) <= time:
             parts.setdefault(name.snapshot_id, []).append(name)
     for snapshot_id in sorted(parts, reverse=True):
         try:
@@ -572,19 +575,24 @@ def _newest_manifests(
     """Load what is needed so that every repository's newest entry is among it.
 
     Ids only say where to look, never which is newer: whatever may have run beside the newest whole
-    manifest, and was not merged by it, is loaded too.
+    manifest, and was not merged by it, is loaded too. So one that is damaged stops nothing before
+    it is known that no later one has merged it.
     """
+    damaged: list[tuple[DocumentName, DamagedDocument]] = []
     covered: set[str] = set()
     oldest_needed: datetime | None = None
     parts: dict[tuple[str, int], set[int]] = {}
     for name in sorted((n for n in names if n.checkpoint is None), key=_by_id, reverse=True):
         time = snapshot_time(name.snapshot_id)
         if oldest_needed is not None and time < oldest_needed:
-            return
+            break
         if name.stem in covered:
             continue
-        with needed(aside.destination, aside.layout, name):
+        try:
             manifest = load_manifest(aside.destination, aside.layout, name)
+        except DamagedDocument as error:
+            damaged.append((name, error))
+            continue
         if aside.takes(name, manifest):
             continue
         yield name, manifest
@@ -598,6 +606,10 @@ def _newest_manifests(
             whole = len(have) == count
         if whole and oldest_needed is None:
             oldest_needed = time - WINDOW
+    for name, damage in damaged:
+        if name.stem not in covered:
+            with needed(aside.destination, aside.layout, name):
+                raise damage
 
 
 def _open_checkpoints(

@@ -42,7 +42,8 @@ def here(made: Path, tmp_path: Path) -> Path:
 
 
 def stored(here: Path, pattern: str) -> list[Path]:
-    found = sorted((here / "vault" / ROOT).glob(pattern))
+    """List what is stored, the oldest first; the names of one second have no order."""
+    found = sorted((here / "vault" / ROOT).glob(pattern), key=lambda one: one.stat().st_mtime_ns)
     assert found
     return found
 

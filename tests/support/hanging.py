@@ -7,12 +7,79 @@ the servers are threads of this process, so its own threads and sockets are told
 import faulthandler
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
+from time import monotonic, process_time
 
 
 class WasStuck(UserWarning):
     """A program went on in the end; says what it and this process waited for."""
+
+
+class Pulse:
+    """Notices when this process stood still, and looks at a test that takes very long.
+
+    A virtual machine that is halted takes its clock on when it goes on: all that was waited for
+    then seems to have taken that long. Two processes that stood still at the same moment, and
+    worked no second of it, were halted with their machine.
+
+    Args:
+        gap_seconds: is called standing still.
+        patience_seconds: of a test; it counts none of the time in which this process stood still.
+        beat_seconds: between two looks.
+    """
+
+    def __init__(
+        self,
+        *,
+        gap_seconds: float = 15.0,
+        patience_seconds: float = 240.0,
+        beat_seconds: float = 1.0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._gap, self._patience, self._beat = gap_seconds, patience_seconds, beat_seconds
+        self._clock = clock
+        self._gaps: list[str] = []
+        self._seen = ""
+        self._waited = 0.0
+        self._ended = Event()
+        Thread(target=self._watch, name="pulse", daemon=True).start()
+
+    def begin(self) -> None:
+        """A test begins."""
+        self._waited, self._seen = 0.0, ""
+
+    def gaps(self) -> str:
+        """Tell when this process stood still since this was asked last."""
+        found, self._gaps = self._gaps, []
+        return "".join(found)
+
+    @property
+    def seen(self) -> str:
+        """What was waited for when the test's patience was over; nothing if it never was."""
+        return self._seen
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        at, worked = self._clock(), process_time()
+        while not self._ended.wait(self._beat):
+            before, at = at, self._clock()
+            before_worked, worked = worked, process_time()
+            if (gap := at - before) >= self._gap:
+                now = datetime.now(UTC).strftime("%H:%M:%S")
+                self._gaps.append(
+                    f"{os.getpid()} stood still for {gap:.1f} seconds until {now}, and worked for "
+                    f"{worked - before_worked:.1f} of them\n"
+                )
+                continue
+            self._waited += gap
+            if self._waited > self._patience and not self._seen:
+                self._seen = this_process()
 
 
 def family(pid: int) -> list[int]:

@@ -446,6 +446,31 @@ def test_a_damaged_newest_manifest_is_an_error_and_never_an_older_state(
         state_of(vault)
 
 
+def test_a_sound_snapshot_of_the_same_second_is_named_whatever_its_id(
+    vault: MemoryDestination,
+) -> None:
+    first = put(vault, NOW - DAY, entry("a"), end="ffff")
+    damage(vault, put(vault, NOW - DAY, entry("a"), end="0000"))
+    with pytest.raises(DamagedDocument) as raised:
+        state_of(vault)
+    assert f"--at {first.snapshot_id}" in (raised.value.hint or "")
+
+
+def test_a_damaged_manifest_that_a_later_one_has_merged_stops_nothing(
+    vault: MemoryDestination,
+) -> None:
+    # Of two runs in one second, or with clocks that differ, the earlier one may have the later id.
+    earlier = put(vault, NOW - HOUR, entry("a", reason="earlier"))
+    put(vault, NOW - 2 * HOUR, entry("a", NOW, reason="later"), merged=[earlier])
+    damage(vault, earlier)
+    assert reasons(state_of(vault)) == {"a": "later"}
+    # One that only a part of a run has merged may be all that is known of the rest.
+    damage(vault, part := put(vault, NOW - 3 * HOUR, entry("b")))
+    put(vault, NOW - 4 * HOUR, entry("c"), merged=[part], shard=(1, 2))
+    with pytest.raises(DamagedDocument, match=run_id(NOW - 3 * HOUR)):
+        state_of(vault)
+
+
 def test_a_manifest_of_a_newer_release_is_an_error(vault: MemoryDestination) -> None:
     name = put(vault, NOW - DAY, entry("a"))
     document = load_manifest(vault, LAYOUT, name)

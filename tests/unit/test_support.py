@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from tests.support.git import (
     update_refs,
     write_tag,
 )
-from tests.support.hanging import WasStuck
+from tests.support.hanging import Pulse, WasStuck
 from tests.support.history import OPERATIONS, LivingRepository, Step, steps
 from tests.support.mirrors import (
     HIDDEN_REFS,
@@ -607,6 +608,50 @@ def test_a_program_that_does_not_end_is_ended_with_all_it_started_and_says_where
     ours = str(raised.value).partition("--- repo-backup")[0]
     assert "in repo_backup\n" in ours
     assert re.search(r"(?m)^0100007F:[0-9A-F]{4} 00000000:0000 0A 00000000:00000001 ", ours)
+
+
+def test_a_process_that_stood_still_says_so() -> None:
+    script = (
+        "import time\n"
+        "from tests.support.hanging import Pulse\n"
+        "pulse = Pulse(gap_seconds=2, beat_seconds=0.1)\n"
+        "print('ready', flush=True)\n"
+        "while not (gaps := pulse.gaps()):\n"
+        "    time.sleep(0.05)\n"
+        "print(gaps, end='')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate()
+    assert re.search(
+        rf"(?m)^{process.pid} stood still for \S+ seconds until .* worked for 0\.", said
+    )
+
+
+def test_what_a_test_waits_for_is_looked_at_and_standing_still_is_no_waiting() -> None:
+    pulse = Pulse(patience_seconds=0.2, gap_seconds=1000, beat_seconds=0.02)
+    while not pulse.seen:
+        time.sleep(0.02)
+    assert "in test_what_a_test_waits_for_is_looked_at" in pulse.seen
+    pulse.end()
+    looks: list[int] = []
+
+    def clock() -> float:
+        looks.append(1)
+        return 3600.0 * len(looks)
+
+    pulse = Pulse(patience_seconds=60, gap_seconds=15, beat_seconds=0.001, clock=clock)
+    while len(looks) < 50:
+        time.sleep(0.001)
+    pulse.end()
+    assert not pulse.seen
+    assert "stood still for 3600.0 seconds" in pulse.gaps()
 
 
 def test_a_started_program_can_be_signalled(
