@@ -18,7 +18,7 @@ from tests.support.tls import Certificates, certificates
 
 REAL_HOME = Path.home()
 PULSE = Pulse()
-STOOD_STILL = "stood still"
+STOOD_STILL, WAITED = "stood still", "waited"
 
 USERS = ("AWS_", "BACKUP_", "GIT_", "GITHUB_", "GITLAB_", "INPUT_", "REPO_BACKUP_", "XDG_")
 """Beginnings of the environment variables that would let a test act for whoever runs it."""
@@ -67,11 +67,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.user_properties.append((STOOD_STILL, gaps))
     if report.failed and PULSE.seen:
         report.sections.append(("what was waited for", PULSE.seen))
+        report.user_properties.append((WAITED, PULSE.seen_shortly))
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell of each time that a process of the tests, or all of the machine, stood still."""
+    """Tell of each time that the machine stood still, and what a failed test has waited for."""
     reports = [
         report
         for reports in terminalreporter.stats.values()
@@ -79,9 +80,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if isinstance(report, pytest.TestReport)
     ]
     for report in reports:
-        for name, gaps in report.user_properties:
-            if name == STOOD_STILL:
-                terminalreporter.write(f"in {report.nodeid}: {gaps}")
+        for name, words in report.user_properties:
+            if name in {STOOD_STILL, WAITED}:
+                terminalreporter.write(f"in {report.nodeid} it {name}: {words}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,10 +6,16 @@ the servers are threads of this process, so its own threads and sockets are told
 
 import faulthandler
 import os
+import re
+import sys
 import tempfile
+import threading
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, process_time
@@ -44,13 +50,14 @@ class Pulse:
         self._clock = clock
         self._gaps: list[str] = []
         self._seen = ""
+        self._seen_shortly = ""
         self._waited = 0.0
         self._ended = Event()
         Thread(target=self._watch, name="pulse", daemon=True).start()
 
     def begin(self) -> None:
         """A test begins."""
-        self._waited, self._seen = 0.0, ""
+        self._waited, self._seen, self._seen_shortly = 0.0, "", ""
 
     def gaps(self) -> str:
         """Tell when this process stood still since this was asked last."""
@@ -61,6 +68,11 @@ class Pulse:
     def seen(self) -> str:
         """What was waited for when the test's patience was over; nothing if it never was."""
         return self._seen
+
+    @property
+    def seen_shortly(self) -> str:
+        """The same in a few lines, for a log of which the end alone is kept."""
+        return self._seen_shortly
 
     def end(self) -> None:
         self._ended.set()
@@ -79,6 +91,7 @@ class Pulse:
                 continue
             self._waited += gap
             if self._waited > self._patience and not self._seen:
+                self._seen_shortly = shortly()
                 self._seen = this_process()
 
 
@@ -110,6 +123,22 @@ def this_process() -> str:
         file.seek(0)
         stacks = file.read().decode("utf-8", "replace")
     return f"{''.join(map(described, family(os.getpid())))}{stacks}{_sockets()}"
+
+
+def shortly() -> str:
+    """Say in few lines where the threads of this process are, and which sockets hold what waits."""
+    names = {one.ident: re.sub(r"\d+", "", one.name) for one in threading.enumerate()}
+    places: Counter[str] = Counter()
+    for ident, frame in sys._current_frames().items():
+        callers = [
+            f"{Path(one.f_code.co_filename).name}:{line} {one.f_code.co_name}"
+            for one, line in islice(traceback.walk_stack(frame), 4)
+        ]
+        places[f"{names.get(ident)}: {' < '.join(callers)}"] += 1
+    threads = "".join(f"{count} x {place}\n" for place, count in sorted(places.items()))
+    nothing = "00000000:00000000"
+    waiting = [line for line in _sockets().splitlines() if line.split()[3] != nothing]
+    return threads + "".join(f"{line}\n" for line in waiting[:20])
 
 
 def _thread(task: Path) -> str:

@@ -639,6 +639,9 @@ def test_what_a_test_waits_for_is_looked_at_and_standing_still_is_no_waiting() -
     while not pulse.seen:
         time.sleep(0.02)
     assert "in test_what_a_test_waits_for_is_looked_at" in pulse.seen
+    assert re.search(
+        r"(?m)^1 x MainThread: .*test_support.py:\d+ test_what_a_test_", pulse.seen_shortly
+    )
     pulse.end()
     looks: list[int] = []
 
