@@ -21,7 +21,8 @@ from backup.errors import (
 from backup.model import Destination, Key, SourceIdentity
 from backup.order import Place, in_order
 from backup.vault.clocks import is_misdated
-from backup.vault.documents import Drill, Entry, ForgottenLine, Record
+from backup.vault.documents import Drill, Entry, ForgottenLine, Manifest, Record, SourceLine
+from backup.vault.documents_of_listings import UnreadableLine
 from backup.vault.layout import (
     DOCUMENT_FOLDERS,
     DocumentName,
@@ -215,10 +216,25 @@ def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
     return in_order(found, lambda one: one.place)
 
 
-def entries_at(
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a vault had of an owner as of a time or snapshot.
+
+    Attributes:
+        entries: of every repository.
+        source: what it was a backup of; None where there was none yet.
+        unreadable: what the newest listing until then had that no entry could be made of.
+    """
+
+    entries: tuple[Found, ...] = ()
+    source: SourceLine | None = None
+    unreadable: tuple[UnreadableLine, ...] = ()
+
+
+def contents_at(
     destination: Destination, layout: Layout, at: str | None, *, now: datetime
-) -> list[Found]:
-    """Return the entry of every repository of an owner as of a time or snapshot.
+) -> Contents:
+    """Return what a vault has of an owner as of a time or snapshot.
 
     Args:
         destination: where the vault lies.
@@ -228,13 +244,14 @@ def entries_at(
         now: the time.
     """
     if at is None or at == "latest":
-        return entries_of(layout, state_of_vault(destination, layout, now=now))
+        state = state_of_vault(destination, layout, now=now)
+        return Contents(tuple(entries_of(layout, state)), state.source, state.unreadable)
     moment = None if is_snapshot_id(at) else parse_moment(at)
     # What is damaged of it must not keep anything from coming back.
     forgotten, _ = forgotten_in_vault(destination, layout)
     if moment is None:
-        return list(_of_snapshot(destination, layout, at, forgotten).values())
-    return list(_of_moment(destination, layout, moment, forgotten).values())
+        return _of_snapshot(destination, layout, at, forgotten)
+    return _of_moment(destination, layout, moment, forgotten)
 
 
 def has_snapshot(destination: Destination, layout: Layout, at: str | None) -> bool:
@@ -528,12 +545,15 @@ def _of_snapshot(
     layout: Layout,
     snapshot_id: str,
     forgotten: Sequence[ForgottenLine],
-) -> dict[Identity, Found]:
+) -> Contents:
     found: dict[Identity, Found] = {}
+    source: SourceLine | None = None
+    unreadable: list[UnreadableLine] = []
     for name in _manifests_of(list_documents(destination, layout), snapshot_id):
         with needed(destination, layout, name):
             manifest = load_manifest(destination, layout, name)
         source = manifest.source
+        unreadable += manifest.unreadable
         dropped = unknown_to(manifest.forgotten, forgotten)
         for entry in manifest.entries:
             known = found.get(entry.identity)
@@ -543,7 +563,7 @@ def _of_snapshot(
             maker = entry.carried_from or manifest.snapshot_id
             stamped = entry.model_copy(update={"carried_from": maker})
             found[entry.identity] = Found(layout, source.host, source.owner, stamped)
-    return found
+    return Contents(tuple(found.values()), source, tuple(unreadable))
 
 
 def _manifests_of(names: Iterable[DocumentName], snapshot_id: str) -> list[DocumentName]:
@@ -576,17 +596,19 @@ def _of_moment(
     layout: Layout,
     moment: datetime,
     forgotten: Sequence[ForgottenLine],
-) -> dict[Identity, Found]:
+) -> Contents:
     """Take for each repository the newest entry that was checked at or before the moment.
 
     The newest manifest begun by then has nearly all; for what it saw later, older ones are read.
     """
     found: dict[Identity, Found] = {}
+    newest: Manifest | None = None
     too_new: set[Identity] | None = None
     for snapshot in reversed(_begun_by(destination, layout, moment)):
         with needed(destination, layout, snapshot.name):
             manifest = load_manifest(destination, layout, snapshot.name)
         source = manifest.source
+        newest = newest or manifest
         dropped = unknown_to(manifest.forgotten, forgotten)
         seen_later = set()
         for entry in manifest.entries:
@@ -605,7 +627,9 @@ def _of_moment(
             too_new = seen_later
             if not too_new:
                 break
-    return found
+    if newest is None:
+        return Contents()
+    return Contents(tuple(found.values()), newest.source, newest.unreadable)
 
 
 def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> list[Snapshot]:

@@ -16,7 +16,7 @@ from backup.commands.finding import (
     HOW_TO_SEE_FORGOTTEN,
     Found,
     captured_by,
-    entries_at,
+    contents_at,
     entries_of,
     find_repository,
     has_snapshot,
@@ -240,11 +240,12 @@ def _of_owner(
         state = state_of_vault(destination, layout, now=now)
         found = entries_of(layout, state)
     else:
-        found = entries_at(destination, layout, at, now=now)
+        then = contents_at(destination, layout, at, now=now)
+        found = [*then.entries]
+        state = State(source=then.source, unreadable=then.unreadable)
         names = list_documents(destination, layout)
         if found or any(name.checkpoint is None for name in names):
-            return found, State()
-        state = State()
+            return found, state
     if (lost := lost_index(destination, layout, state)) is not None:
         raise lost.error
     return found, state

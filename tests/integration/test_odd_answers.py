@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -564,8 +565,18 @@ def test_what_cannot_be_read_of_a_listing_is_named_by_every_command(
     assert [one["path"] for one in rows] == ["one"]
 
     forge.reply(forge.page(sound), X_Next_Page="")
+    (snapshot,) = {file.name.partition(".")[0] for file in vault.rglob("snapshots/*")}
+    time.sleep(1.1)
+    later = datetime.now(UTC).isoformat(timespec="seconds")
+    time.sleep(1.1)
     assert repo_backup(*words, env=env).json["totals"]["unchanged"] == 1
     repo_backup("status", "--from", vault)
+    # What was not stored then is still not there of then.
+    restore = ("restore", "--all", "--from", vault)
+    repo_backup(*restore, tmp_path / "now")
+    for number, at in enumerate((snapshot, later)):
+        said = repo_backup(*restore, tmp_path / f"then-{number}", "--at", at, check=3).stdout
+        assert "failed: acme/item 1 of the listing: nothing of it is stored: " in said
 
 
 # --- Where tokens are given out -------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backup.commands.finding import entries_at, snapshots
+from backup.commands.finding import contents_at, snapshots
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions, run
 from backup.commands.status import status
@@ -195,7 +195,7 @@ def test_whatever_the_clocks_one_run_is_the_newest_to_all_and_prune_keeps_what_i
             assert_nothing_false(world.store)
             at = f"{world.now:%Y-%m-%dT%H:%M:%SZ}"
             if len(before.made_of) == 1:
-                found = entries_at(world.store, LAYOUT, at, now=world.now)
+                found = contents_at(world.store, LAYOUT, at, now=world.now).entries
                 assert {one.entry.identity: one.entry.record for one in found} == records(before)
             told = status(world.store, owners=(), max_age_hours=24 * 99, now=world.now)
             assert told.exit_code == 0, told.findings

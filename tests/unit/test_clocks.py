@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backup.commands.clocks import judge, span
-from backup.commands.finding import entries_at, snapshots
+from backup.commands.finding import contents_at, snapshots
 from backup.commands.forget import forgotten_line, note_forgotten
 from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination
@@ -169,7 +169,7 @@ def test_a_date_means_what_was_there_by_right_clocks(store: Store) -> None:
         store.night(NOW - day * DAY, "a", says=f"{day} days ago")
     store.night(NOW - 6 * DAY + HOUR, "a", says="wrong", ahead=2 * DAY, end="1111")
     for at, says in ((NOW - 4 * DAY + HOUR, "4 days ago"), (NOW - 5 * DAY + HOUR, "5 days ago")):
-        (found,) = entries_at(store.vault, LAYOUT, f"{at:%Y-%m-%dT%H:%M:%SZ}", now=NOW)
+        (found,) = contents_at(store.vault, LAYOUT, f"{at:%Y-%m-%dT%H:%M:%SZ}", now=NOW).entries
         assert found.entry.reason == says
 
 
@@ -193,9 +193,9 @@ def test_a_run_by_a_clock_that_is_minutes_ahead_is_older_than_the_one_that_has_m
     store.change(right, merged=(before.stem, ahead.stem))
     assert [one.name for one in snapshots(store.vault, LAYOUT)] == [before, ahead, right]
     for at in (f"{NOW - DAY:%Y-%m-%d}", f"{NOW - DAY + HOUR:%Y-%m-%dT%H:%M:%SZ}"):
-        (found,) = entries_at(store.vault, LAYOUT, at, now=NOW)
+        (found,) = contents_at(store.vault, LAYOUT, at, now=NOW).entries
         assert found.entry.reason == "right"
-    (found,) = entries_at(store.vault, LAYOUT, ahead.snapshot_id, now=NOW)
+    (found,) = contents_at(store.vault, LAYOUT, ahead.snapshot_id, now=NOW).entries
     assert found.entry.reason == "ahead"
 
 

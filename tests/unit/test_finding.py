@@ -8,7 +8,7 @@ import pytest
 
 from backup.commands.finding import (
     Found,
-    entries_at,
+    contents_at,
     find_repository,
     newest_drills,
     parse_moment,
@@ -236,7 +236,10 @@ def entry(name: str, checked_at: datetime, reason: str = "") -> Entry:
 
 
 def at(vault: Destination, text: str | None) -> dict[str, str]:
-    return {one.entry.path: one.entry.reason for one in entries_at(vault, LAYOUT, text, now=NOW)}
+    return {
+        one.entry.path: one.entry.reason
+        for one in contents_at(vault, LAYOUT, text, now=NOW).entries
+    }
 
 
 @pytest.fixture
@@ -296,7 +299,7 @@ def test_a_whole_manifest_is_not_mixed_with_shards_that_somebody_added() -> None
     name = put(vault, NOW - DAY, [entry("a", NOW - DAY, "a"), entry("b", NOW - DAY, "b")])
     put(vault, NOW - DAY, [entry("a", NOW, "forged")], shard=(1, 1))
     assert at(vault, name.snapshot_id) == {"a": "a", "b": "b"}
-    assert len(entries_at(vault, LAYOUT, name.snapshot_id, now=NOW)) == 2
+    assert len(contents_at(vault, LAYOUT, name.snapshot_id, now=NOW).entries) == 2
 
 
 def test_of_shards_those_that_were_stored_first_make_the_snapshot() -> None:
@@ -334,7 +337,7 @@ def test_what_cannot_be_read_is_passed_over_only_where_an_earlier_state_is_asked
 
 def test_what_is_found_tells_which_snapshot_made_it(vault: MemoryDestination) -> None:
     for text in (None, "2026-11-03T00:30:00", "20261102T233000Z-0000"):
-        one = find_repository(entries_at(vault, LAYOUT, text, now=NOW), "b")
+        one = find_repository(contents_at(vault, LAYOUT, text, now=NOW).entries, "b")
         assert one.entry.carried_from == "20261102T233000Z-0000"
         assert one.name == "acme/b"
 
