@@ -273,8 +273,11 @@ class TemporaryFolderError(BackupError):
     """The temporary folder is gone, cannot be written, or is full."""
 
 
-class NoMoreThreads(BackupError):
-    """The machine, or its container, allows no further thread now."""
+class MachineLimitReached(BackupError):
+    """Open files, memory or processes are used up here, of the machine or its container.
+
+    It says nothing of the data, the disk or a server, and passes when others have ended.
+    """
 
     retryable = True
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from backup.errors import NoMoreThreads
+from backup.machine import limit_reached
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Workers(ThreadPoolExecutor):
         """Have something done.
 
         Raises:
-            NoMoreThreads: not one thread could be started.
+            MachineLimitReached: not one thread could be started.
         """
         future: Future[T] = Future()
 
@@ -43,10 +43,10 @@ class Workers(ThreadPoolExecutor):
         try:
             super().submit(do)
         except RuntimeError as error:
-            if self._shutdown:
+            if (limit := limit_reached(error)) is None:
                 raise
             if not self._has_any:
-                raise _refused() from error
+                raise limit from error
         else:
             self._has_any = True
         self._waiting.add(future)
@@ -59,11 +59,3 @@ class Workers(ThreadPoolExecutor):
             for future in tuple(self._waiting):
                 future.cancel()
         super().shutdown(wait)
-
-
-def _refused() -> NoMoreThreads:
-    return NoMoreThreads(
-        "no further thread can be started here",
-        hint="raise the limit of processes (--pids-limit of a container, ulimit -u), "
-        "or give a smaller --concurrency",
-    )

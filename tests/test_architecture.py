@@ -30,6 +30,7 @@ GROUND = (
     "errors",
     "keys",
     "limits",
+    "machine",
     "order",
     "secret",
     "stopping",
@@ -47,10 +48,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": ("secret",),
     "secret": (),
     "limits": (),
+    "machine": ("errors",),
     "order": (),
     "stopping": ("errors",),
     "times": (),
-    "workers": ("errors",),
+    "workers": ("machine",),
     "urls": ("secret",),
     "counting": (),
     "keys": (),
@@ -372,7 +374,7 @@ def test_only_what_may_pass_is_retryable() -> None:
         "TruncatedPack",
         "IncompleteWrite",
         "DestinationUnreachable",
-        "NoMoreThreads",
+        "MachineLimitReached",
     }
 
 

@@ -55,6 +55,7 @@ from backup.errors import (
 from backup.git.check import PackCheck
 from backup.git.lfs import FileSource, Offer
 from backup.git.pointers import NO_LOOK_ALIKES, Pointer, PointersFound
+from backup.machine import limit_reached
 from backup.model import Key, ObjectFormat
 from backup.secret import foreign
 from backup.stopping import Stop
@@ -381,9 +382,9 @@ class FileKeeper:
             self._look_alikes += result.look_alikes
             pointers = result.pointers
             searched, _ = save_lfs_index(pointers, line, self._means)
-        except SessionExpired:
-            raise
         except BackupError as error:
+            if isinstance(error, SessionExpired) or limit_reached(error):
+                raise
             return line, (), sound(error.message)
         return searched.model_copy(update={"lfs_scanned": True}), pointers, ""
 

@@ -1,9 +1,8 @@
 """One repository on its way through a run: ask for its refs, plan, capture, make its entry."""
 
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -30,7 +29,7 @@ from backup.commands.hidden import hidden_words
 from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
 from backup.commands.last_state import records_to_chain
 from backup.commands.pace import Pace
-from backup.commands.remotes import Remotes, is_local, lacking, server_of
+from backup.commands.remotes import Remotes, is_local, server_of, why_not_there
 from backup.commands.retrying import LONGEST_PAUSE_SECONDS, TRIES, repeat
 from backup.commands.stored_files import lost_files, promised_files
 from backup.errors import (
@@ -40,9 +39,9 @@ from backup.errors import (
     DeadlineReached,
     DestinationError,
     FullIsDue,
-    IncompleteRepository,
     IntegrityError,
     Interrupted,
+    MachineLimitReached,
     NotBegun,
     NotOurRef,
     ObjectNotFound,
@@ -57,6 +56,7 @@ from backup.errors import (
 from backup.git.pointers import Pointer
 from backup.git.upload_pack import Remote
 from backup.git.work import trouble_with
+from backup.machine import limit_reached
 from backup.model import (
     Events,
     ObjectId,
@@ -92,6 +92,7 @@ _NOT_FOR_PULL_REFS = (  # What ends so with or without the heads of pull request
     DeadlineReached,
     DestinationError,
     Interrupted,
+    MachineLimitReached,
     RateLimited,
     RepositoryBlocked,
     RepositoryMissing,
@@ -182,7 +183,8 @@ def back_up(repository: Repository, entry: Entry | None, shop: Workshop) -> Resu
     except Exception as error:  # noqa: BLE001  one repository never stops the others
         reason = f"internal error (please report): {type(error).__name__}: {error}"
         if isinstance(error, OSError):
-            reason = trouble_with(shop.means.disk.folder) or reason
+            with suppress(MachineLimitReached):
+                reason = trouble_with(shop.means.disk.folder) or reason
         result = _failed(repository, entry, shop, reason=reason)
     seconds = round(time.monotonic() - started, 3)
     outcome = replace(result.outcome, duration_seconds=seconds, retries=retries)
@@ -258,7 +260,12 @@ def _asking(shop: Workshop, selection: Selection) -> Workshop:
 
 
 def _is_far_away(error: BackupError, repository: Repository, shop: Workshop) -> bool:
-    """Tell whether the network may be to blame: on this machine an error would come again."""
+    """Tell whether the network may be to blame: on this machine an error would come again.
+
+    Only what others have used up here is there again when they are done.
+    """
+    if isinstance(error, MachineLimitReached):
+        return True
     if isinstance(error, DestinationError):
         return not shop.means.destination.listing_is_local
     return not is_local(repository)
@@ -345,6 +352,12 @@ def _at_its_pace(repository: Repository, entry: Entry | None, shop: Workshop) ->
         if asked <= LONGEST_PAUSE_SECONDS:
             shop.pace.slow_down(server, asked)
         raise
+    except Exception as error:
+        if limit := limit_reached(error):
+            # Whatever it was taken for. With fewer others beside it the next try may have enough.
+            shop.pace.slow_down(server, 0.0)
+            raise limit from error
+        raise
 
 
 def _with_fresh_credentials(repository: Repository, entry: Entry | None, shop: Workshop) -> Result:
@@ -382,7 +395,7 @@ def _until_refs_hold_still(repository: Repository, entry: Entry | None, shop: Wo
                 refused = error
                 lacking, why_full = error.message, lacking
     if isinstance(refused, NotOurRef):
-        refused = _why_not_there(refused, refs, repository)
+        refused = why_not_there(refused, refs, repository)
     raise refused
 
 
@@ -676,21 +689,3 @@ def _slot(repository: Repository, shop: Workshop) -> Iterator[None]:
         if not shop.means.stop.may_begin:
             raise NotBegun("not reached: no time was left to begin a capture")
         yield
-
-
-def _why_not_there(refused: NotOurRef, refs: Refs | None, repository: Repository) -> BackupError:
-    if reason := lacking(repository):
-        return IncompleteRepository(f"the repository's objects are not all there: {reason}")
-    found = re.search(r"[0-9a-f]{40,64}", refused.message)
-    if found is None or refs is None:
-        return refused
-    oid = ObjectId(found[0])
-    names = [str(name) for name, tip in refs.tips.items() if tip == oid]
-    if refs.head_id == oid:
-        names.append("HEAD")
-    if not names:
-        return refused
-    return IncompleteRepository(
-        f"{', '.join(names)} points at {oid}, an object that the repository does not have",
-        hint="run git fsck on it; delete the ref or bring the object back",
-    )

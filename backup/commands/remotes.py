@@ -1,5 +1,6 @@
 """The way to a repository's upload-pack, by what its source says of it."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from threading import Lock
 from typing import Literal
 from urllib.parse import urlsplit
 
-from backup.errors import IncompleteRepository, NotOurRef, ProtocolError
+from backup.errors import BackupError, IncompleteRepository, NotOurRef, ProtocolError
 from backup.git.check import Disk
 from backup.git.fallback import Reach, mirrored
 from backup.git.http import HttpClient, HttpSettings, HttpTransport, git_settings
@@ -17,7 +18,8 @@ from backup.git.ssh import ask_for_lfs, command_line, is_ssh, open_ssh
 from backup.git.ssh import server_of as ssh_server_of
 from backup.git.transport import Transport, open_folder
 from backup.git.upload_pack import Remote
-from backup.model import Repository, Selection
+from backup.machine import limit_in, limit_named
+from backup.model import ObjectId, Refs, Repository, Selection
 from backup.secret import Secret
 from backup.sources.plain import incomplete_because, missing_because, open_git_folder
 from backup.stopping import Stop
@@ -95,6 +97,7 @@ class Remotes:
         """Open a repository, and say why where its own history is not whole.
 
         Raises:
+            MachineLimitReached: there is too little here for git to read it now.
             IncompleteRepository: it is shallow, or lacks objects: as a partial clone, or since it
                 borrows some that are gone.
             RepositoryUnavailable: it is no repository (any more).
@@ -111,9 +114,12 @@ class Remotes:
             with self._remote(transport) as remote:
                 yield remote
         except NotOurRef:
-            # The refs may only have moved; who asks again asks `lacking` in the end.
+            # The refs may only have moved; who asks again asks `why_not_there` in the end.
             raise
         except (ProtocolError, IncompleteRepository) as error:
+            # All that git says here is said on this machine.
+            if limit := limit_in(error.message):
+                raise limit_named(limit, error.message) from error
             if reason := missing_because(folder.git_directory):
                 raise IncompleteRepository(
                     f"the repository's objects are not all there: {reason}"
@@ -231,7 +237,32 @@ def server_of(repository: Repository) -> str:
     return url if place is None else f"{place.scheme}://{place.host}:{place.port}"
 
 
-def lacking(repository: Repository) -> str:
+def why_not_there(refused: NotOurRef, refs: Refs | None, repository: Repository) -> BackupError:
+    """Build the error that names the ref or the loss for which an object was not to be had.
+
+    Args:
+        refused: what the repository answered.
+        refs: that it had named; None where it named none.
+        repository: which it is.
+    """
+    if reason := _lacking(repository):
+        return IncompleteRepository(f"the repository's objects are not all there: {reason}")
+    found = re.search(r"[0-9a-f]{40,64}", refused.message)
+    if found is None or refs is None:
+        return refused
+    oid = ObjectId(found[0])
+    names = [str(name) for name, tip in refs.tips.items() if tip == oid]
+    if refs.head_id == oid:
+        names.append("HEAD")
+    if not names:
+        return refused
+    return IncompleteRepository(
+        f"{', '.join(names)} points at {oid}, an object that the repository does not have",
+        hint="run git fsck on it; delete the ref or bring the object back",
+    )
+
+
+def _lacking(repository: Repository) -> str:
     """Say what a repository's store of objects lacks, where that can be seen; empty otherwise."""
     if not is_local(repository):
         return ""

@@ -21,6 +21,7 @@ from backup.errors import BackupError, DeadlineReached, ExitCode, NothingSelecte
 from backup.git.check import disk_of
 from backup.git.command import require_git
 from backup.git.work import named_but_unusable, work_folder
+from backup.machine import limit_reached
 from backup.model import Destination, Events, RunReport, RunResult, Source
 from backup.stopping import Stop
 from backup.vault.layout import DocumentName, Layout, new_snapshot_id
@@ -94,11 +95,13 @@ def run(
             except NothingSelected as error:
                 left_out.append(error)
                 owner.ledger.notes.append(f"{source.identity.owner}: {error.message}")
-            except BackupError as error:
-                owner.give_up(error)
-                errors.append(_of_an_owner(error))
             except Exception as error:  # noqa: BLE001  it is raised when the other owners are done
-                internal.append(error)
+                failure = error if isinstance(error, BackupError) else limit_reached(error)
+                if failure is None:
+                    internal.append(error)
+                    continue
+                owner.give_up(failure)
+                errors.append(_of_an_owner(failure))
     if internal:
         raise internal[0]
     owners.sort(key=lambda owner: sources.index(owner.source))

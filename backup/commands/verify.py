@@ -50,6 +50,7 @@ from backup.errors import (
     DestinationError,
     ExitCode,
     IntegrityError,
+    MachineLimitReached,
     ObjectArchived,
     ObjectNotFound,
     TemporaryFolderError,
@@ -499,7 +500,7 @@ class _Root:
                 look.archived.add(key)
             except IntegrityError as error:
                 problems[key] = error.message
-            except (TemporaryFolderError, GitFailed) as error:
+            except (TemporaryFolderError, MachineLimitReached, GitFailed) as error:
                 look.not_verified = with_hint(error)
             else:
                 look.indexed.add(key)
@@ -671,7 +672,7 @@ class _Root:
             problem = ""
         except IntegrityError as error:
             problem = error.message
-        except (TemporaryFolderError, GitFailed) as error:
+        except (TemporaryFolderError, MachineLimitReached, GitFailed) as error:
             look.not_verified = with_hint(error)
             return []
         else:

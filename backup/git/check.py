@@ -193,6 +193,7 @@ class PackCheck:
 
         Raises:
             GitHindered: the machine kept index-pack from its work, and it is not the disk.
+            MachineLimitReached: there was too little of it for index-pack.
             MalformedPack: index-pack refused what came so far.
         """
         if self._child is None:
@@ -216,6 +217,7 @@ class PackCheck:
 
         Raises:
             GitHindered: the machine kept index-pack from its work, and it is not the disk.
+            MachineLimitReached: there was too little of it for index-pack.
             MalformedPack: index-pack refused the pack.
             IncompleteRepository: the pack lacks objects that it names.
         """

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from backup.errors import AnswerTooLarge, HostUnreachable
+from backup.machine import limit_reached
 from backup.secret import ALLOWANCE, left_of
 from backup.stopping import Stop
 
@@ -36,6 +37,10 @@ class Child:
         environment: all of the child's environment.
         stop: looked at while waiting; ends the wait with its own error.
         patience_seconds: how long no byte may move before the child counts as stalled.
+
+    Raises:
+        MachineLimitReached: this machine does not allow one more now.
+        OSError: it cannot be started.
     """
 
     def __init__(
@@ -51,16 +56,21 @@ class Child:
         self._stop = stop
         self._patience_seconds = patience_seconds
         self._words = bytearray()
-        self._process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            cwd=cwd,
-            start_new_session=True,
-            bufsize=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                cwd=cwd,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            if limit := limit_reached(error, starts_process=True):
+                raise limit from error
+            raise
         process = self._process
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise AssertionError("pipes were asked for")

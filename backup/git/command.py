@@ -13,8 +13,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from backup.errors import ConfigError, ProtocolError, RepositoryUnavailable
+from backup.errors import (
+    ConfigError,
+    MachineLimitReached,
+    ProtocolError,
+    RepositoryUnavailable,
+)
 from backup.git.child import Child
+from backup.machine import limit_in, limit_named, limit_reached
 from backup.model import ObjectFormat
 from backup.stopping import Stop
 
@@ -27,13 +33,12 @@ _NEWER_FORMAT = re.compile(
 )
 
 
-# What git and its C library say where the machine is at its limit, whatever the data are.
+# What git and its C library say of the disk and of rights, whatever the data are.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large", "unable to write")
 _HINDERED = (
     *_FULL,
-    *("Cannot allocate memory", "Out of memory", "out of memory"),
-    *("Resource temporarily unavailable", "Too many open files", "Input/output error"),
-    *("Read-only file system", "Permission denied", "Operation not permitted"),
+    *("Input/output error", "Read-only file system"),
+    *("Permission denied", "Operation not permitted"),
 )
 
 
@@ -121,16 +126,22 @@ def require_unhindered(name: str, status: int, words: str) -> None:
         words: that it said.
 
     Raises:
-        GitHindered: a signal ended it, or it names the disk, the memory or another limit.
+        MachineLimitReached: it names a limit, or the system killed it, as it does for memory.
+        GitHindered: another signal ended it, or it names the disk or a right that it lacks.
     """
     if status < 0:
         ended = signal.Signals(-status).name
+        if -status == signal.SIGKILL:
+            raise MachineLimitReached(
+                f"git {name} was ended by {ended}",
+                hint="something on this machine ended it, as a rule for want of memory: give it "
+                "more, or a smaller --concurrency",
+            )
         if -status == signal.SIGXFSZ:
             raise GitHindered(f"git {name} was ended by {ended}: File too large")
-        raise GitHindered(
-            f"git {name} was ended by {ended}",
-            hint="something on this machine ended it, as a rule for want of memory: give it more",
-        )
+        raise GitHindered(f"git {name} was ended by {ended}")
+    if limit := limit_in(words):
+        raise limit_named(limit, f"git {name} failed: {words}")
     if any(reason in words for reason in _HINDERED):
         raise GitHindered(f"git {name} failed: {words}")
 
@@ -150,11 +161,18 @@ def make_bare_repository(directory: Path, *, object_format: ObjectFormat, stop: 
 
 
 def require_git() -> None:
-    """Raise ConfigError unless a git that is new enough can be run."""
+    """Require that a git that is new enough can be run.
+
+    Raises:
+        ConfigError: there is none.
+        MachineLimitReached: it cannot be started now.
+    """
     wanted = ".".join(map(str, OLDEST_GIT))
     try:
         answer = git_version()
     except (OSError, subprocess.SubprocessError) as error:
+        if limit := limit_reached(error, starts_process=True):
+            raise limit from error
         raise ConfigError(
             "the git program cannot be run", hint=f"install git {wanted} or newer"
         ) from error

@@ -38,6 +38,7 @@ def read_commits(repository: Path, ids: Iterable[ObjectId], *, stop: Stop) -> It
 
     Raises:
         GitHindered: the machine kept git from its work.
+        MachineLimitReached: there was too little of it for git.
         MalformedPack: git cannot read one of them as a commit.
     """
     remaining = iter(ids)

@@ -44,6 +44,7 @@ from backup.git.dumb import advertisement, read_list
 from backup.git.pktline import PacketReader, Special
 from backup.git.rate import LeastRate
 from backup.git.refusals import PROXY_HINT, media_type, not_what_was_asked_for, require_success
+from backup.machine import limit_reached
 from backup.secret import Secret
 from backup.stopping import Stop
 from backup.urls import joined, place_of, shown
@@ -572,7 +573,8 @@ class Answer:
         except (HTTPError, OSError) as error:
             self._put(_network_error(error, self._named, self._patience_seconds, response))
         except Exception as error:  # noqa: BLE001  told where it is read, whatever it is
-            self._put(SourceError(f"{self._named}: {type(error).__name__}: {error}"))
+            unknown = SourceError(f"{self._named}: {type(error).__name__}: {error}")
+            self._put(limit_reached(error) or unknown)
         finally:
             if response is not None and self._closed.is_set():
                 response.close()
@@ -590,6 +592,8 @@ def _network_error(
     error: Exception, url: str, patience_seconds: float, response: BaseHTTPResponse | None
 ) -> BackupError:
     """Name what the network did, and tell what may pass from what will not."""
+    if limit := limit_reached(error):
+        return limit
     cause = error.args[-1] if isinstance(error, ProxyError) else error
     words = _reason(error)
     if isinstance(error, ReadTimeoutError):

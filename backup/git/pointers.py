@@ -168,6 +168,7 @@ def find_pointers(
 
     Raises:
         GitHindered: the machine kept git from its work.
+        MachineLimitReached: there was too little of it for git.
         MalformedPack: git cannot read the packs.
     """
     # Anybody can commit one with another size; which is right, the file's source knows.

@@ -65,6 +65,7 @@ class Rebuild:
 
         Raises:
             GitHindered: the machine kept git from its work.
+            MachineLimitReached: there was too little of it for git.
             RefusedByGit: git refused the pack.
         """
         with self._blamed():
@@ -102,6 +103,7 @@ class Rebuild:
 
         Raises:
             GitHindered: the machine kept git from its work.
+            MachineLimitReached: there was too little of it for git.
             RefusedByGit: one is not.
         """
         asked = b"".join(oid.encode() + b"\n" for oid in tips)
@@ -254,6 +256,7 @@ def why_not_connected(directory: Path, tips: Iterable[ObjectId], *, stop: Stop) 
 
     Raises:
         GitHindered: the machine kept git from looking.
+        MachineLimitReached: there was too little of it for git.
     """
     try:
         asked = b"".join(oid.encode() + b"\n" for oid in tips)

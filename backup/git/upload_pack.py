@@ -37,6 +37,7 @@ from backup.git.pktline import (
     text_line,
 )
 from backup.git.transport import Transport
+from backup.machine import limit_in
 from backup.model import ID_LENGTH, LeftOut, ObjectFormat, ObjectId, RefName, Refs, Selection
 from backup.refs import (
     conflicting,
@@ -437,7 +438,7 @@ def _expect_packfile(packets: PacketReader) -> None:
 
 def _fatal(said: bytes, words: bytes) -> BackupError:
     error = refusal(said.rstrip(b"\0\n") + b": " + words.strip(b"\0\n") if words else said)
-    if b"repository corruption" not in said:
+    if b"repository corruption" not in said or limit_in(error.message):
         return error
     # Source: git's upload-pack.c: pack-objects died, as it does when an object cannot be read.
     return IncompleteRepository(

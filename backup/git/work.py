@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backup.errors import TemporaryFolderError
+from backup.machine import limit_reached
 
 _PREFIX = ".repo-backup-work-"
 # Only a folder that says so of itself is ever removed.
@@ -34,12 +35,15 @@ def work_folder() -> Iterator[Path]:
 
     Raises:
         TemporaryFolderError: there is no place for it.
+        MachineLimitReached: it cannot be made now, and the place is not to blame.
     """
     try:
         above = Path(tempfile.gettempdir())
         _remove_abandoned(above)
         folder, lock = _make_locked(above)
     except OSError as error:
+        if limit := limit_reached(error):
+            raise limit from error
         # Not set where Python finds none.
         named = f" {tempfile.tempdir}" if tempfile.tempdir else ""
         raise TemporaryFolderError(
@@ -72,7 +76,11 @@ def named_but_unusable() -> str:
 
 
 def trouble_with(folder: Path, *, called: str = "the temporary folder") -> str:
-    """Say why nothing more can be written in a folder of ours; empty where it can."""
+    """Say why nothing more can be written in a folder of ours; empty where it can.
+
+    Raises:
+        MachineLimitReached: that cannot be tried now, and the folder is not to blame.
+    """
     named = f"{called} {folder}"
     if not os.path.lexists(folder):
         return f"{named} is gone"
@@ -82,6 +90,8 @@ def trouble_with(folder: Path, *, called: str = "the temporary folder") -> str:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_TRIED_BYTES))
     except OSError as error:
+        if limit := limit_reached(error):
+            raise limit from error
         if error.errno in _FULL:
             return f"{named} is full"
         return f"{named} cannot be written any more: {error.strerror}"

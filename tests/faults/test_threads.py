@@ -8,7 +8,7 @@ import pytest
 from backup.commands.owner import OwnerRun
 from backup.commands.run import RunOptions, run
 from backup.destinations.memory import MemoryDestination
-from backup.errors import NoMoreThreads
+from backup.errors import MachineLimitReached
 from backup.model import RunReport
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
@@ -57,7 +57,7 @@ def test_a_run_for_which_no_thread_can_be_started_says_so(
 ) -> None:
     source = make_repositories(tmp_path / "acme", "one")
     allow(0, monkeypatch)
-    with pytest.raises(NoMoreThreads, match="no further thread"):
+    with pytest.raises(MachineLimitReached, match="is used up: processes"):
         back_up(MemoryDestination(), source)
 
 
@@ -85,3 +85,22 @@ def test_an_error_that_nobody_thought_of_stops_no_other_owner(
     report = back_up(destination, acme, other)
     assert report.result == "success"
     assert report.count("unchanged") >= 2
+
+
+def test_an_owner_whose_own_thread_has_no_memory_fails_by_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = make_repositories(tmp_path / "acme", "one")
+    other = make_repositories(tmp_path / "other", "two")
+    real = OwnerRun._collect
+
+    def collect(owner: OwnerRun, *rest: object) -> None:
+        real(owner, *rest)  # type: ignore[arg-type]
+        if owner.source is acme:
+            raise MemoryError
+
+    monkeypatch.setattr(OwnerRun, "_collect", collect)
+    report = back_up(MemoryDestination(), acme, other)
+    assert report.result == "failed"
+    assert any("acme: a limit of this machine is used up: memory" in one for one in report.problems)
+    assert report.count("captured") == 2

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import io
 import os
 import resource
@@ -818,3 +819,20 @@ def test_a_folder_whose_disk_went_away_takes_nothing_that_belongs_on_it(tmp_path
         with disks.mounted_over(place, disk):
             FolderDestination(place).put_if_absent(Key("a/two"), b"2")
             assert (place / "a/one").read_bytes() == b"1"
+
+
+def test_what_an_earlier_try_published_is_success_for_the_same_bytes_alone(
+    destination: FolderDestination,
+) -> None:
+    digest = hashlib.sha256(b"a bundle").hexdigest()
+    for content in (b"a bundle", b"a bundle"):
+        with destination.writer(Key("a/bundle")) as writer:
+            writer.write(content)
+            stored = writer.commit(sha256=digest)
+        assert stored.size_bytes == len(content)
+    with destination.writer(Key("a/bundle")) as writer:
+        writer.write(b"another")
+        with pytest.raises(WriteConflict):
+            writer.commit(sha256=hashlib.sha256(b"another").hexdigest())
+    with destination.open(Key("a/bundle")) as reader:
+        assert reader.read() == b"a bundle"

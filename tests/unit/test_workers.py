@@ -6,7 +6,7 @@ from threading import Event
 
 import pytest
 
-from backup.errors import NoMoreThreads
+from backup.errors import MachineLimitReached
 from backup.workers import Workers
 
 REAL_START = threading.Thread.start
@@ -37,7 +37,7 @@ def test_two_threads_do_what_eight_were_asked_for(allowed: list[int]) -> None:
 
 def test_not_one_thread_is_an_error_with_a_hint(allowed: list[int]) -> None:
     allowed[0] = 0
-    with Workers(8) as pool, pytest.raises(NoMoreThreads) as raised:
+    with Workers(8) as pool, pytest.raises(MachineLimitReached) as raised:
         pool.submit(print)
     assert "--pids-limit" in raised.value.hint
 

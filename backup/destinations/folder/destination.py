@@ -15,6 +15,7 @@ from a present one is refused. Permissions of new files and folders are the umas
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
@@ -114,6 +115,10 @@ class _FolderWriter:
             with writing(self._uri):
                 _sync(file.fileno())
                 self._publish(self._temporary, self._key)
+        except WriteConflict:
+            # A try before this one may have come as far as here, and failed at the record.
+            if sha256 is None or sha256 != self._stored_sha256():
+                raise
         finally:
             self.abort()
         return StoredObject(self._key, self._size_bytes)
@@ -139,6 +144,10 @@ class _FolderWriter:
         /,
     ) -> None:
         self.abort()
+
+    def _stored_sha256(self) -> str:
+        with reading(self._uri), Path(self._uri).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _unfinished(self) -> FileIO:
         if self._failure is not None:
