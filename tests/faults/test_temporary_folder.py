@@ -44,16 +44,21 @@ pathlib.Path(file).touch()
 here, exchange = -100, 2
 names = (here, os.fsencode(folder), here, os.fsencode(file))
 assert ctypes.CDLL(None).renameat2(*names, exchange) == 0
-shutil.rmtree(file)
+while os.path.lexists(file):
+    shutil.rmtree(file, ignore_errors=True)
 '"""
+# The other repository may be at work there meanwhile, which hinders them for a moment.
 LOSSES = {
-    "removed": ("rm -rf {temporary}/{work}", "is gone"),
+    "removed": ("until rm -rf {temporary}/{work}; do sleep 0.05; done", "is gone"),
     "replaced by a file": (
         "for one in {temporary}/{work}; do {swap} $one; done",
         "is no folder any more",
     ),
     "read-only": (
-        "mount -o remount,ro {temporary} || sudo -n mount -o remount,ro {temporary}",
+        (
+            "until mount -o remount,ro {temporary} || sudo -n mount -o remount,ro {temporary}; "
+            "do sleep 0.05; done"
+        ),
         "cannot be written any more: Read-only file system",
     ),
 }

@@ -151,14 +151,15 @@ def _thread(task: Path) -> str:
 def _sockets() -> str:
     """List the sockets of loopback, without those that only wait for stragglers.
 
-    Each line has its addresses, its state, how much waits to be sent and to be read, and its
-    inode, all as the kernel writes them; of one that listens, what waits is connections.
+    Each line has its addresses, its state, how much waits to be sent and to be read, its timer,
+    how many times it has sent again, and its inode, all as the kernel writes them; of one that
+    listens, what waits is connections.
     """
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     waits_for_stragglers = "06"
     told = (line.split() for line in lines)
     return "".join(
-        f"{one[1]} {one[2]} {one[3]} {one[4]} {one[9]}\n"
+        f"{one[1]} {one[2]} {one[3]} {one[4]} {one[5]} {one[6]} {one[9]}\n"
         for one in told
         if one[3] != waits_for_stragglers
     )
