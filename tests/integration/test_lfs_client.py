@@ -551,8 +551,8 @@ class Raw:
         self._socket.close()
 
 
-# Source: TCP_RTO_MAX: so long Linux waits at most before it asks again whether a full window opened,
-# and learns that the connection is gone.
+# Source: TCP_RTO_MAX: so long Linux waits at most before it asks again whether a full window
+# opened, and learns that the connection is gone.
 MOST_PROBING_SECONDS = 120
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.git-lfs+json\r\n"
 WITHOUT_END = {
