@@ -17,7 +17,7 @@ takes more than three of a kind.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
+from functools import cache
 from itertools import islice
 
 from backup.order import Place, in_order
@@ -114,62 +114,82 @@ def decide(snapshots: Sequence[Snapshot], rules: Rules, covers: Covers = _always
 
 
 class _History:
-    """Snapshots in their order, and who covers whom."""
+    """Snapshots in their order, and who covers whom.
+
+    Of three, one may cover the second and this one the third, and something of the third would be
+    lost with it all the same, where somebody invented the second. So whatever goes is covered by
+    one that stays, and not by one that goes as well.
+    """
 
     def __init__(self, ordered: Sequence[Snapshot], rules: Rules, covers: Covers) -> None:
         self._ordered = ordered
         self._rules = rules
         self._covers = covers
+        self._last = {one.id for one in self._last_of(ordered, timedelta.max)}
         self._windows = [
-            _Window(name, count, timedelta(hours=hours), _by_period(ordered, period))
-            for name, count, hours, period in (
-                ("hourly", rules.hourly, 1, _hour),
-                ("daily", rules.daily, 24, _day),
-                ("weekly", rules.weekly, 24 * 7, _week),
-                ("monthly", rules.monthly, 24 * 31, _month),
-                ("yearly", rules.yearly, 24 * 366, _year),
+            (window, {one.id: label for label, one in self._kept_by(window)})
+            for window in (
+                _Window(name, count, timedelta(hours=hours), _by_period(ordered, period))
+                for name, count, hours, period in (
+                    ("hourly", rules.hourly, 1, _hour),
+                    ("daily", rules.daily, 24, _day),
+                    ("weekly", rules.weekly, 24 * 7, _week),
+                    ("monthly", rules.monthly, 24 * 31, _month),
+                    ("yearly", rules.yearly, 24 * 366, _year),
+                )
+                if count
             )
-            if count
         ]
 
     def reasons(self, position: int) -> Iterator[str]:
         """Yield why a snapshot is kept; nothing where it is not."""
         one = self._ordered[position]
-        if self._is_last_of(self._ordered, position):
+        if one.id in self._last:
             later = islice(self._ordered, position + 1, None)
             is_newest = one.complete and not any(k.complete for k in later)
             yield "the newest complete one" if is_newest else "no other one can take its place"
         if self._rules.since is not None and one.finished_at >= self._rules.since:
             yield f"within {self._rules.within}"
-        for window in self._windows:
-            number, place = window.places[one.id]
-            label, period = window.periods[number]
-            is_last = self._is_last_of(period, place, length=window.length)
-            if is_last and self._is_within(window, number, one):
-                yield f"{window.name} {label}"
+        for window, kept in self._windows:
+            if one.id in kept:
+                yield f"{window.name} {kept[one.id]}"
 
-    def _is_last_of(
-        self, some: Sequence[Snapshot], position: int, *, length: timedelta = timedelta.max
-    ) -> bool:
-        """Return whether no other one of some snapshots displaces the one at a position."""
-        one = some[position]
-        later = islice(some, position + 1, None)
-        if any(self._displaces(k, one, length) for k in later if k.complete or not one.complete):
-            return False
-        earlier = () if one.complete else islice(some, position)
-        return not any(self._displaces(k, one, length) for k in earlier if k.complete)
+    def _last_of(self, some: Sequence[Snapshot], length: timedelta) -> list[Snapshot]:
+        """Choose of some snapshots those that displace all the others.
+
+        Args:
+            some: in their order.
+            length: of the time that they are of, at most.
+        """
+        found: list[tuple[int, Snapshot]] = []
+        for is_complete in (True, False):
+            for place, one in reversed([*enumerate(some)]):
+                if one.complete == is_complete and not any(
+                    self._displaces(k, one, length)
+                    for k_place, k in found
+                    if k.complete or k_place > place
+                ):
+                    found.append((place, one))
+        return [one for _, one in found]
 
     def _displaces(self, one: Snapshot, other: Snapshot, length: timedelta) -> bool:
         return one.off_by <= length and self._covers(one, other)
 
-    def _is_within(self, window: "_Window", number: int, one: Snapshot) -> bool:
-        """Return whether there are fewer newer periods that have what a snapshot has."""
-        newer = 0
-        for _, period in islice(window.periods, number + 1, None):
-            newer += any(self._displaces(k, one, window.length) for k in period)
-            if newer >= window.count:
-                return False
-        return True
+    def _kept_by(self, window: "_Window") -> Iterator[tuple[str, Snapshot]]:
+        """Yield what a window keeps, with its period.
+
+        That is the last of a period, unless so many newer periods keep one that has all of it.
+        """
+        kept: list[list[Snapshot]] = []
+        for label, period in reversed(window.periods):
+            here = [
+                one
+                for one in self._last_of(period, window.length)
+                if window.count
+                > sum(any(self._displaces(k, one, window.length) for k in newer) for newer in kept)
+            ]
+            kept.append(here)
+            yield from ((label, one) for one in here)
 
 
 @dataclass(frozen=True)
@@ -179,21 +199,12 @@ class _Window:
     Attributes:
         length: of one period, at most.
         periods: labels and snapshots, the oldest first.
-        places: for each snapshot the number of its period, and its place in there.
     """
 
     name: str
     count: int
     length: timedelta
     periods: Sequence[tuple[str, Sequence[Snapshot]]]
-
-    @cached_property
-    def places(self) -> dict[str, tuple[int, int]]:
-        return {
-            one.id: (number, place)
-            for number, (_, period) in enumerate(self.periods)
-            for place, one in enumerate(period)
-        }
 
 
 def _by_period(

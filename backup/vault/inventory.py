@@ -294,15 +294,14 @@ class Inventory:
         Args:
             row: the one that is there.
             other: the one that may go.
-            by_names: let no record be read to find out which of two is later. Then what covers
-                another one covers all that this one covers.
+            by_names: let no record be read to find out which of two is later.
         """
         if not other.pins <= row.pins:
             return False
         newly_dropped = row.dropped - other.dropped
         if newly_dropped and not newly_dropped.isdisjoint(n for n, _ in other.named()):
             return False
-        moment = stamp(row.header.finished_at)
+        moment, other_moment = stamp(row.header.finished_at), stamp(other.header.finished_at)
         until = stamp(_some_time_after(other.header.finished_at))
         has_merged_this = not set(row.stems).isdisjoint(other.merged)
         for start in range(0, len(other.records), _COMPARED_AT_ONCE):
@@ -319,7 +318,8 @@ class Inventory:
                 # One that has merged this one and has another record all the same has a later one.
                 if has_merged_this or not self._is_good(record, number, moment):
                     return False
-                if self._stamps[record] > until:
+                # What the other one names from after its own end is not older for that.
+                if self._stamps[record] > until and self._stamps[known] <= other_moment:
                     continue
                 if by_names or not self._is_later(record, known):
                     return False
@@ -386,6 +386,35 @@ class Inventory:
         )
 
 
+@dataclass(slots=True)
+class _Line:
+    """Rows of which each covers all before it.
+
+    That follows from its covering the last one, as long as none ended before an earlier one, or was
+    merged by one: what is later than a row must be later than all before it, and whatever a row
+    names must be from before its own end.
+
+    Attributes:
+        end: the last one.
+        merged: what any of them has merged.
+    """
+
+    end: Row
+    merged: set[str]
+
+    def takes(self, row: Row, inventory: Inventory) -> bool:
+        """Return whether a row that is later in the order covers the whole line."""
+        return (
+            row.header.finished_at >= self.end.header.finished_at
+            and self.merged.isdisjoint(row.stems)
+            and inventory.covers(row, self.end, by_names=True)
+        )
+
+    def add(self, row: Row) -> None:
+        self.end = row
+        self.merged.update(row.merged)
+
+
 class Coverage:
     """Which of many rows cover which; honest ones are compared with their neighbours alone.
 
@@ -397,14 +426,15 @@ class Coverage:
     def __init__(self, inventory: Inventory, rows: Iterable[Row]) -> None:
         self._inventory = inventory
         self._places: dict[DocumentName, tuple[int, int]] = {}
-        # The newest one of each line, in which every row covers all before it.
-        ends: list[Row] = []
+        lines: list[_Line] = []
         for place, row in enumerate(in_order(rows, lambda row: row.place)):
-            lines = range(len(ends))[-_LINES_TRIED:]
-            fitting = (n for n in lines if inventory.covers(row, ends[n], by_names=True))
-            line = next(fitting, len(ends))
-            ends[line:] = [row, *ends[line + 1 :]]
-            self._places[row.name] = line, place
+            numbers = range(len(lines))[-_LINES_TRIED:]
+            number = next((n for n in numbers if lines[n].takes(row, inventory)), len(lines))
+            if number == len(lines):
+                lines.append(_Line(row, set(row.merged)))
+            else:
+                lines[number].add(row)
+            self._places[row.name] = number, place
 
     def covers(self, row: Row, other: Row) -> bool:
         """Return whether nothing that the other row names is lost as long as this one is there."""

@@ -1,6 +1,7 @@
 """Retention decides the same way whatever the history: what it promises, for any of them."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -192,3 +193,25 @@ def test_nothing_is_lost_with_what_goes_but_to_time(
     alive = kept_of(honest + added, rules, has)
     for one in honest + added:
         assert any(has[other.id] >= has[one.id] for other in alive)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    histories(),
+    st.builds(Rules, daily=st.integers(0, 2), monthly=st.integers(0, 1)),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_goes_is_covered_by_one_that_stays(
+    history: list[Snapshot], rules: Rules, random: Random
+) -> None:
+    """Also where one covers a second, and this a third, of which the first has nothing."""
+    history = history[:6]
+    pairs = {(one.id, other.id) for one in history for other in history if random.random() < 0.3}
+
+    def covers(one: Snapshot, other: Snapshot) -> bool:
+        return (one.id, other.id) in pairs
+
+    decisions = decide(history, rules, covers)
+    alive = kept(decisions)
+    for one in decisions:
+        assert one.keep or any(covers(other, one.snapshot) for other in alive)

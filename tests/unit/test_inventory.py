@@ -1,9 +1,12 @@
 """Which document has all that another one has, by what is stored and not by what is claimed."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backup.destinations.memory import MemoryDestination
 from backup.vault.documents import Entry, ForgottenLine, Manifest, PinLine, SourceLine, encode
@@ -258,6 +261,53 @@ def test_lines_of_honest_documents_and_of_others_are_told_apart() -> None:
             assert not coverage.covers(row, one)
             assert coverage.covers(one, added[0])
             assert other >= 0
+
+
+def test_an_invented_document_between_two_makes_none_of_them_cover_the_other() -> None:
+    """It claims to be later than one and from before it, so that the other only seems later."""
+    vault = Vault()
+    vault.captured = {record("a", day): BEGIN + timedelta(days=day) for day in (0, 5, 10, 20)}
+    first = vault.row(0, {"a": record("a", 0)})
+    honest = vault.row(10, {"a": record("a", 10)})
+    between = vault.row(1.5, {"a": record("a", 10)}, merged=(name_of(honest),))
+    claims = vault.row(10.5, {"a": record("a", 5)}, merged=(name_of(between),))
+    vault.store(record("a", 5))
+    assert vault.inventory.covers(between, honest)
+    # Not even the invented one is covered: what it names is later, whatever its own time.
+    assert not vault.inventory.covers(claims, between)
+    assert not Coverage(vault.inventory, [first, honest, between, claims]).covers(claims, honest)
+    # Nor does one that names what came after its own end, by way of one that names it rightly.
+    last = vault.row(20, {"a": record("a", 20)}, merged=(name_of(honest),))
+    early = vault.row(10.2, {"a": record("a", 20)}, merged=(name_of(last),))
+    coverage = Coverage(vault.inventory, [first, honest, last, early])
+    assert coverage.covers(last, honest)
+    assert coverage.covers(early, last)
+    assert not coverage.covers(early, honest)
+
+
+@settings(max_examples=200)
+@given(st.randoms(use_true_random=False))
+def test_what_follows_from_neighbours_is_so(random: Random) -> None:
+    """Whatever documents say of their times, their records, and what they have merged."""
+    vault = Vault()
+    keys = [record("a", day) for day in range(6)]
+    vault.captured = {key: BEGIN + timedelta(days=day) for day, key in enumerate(keys)}
+    vault.store(*keys)
+    days = [random.randrange(6) + number / 24 for number in range(5)]
+    stems = [f"snapshots/{snapshot_id(day)}" for day in days]
+    rows = [
+        vault.row(
+            day,
+            {"a": keys[random.randrange(6)]},
+            merged=tuple(random.sample(stems, random.randrange(3))),
+        )
+        for day in days
+    ]
+    coverage = Coverage(vault.inventory, rows)
+    for row in rows:
+        for other in rows:
+            if coverage.covers(row, other):
+                assert vault.inventory.covers(row, other)
 
 
 def test_shards_of_one_run_are_one_row() -> None:
