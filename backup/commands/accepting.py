@@ -13,12 +13,12 @@ from backup.commands.drills import load_drill_state
 from backup.commands.finding import Found, find_in_vault, require_roots, state_of_vault
 from backup.commands.hidden import how_hidden
 from backup.commands.known_damage import is_out_of_reach, standing, with_known_damage
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError, ConfigError
 from backup.model import Destination
 from backup.results import AcceptedRow, AcceptReport
 from backup.vault.documents import Accepted, AcceptedLine, EntryDamage, encode
 from backup.vault.layout import new_snapshot_id
+from backup.vault.originals import OriginalsDestination
 
 
 @dataclass(frozen=True, slots=True)

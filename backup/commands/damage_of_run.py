@@ -18,12 +18,12 @@ from backup.commands.known_damage import (
     with_known_damage,
 )
 from backup.commands.ledger import Ledger
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import DestinationError
 from backup.model import Destination
 from backup.vault.documents import Drill, Entry, EntryDamage
 from backup.vault.layout import Layout, lfs_key, lfs_oid
 from backup.vault.manifest import Identity
+from backup.vault.originals import OriginalsDestination
 
 
 class DamageOfRun:

@@ -14,7 +14,6 @@ from backup.commands.clocks import difference
 from backup.commands.finding import snapshots, state_of_vault
 from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.remotes import Network, NetworkSettings, Remotes
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError, ExitCode
 from backup.git.command import require_git
 from backup.git.work import ANOTHER_FOLDER, named_but_unusable
@@ -23,6 +22,7 @@ from backup.results import Diagnosis, DoctorReport, Finding
 from backup.stopping import Stop
 from backup.vault.layout import DocumentName, Layout, new_snapshot_id
 from backup.vault.manifest import State
+from backup.vault.originals import OriginalsDestination
 
 # S3 refuses a clock that is 15 minutes off, and a GitHub App's statement sooner.
 _MOST_SKEW = timedelta(minutes=5)

@@ -18,12 +18,12 @@ from backup.commands.finding import (
     require_roots,
     state_of_vault,
 )
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import BackupError
 from backup.model import Destination
 from backup.results import ForgetReport, ForgottenRow
 from backup.vault.documents import Entry, ForgottenLine, Manifest, SourceLine, encode
 from backup.vault.layout import DocumentName, Layout, new_snapshot_id, repository_folder
+from backup.vault.originals import OriginalsDestination
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,11 @@ broken from then on. Until then one command brings it back.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 
-from backup.destinations.originals import OriginalsDestination
-from backup.errors import DamagedDocument, DestinationError, ObjectNotFound
+from backup.errors import DestinationError
 from backup.model import Destination, Key, ObjectVersions
-from backup.vault.clocks import is_dated_after_object
 from backup.vault.layout import DocumentName, Layout, folder_of
-from backup.vault.manifest import list_documents, load_manifest
+from backup.vault.originals import OriginalsDestination
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,7 @@ def hidden_documents(
 ) -> tuple[HiddenDocument, ...]:
     """Return the documents that `list_documents` gave though delete markers hide them.
 
-    One that a manifest in sight has merged is none: prune may have removed it. No request is made
-    where nothing is hidden.
+    No request is made where nothing is hidden.
 
     Args:
         destination: with which the documents of this root were listed before.
@@ -55,41 +51,16 @@ def hidden_documents(
         hidden |= destination.hidden(layout.folder(kind))
     if not hidden:
         return ()
-    names = {layout.document(name): name for name in list_documents(destination, layout)}
-    merged = _merged_in_sight(
-        destination, layout, [name for key, name in names.items() if key not in hidden]
-    )
     return tuple(
-        HiddenDocument(names[key], destination.uri(key), hidden[key].show_again)
-        for key in sorted(hidden)
-        if key in names and names[key].stem not in merged
+        HiddenDocument(name, destination.uri(key), one.show_again)
+        for key, one in sorted(hidden.items())
+        if (name := layout.parse_document(key)) is not None
     )
 
 
 def hidden_notes(destination: OriginalsDestination, layout: Layout) -> list[str]:
     """Say which documents are hidden, a line for each, for commands that go on all the same."""
     return [f"{one.message}; {one.fix}" for one in hidden_documents(destination, layout)]
-
-
-def _merged_in_sight(
-    destination: Destination, layout: Layout, names: list[DocumentName]
-) -> frozenset[str]:
-    """Read which documents the newest manifest in sight has merged.
-
-    Of those that began within one second each may be the newest.
-    """
-    manifests = [one for one in names if one.checkpoint is None and not is_dated_after_object(one)]
-    merged: set[str] = set()
-    newest: datetime | None = None
-    for name in sorted(manifests, key=lambda one: one.time, reverse=True):
-        if newest is not None and name.time < newest:
-            break
-        try:
-            merged.update(load_manifest(destination, layout, name).merged)
-        except (DamagedDocument, ObjectNotFound):
-            continue
-        newest = name.time
-    return frozenset(merged)
 
 
 def how_hidden(destination: Destination, key: Key) -> str:

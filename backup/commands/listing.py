@@ -21,7 +21,6 @@ from backup.commands.forget import forgotten_row
 from backup.commands.hidden import hidden_notes
 from backup.commands.known_damage import standing, with_known_damage
 from backup.commands.lost_index import lost_index
-from backup.destinations.originals import OriginalsDestination
 from backup.model import Destination, ObjectId, RefChange
 from backup.order import in_order
 from backup.results import (
@@ -37,6 +36,7 @@ from backup.results import (
 from backup.vault.documents import Entry, Record
 from backup.vault.layout import Layout
 from backup.vault.manifest import Identity, State
+from backup.vault.originals import OriginalsDestination
 
 
 def list_vault(destination: Destination) -> VaultListing:

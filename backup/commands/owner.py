@@ -40,7 +40,6 @@ from backup.commands.selecting import (
 )
 from backup.counting import RequestCounts
 from backup.destinations.counting import CountingDestination
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
     DeadlineReached,
@@ -77,6 +76,7 @@ from backup.vault.manifest import (
     unknown_to,
     with_documents,
 )
+from backup.vault.originals import OriginalsDestination
 from backup.workers import Workers
 
 CHECKPOINT_SECONDS = 240.0

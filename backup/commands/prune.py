@@ -35,7 +35,6 @@ from backup.commands.lost_index import HOW_TO_GO_ON
 from backup.commands.needing import Needed
 from backup.commands.surveying import Survey, run_of, survey
 from backup.commands.sweeping_exports import sweep_exports
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     AccessDenied,
     BackupError,
@@ -82,6 +81,7 @@ from backup.vault.manifest import (
     load_state,
     with_documents,
 )
+from backup.vault.originals import OriginalsDestination
 
 
 @dataclass(frozen=True, slots=True)

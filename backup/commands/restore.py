@@ -40,7 +40,6 @@ from backup.commands.placing import (
 from backup.commands.pushing import Push, PushRequest
 from backup.commands.rebuilding import head_id, rebuild_repository, record_of
 from backup.commands.stored_files import give_files, promised_files
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     BackupError,
     ConfigError,
@@ -58,6 +57,7 @@ from backup.stopping import Stop
 from backup.vault.documents import Record
 from backup.vault.layout import Layout, is_snapshot_id, lfs_key
 from backup.vault.manifest import State, list_documents
+from backup.vault.originals import OriginalsDestination
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -22,13 +22,13 @@ from backup.commands.known_damage import (
 )
 from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.presence import not_there
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import ExitCode
 from backup.model import Destination
 from backup.results import Finding, StatusReport
 from backup.vault.documents import Entry
 from backup.vault.layout import Layout, escape_segment
 from backup.vault.manifest import State, list_documents, load_state
+from backup.vault.originals import OriginalsDestination
 
 _MOST_NAMED = 20
 _WORDS_OF_AGE = (("days", 86_400), ("hours", 3600), ("minutes", 60))

@@ -45,7 +45,6 @@ from backup.commands.stored_files import (
     unsearched_packs,
 )
 from backup.config.names import Depth
-from backup.destinations.originals import OriginalsDestination
 from backup.errors import (
     DestinationError,
     ExitCode,
@@ -78,6 +77,7 @@ from backup.vault.manifest import (
     list_documents,
     load,
 )
+from backup.vault.originals import OriginalsDestination
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ from backup.results import RestoreReport, StatusReport, VerifyReport
 from backup.retention import Rules
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
+from backup.vault.documents import encode
+from backup.vault.layout import DocumentName, Layout, new_snapshot_id
+from backup.vault.manifest import list_documents, load_manifest, load_state
+from backup.vault.originals import OriginalsDestination
 from tests.support.dated import DatedDestination
 from tests.support.faults import Heard
 from tests.support.git import init_bare
@@ -303,3 +307,61 @@ def test_where_no_version_of_a_manifest_is_left_the_owner_has_lost_its_index(
     assert "objects of 1 repository" in night.problems[0]
     assert vault.night(4).exit_code == 0
     vault.assert_comes_back("after")
+
+
+# --- Runs at once ---------------------------------------------------------------------------------
+
+
+def at_once(vault: Vault) -> tuple[str, str]:
+    """Add what two runs at once have written, and return their keys.
+
+    The one that began first ended last, and has merged the other.
+    """
+    layout = Layout.of(host="folder", owner="acme")
+    newest = list_documents(vault.destination, layout)[-1]
+    before = load_manifest(vault.destination, layout, newest)
+    keys: list[str] = []
+    merged = (*before.merged, newest.stem)
+    for began, ended in ((10, 15), (5, 20)):
+        moment = before.finished_at + timedelta(minutes=began)
+        name = DocumentName(new_snapshot_id(moment))
+        changed = before.model_copy(
+            update={
+                "snapshot_id": name.snapshot_id,
+                "started_at": moment,
+                "finished_at": before.finished_at + timedelta(minutes=ended),
+                "merged": merged,
+            }
+        )
+        vault.destination.put_if_absent(layout.document(name), encode(changed))
+        merged = (*merged, name.stem)
+        keys.append(f"git/{layout.document(name)}")
+    return keys[1], keys[0]
+
+
+def newest_of(vault: Vault) -> str | None:
+    layout = Layout.of(host="folder", owner="acme")
+    originals = OriginalsDestination(vault.destination)
+    names = list_documents(originals, layout)
+    found = load_state(originals, layout, names, now=vault.began + 5 * HOUR).newest
+    return None if found is None else found.snapshot_id
+
+
+def test_the_run_that_ended_last_is_read_also_where_another_began_later(vault: Vault) -> None:
+    last, other = at_once(vault)
+    assert last < other
+    assert f"/{newest_of(vault)}." in last
+    vault.hide(last)
+    assert f"/{newest_of(vault)}." in last
+    (said,) = vault.errors()
+    assert f"{last} lies under a delete marker; it was read all the same" in said
+    vault.undo(said)
+    assert vault.errors() == []
+
+
+def test_what_prune_took_away_is_not_hidden_also_where_it_began_last(vault: Vault) -> None:
+    last, other = at_once(vault)
+    vault.hide(other)
+    assert f"/{newest_of(vault)}." in last
+    assert vault.errors() == []
+    assert vault.verify().exit_code == 0

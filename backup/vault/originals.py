@@ -5,8 +5,9 @@ is therefore not lost: the run's own version is the first one. Of records and bu
 stands in the document that names them; of manifests it stands nowhere.
 
 A delete marker over the newest manifests would give an older state for the newest one, without a
-word. prune never removes the newest snapshot, so that no marker over what is newer than every
-manifest in sight is its work: such documents are listed and read as if they were in sight.
+word. prune never removes the newest snapshot, so that no marker is its work over what no manifest
+in sight has merged and what may be newer than all of them: such documents are listed and read as if
+they were in sight.
 """
 
 import re
@@ -16,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from heapq import merge
 from threading import Lock
 
-from backup.errors import DestinationError
+from backup.errors import DamagedDocument, DestinationError, ObjectNotFound, UnsupportedFormat
 from backup.model import (
     ArchivedObject,
     Destination,
@@ -27,8 +28,9 @@ from backup.model import (
     Writer,
 )
 from backup.secret import Secret
+from backup.vault.layout import Layout
+from backup.vault.manifest import WINDOW, Head, load
 
-# As `backup.vault.layout` and `backup.vault.manifest` have them.
 _MANIFESTS = "/snapshots/"
 _CHECKPOINTS = "/checkpoints/"
 _ACCEPTED = "/accepted/"
@@ -37,6 +39,9 @@ _ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-z]{4,32}(?=\.)", re.ASCII)
 _ID_TIME = "%Y%m%dT%H%M%SZ"
 _FUTURE_TOLERANCE = timedelta(hours=1)
 _LAST = datetime.max.replace(tzinfo=UTC) - _FUTURE_TOLERANCE
+# The run that ended last may have begun so long before the one with the greatest id. What prune
+# took away from this time stands in what was merged, which goes back by a window.
+_MOST_BESIDE = WINDOW - timedelta(days=1)
 
 
 class OriginalsDestination:
@@ -111,7 +116,7 @@ class OriginalsDestination:
         return next(self.list(folder), None) is not None if known is None else known
 
     def _with_hidden(self, prefix: str, *, versions: bool) -> Iterator[StoredObject]:
-        """List a folder of documents, and those that are hidden and newer than all of them."""
+        """List a folder of documents, and those that are hidden and may be newer than all these."""
         # Before what is in sight: what is written or pruned meanwhile is not taken for hidden.
         known = self._versions(prefix)
         listed = [
@@ -119,17 +124,26 @@ class OriginalsDestination:
             for one in self._inner.list(prefix, versions=versions)
         ]
         in_sight = {one.key for one in listed}
-        newest = max((_id_of(one.key) for one in listed if _is_timely(one)), default="")
+        timely = sorted((one.key for one in listed if _is_timely(one)), key=_id_of, reverse=True)
+        since = _id_of(timely[0]) if timely else ""
+        if prefix.endswith(_MANIFESTS):
+            since = _some_time_before(since)
         hidden = {
             key: one
             for key, one in known.items()
             if one.is_hidden
             and key not in in_sight
-            and _id_of(key) > newest
+            and _id_of(key) > since
             and _is_timely(one)
             # By deleting it a repository that was to be forgotten is taken back.
             and _FORGOTTEN not in key.rpartition("/")[2]
         }
+        layout = Layout(prefix.removesuffix(_MANIFESTS.lstrip("/")))
+        for key in timely:
+            if not hidden or _id_of(key) <= since:
+                break
+            for stem in self._merged_by(key):
+                hidden.pop(layout.document_of(stem), None)
         with self._lock:
             self._hidden[prefix] = hidden
             self._has_manifests[prefix] = bool(listed or hidden)
@@ -138,6 +152,13 @@ class OriginalsDestination:
             for key, one in hidden.items()
         ]
         return merge(listed, found, key=lambda one: one.key)
+
+    def _merged_by(self, key: Key) -> tuple[str, ...]:
+        """Read which documents a manifest has merged; none where it cannot be read."""
+        try:
+            return load(self, key, Head).merged
+        except (DamagedDocument, UnsupportedFormat, ObjectNotFound):
+            return ()
 
     @staticmethod
     def _as_first_stored(listed: StoredObject, known: ObjectVersions | None) -> StoredObject:
@@ -188,6 +209,15 @@ def _id_of(key: str) -> str:
     """Return the id that a document's key begins with; empty for an object of another program."""
     found = _ID.match(key.rpartition("/")[2])
     return "" if found is None else found[0]
+
+
+def _some_time_before(snapshot_id: str) -> str:
+    """Return what the ids of runs that were at work beside this one are greater than."""
+    try:
+        time = datetime.strptime(snapshot_id[:16], _ID_TIME).replace(tzinfo=UTC)
+        return (time - _MOST_BESIDE).strftime(_ID_TIME)
+    except (ValueError, OverflowError):
+        return snapshot_id
 
 
 def _is_timely(one: StoredObject | ObjectVersions) -> bool:
