@@ -60,6 +60,8 @@ def selection_line(selection: Selection) -> SelectionLine:
 
 # What an entry's sentences about files of Git LFS begin with.
 ABOUT_FILES = "Git LFS: "
+# What the sentence about refs of a repository on this machine that point at nothing begins with.
+ABOUT_BROKEN_REFS = "broken refs, to be mended or deleted at the source: "
 # How entries ended that were written before such packs were searched by the next run.
 _NOT_SEARCHED = " packs were not searched for files of Git LFS"
 # So few refs go in an ordinary week.
@@ -84,6 +86,11 @@ def is_about_files(sentence: str) -> bool:
     return sentence.startswith(ABOUT_FILES) or sentence.endswith(_NOT_SEARCHED)
 
 
+def _has_its_own_way(sentence: str) -> bool:
+    """Tell whether a capture would not end what is unfinished: what is broken must be mended."""
+    return is_about_files(sentence) or sentence.startswith(ABOUT_BROKEN_REFS)
+
+
 def why_not_unchanged(entry: Entry | None, *, digest: str, selection: Selection) -> str:
     """Compare tonight's refs with the last entry.
 
@@ -94,7 +101,7 @@ def why_not_unchanged(entry: Entry | None, *, digest: str, selection: Selection)
         return "first capture"
     if entry.digest != digest:
         return "refs changed"
-    if unfinished := [one for one in entry.unfinished if not is_about_files(one)]:
+    if unfinished := [one for one in entry.unfinished if not _has_its_own_way(one)]:
         return f"unfinished: {', '.join(unfinished)}"
     # Files are looked for by themselves.
     before = entry.selection.model_copy(update={"lfs": selection.lfs})

@@ -1,15 +1,17 @@
 """What is said of a repository after the work on it: its outcome, and its entry in the manifest."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from backup.capture import Captured, FilesKept
 from backup.commands.known_damage import run_lines
+from backup.commands.remotes import is_local
 from backup.errors import sound
 from backup.git.pointers import Pointer
 from backup.model import Kind, KnownStatus, MissingFile, Outcome, Refs, Repository, Selection
 from backup.plan import (
+    ABOUT_BROKEN_REFS,
     ABOUT_FILES,
     Plan,
     is_about_files,
@@ -183,15 +185,20 @@ def unchanged(
     status: KnownStatus = "empty" if refs.empty else "unchanged"
     files = {} if selection.lfs else _files_not_asked_for(entry)
     counts = refs.not_selected
+    made = entry.model_copy(
+        update={**_NOTHING_DONE}
+        | _listed(repository, entry)
+        | {"status": status, "checked_at": checked_at, "refs_not_selected": counts}
+        | {"selection": selection_line(selection)}
+        | files
+    )
+    # Told by tonight's refs, and of entries that were written before they were told at all.
+    broken = _broken_refs(repository, refs)
+    unfinished = [one for one in made.unfinished if not one.startswith(ABOUT_BROKEN_REFS)]
     return Result(
         replace(outcome_of(repository), status=status, refs_not_selected=counts),
-        entry.model_copy(
-            update={**_NOTHING_DONE}
-            | _listed(repository, entry)
-            | {"status": status, "checked_at": checked_at, "refs_not_selected": counts}
-            | {"selection": selection_line(selection)}
-            | files
-        ),
+        made.model_copy(update={"unfinished": (*unfinished, *broken)}),
+        "; ".join(broken),
     )
 
 
@@ -270,6 +277,7 @@ def captured_now(
         kind: sum(change.kind == kind for change in captured.changes)
         for kind in ("added", "advanced", "rewritten", "moved", "deleted")
     }
+    broken = _broken_refs(repository, refs)
     base = entry or first_entry(repository)
     made = base.model_copy(
         update={**_NOTHING_DONE}
@@ -285,9 +293,9 @@ def captured_now(
             "chain_bytes": sum(bundle.size_bytes for bundle in captured.record.chain),
             "selection": selection_line(plan.selection),
             "empty": refs.empty,
-            "unfinished": _unfinished(captured.files),
+            "unfinished": (*_unfinished(captured.files), *broken),
             "lfs_turn": None if captured.files is None else captured.files.turn,
-            "degraded": _degraded(captured.record),
+            "degraded": _degraded(captured.record, broken),
             "unproven": captured.record.unproven,
             "refs_not_selected": refs.not_selected,
             "pins": pins,
@@ -299,7 +307,8 @@ def captured_now(
             "changes": ChangeCounts(**counts),
         }
     )
-    problem = ("" if accept_drop else urgent) or _newly_left_out(plan)
+    problem = ("" if accept_drop else urgent) or _newly_left_out(plan, broken)
+    problem = "; ".join(filter(None, (problem, *broken)))
     outcome = _with_files(outcome, captured.files)
     if captured.files is not None:
         made = with_lost_files(made, captured.files.lost, now=captured.record.captured_at)
@@ -322,10 +331,32 @@ def _no_longer_than(before: datetime | None, captured: Captured) -> datetime | N
     return min(before, captured.retain_until)
 
 
-def _degraded(record: Record) -> tuple[str, ...]:
+def _broken_refs(repository: Repository, refs: Refs) -> tuple[str, ...]:
+    """Name the refs of a repository on this machine that point at nothing; in a sentence, or none.
+
+    A crash leaves them, and they had a commit before: where they lie they can be mended, or
+    deleted. Of another machine that is not known, and said once as of any ref that cannot be kept.
+    """
+    broken = [one.name for one in refs.left_out if _points_at_nothing(one.id)]
+    if not broken or not is_local(repository):
+        return ()
+    named = ", ".join(repr(str(name)) for name in broken[:_MOST_NAMED])
+    more = f" and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
+    return (f"{ABOUT_BROKEN_REFS}{named}{more}",)
+
+
+def _points_at_nothing(oid: str) -> bool:
+    return oid != "" and set(oid) == {"0"}
+
+
+def _degraded(record: Record, unfinished: Collection[str]) -> tuple[str, ...]:
+    """Say what of a record is less than its repository, and is not said as unfinished."""
     reasons = []
-    if record.left_out:
-        reasons.append("refs left out")
+    said = any(one.startswith(ABOUT_BROKEN_REFS) for one in unfinished)
+    left_out = [one for one in record.left_out if not (said and _points_at_nothing(one.id))]
+    if left_out:
+        first = left_out[0]
+        reasons.append(f"{len(left_out)} refs left out, first {first.ref_name!r}: {first.reason}")
     if any(line.object_type is not None for line in record.refs):
         reasons.append("branches that name no commit: git fetch refuses them, restore does not")
     gone = [] if record.lfs is None else [one for one in record.lfs.not_stored if one.permanent]
@@ -336,11 +367,12 @@ def _degraded(record: Record) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _newly_left_out(plan: Plan) -> str:
+def _newly_left_out(plan: Plan, broken: Collection[str]) -> str:
     before = set()
     if plan.previous is not None:
         before = {(line.ref_name, line.id) for line in plan.previous.left_out}
-    new = [item for item in plan.refs.left_out if (item.name, item.id) not in before]
+    left_out = [one for one in plan.refs.left_out if not (broken and _points_at_nothing(one.id))]
+    new = [item for item in left_out if (item.name, item.id) not in before]
     if not new:
         return ""
     return f"{len(new)} refs cannot be stored, first {new[0].name!r}: {new[0].reason}"
@@ -462,9 +494,10 @@ def files_looked_for(
         now: the time.
     """
     entry, outcome = result.entry, _with_files(result.outcome, kept)
+    broken = [one for one in entry.unfinished if one.startswith(ABOUT_BROKEN_REFS)]
     marks: dict[str, object] = {
-        "unfinished": _unfinished(kept),
-        "degraded": _degraded(record),
+        "unfinished": (*_unfinished(kept), *broken),
+        "degraded": _degraded(record, broken),
         "lfs_turn": kept.turn,
     }
     if captured is not None:
@@ -480,7 +513,7 @@ def files_looked_for(
             "locked_until": _no_longer_than(entry.locked_until, captured),
         }
     made = with_lost_files(entry.model_copy(update=marks), kept.lost, now=now)
-    return Result(outcome, made, _files_problem(outcome, kept))
+    return Result(outcome, made, both(result.problem, _files_problem(outcome, kept)))
 
 
 def with_lost_files(entry: Entry, lost: Mapping[str, str], *, now: datetime) -> Entry:

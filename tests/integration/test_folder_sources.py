@@ -19,6 +19,7 @@ from backup.stopping import Stop
 from tests.integration.test_run import MAIN, Lab, done, push, statuses, told
 from tests.support import shapes
 from tests.support.git import commit_chain, git, init_bare, update_refs
+from tests.support.lfsserver import commit, keep, pointer
 from tests.support.mirrors import assert_same_mirror, mirror_state
 from tests.support.program import environment, repo_backup
 
@@ -289,6 +290,56 @@ def test_a_ref_with_a_null_id_is_left_out_said_and_does_not_keep_the_rest_from_t
     assert (status, plan) == ("captured", "full")
     assert [line.name for line in lab.record("widgets").refs] == ["refs/heads/main"]
     assert lab.run().count("unchanged") == 1
+
+
+@pytest.mark.parametrize(("end", "with_files"), [("mended", False), ("deleted", True)])
+def test_a_ref_that_a_crash_has_emptied_is_a_problem_each_night_until_it_is_mended_or_deleted(
+    end: str, with_files: bool, tmp_path: Path
+) -> None:
+    path = Lab(tmp_path / "src").repository("widgets")
+    lfs = "--lfs" if with_files else "--no-lfs"
+    if with_files:
+        # What the source does not have is looked for each night, though no ref moves.
+        commit(path, "main", {"big.bin": pointer(b"somewhere else")})
+        commit(path, "main", {"other.bin": pointer(b"here")})
+        keep(path, b"here")
+    topic = path / "refs/heads/topic"
+    topic.write_bytes(git("rev-parse", MAIN, cwd=path))
+    for code in (3, 0) if with_files else (0,):
+        repo_backup(*RUN, lfs, cwd=tmp_path, check=code)
+    lost = topic.read_bytes()
+    topic.write_bytes(b"")
+    named = "broken refs, to be mended or deleted at the source: 'refs/heads/topic'"
+    for status in ("captured", "unchanged"):
+        report = repo_backup(*RUN, lfs, "--json", cwd=tmp_path, check=3).json
+        assert report["problems"] == [f"src/widgets: {named}"]
+        assert report["totals"][status] == 1
+        looked = repo_backup("status", "--from", "vault", cwd=tmp_path, check=3).stdout
+        assert f"error: folder/src/widgets: it is not whole: {named}" in looked
+        assert "refs left out" not in looked
+        (row,) = repo_backup("list", "--from", "vault", "--json", cwd=tmp_path).json["repositories"]
+        assert row["state"] == "unfinished"
+        assert row["reason"].startswith(named)
+    if end == "mended":
+        topic.write_bytes(lost)
+    else:
+        topic.unlink()
+    repo_backup(*RUN, lfs, cwd=tmp_path)
+    repo_backup("status", "--from", "vault", cwd=tmp_path)
+    repo_backup("restore", "widgets", "--from", "vault", "back.git", cwd=tmp_path)
+    assert_same_mirror(tmp_path / "back.git", path)
+
+
+def test_a_ref_that_no_disk_can_hold_is_named_and_a_problem_once(tmp_path: Path) -> None:
+    path = Lab(tmp_path / "src").repository("widgets")
+    oid = git("rev-parse", MAIN, cwd=path).strip()
+    # git does not look at the names in this file.
+    (path / "packed-refs").write_bytes(b"%b refs/heads/%b\n" % (oid, b"a/" + b"b" * 300))
+    for code in (3, 0):
+        report = repo_backup(*RUN, "--json", cwd=tmp_path, check=code).json
+        assert len(report["problems"]) == (code == 3)
+        looked = repo_backup("status", "--from", "vault", cwd=tmp_path).stdout
+        assert "info: folder/src/widgets: 1 refs left out, first 'refs/heads/a/bbb" in looked
 
 
 def test_a_history_that_is_cut_off_later_keeps_what_was_stored(lab: Lab, tmp_path: Path) -> None:
