@@ -49,7 +49,7 @@ from backup.errors import (
     ObjectNotFound,
 )
 from backup.git.command import require_git
-from backup.git.rebuild import holds, why_not_connected
+from backup.git.rebuild import holds, why_not_checked_out, why_not_whole
 from backup.git.work import named_but_unusable, work_folder
 from backup.model import ArchivedObject, ChangeKind, Destination, Events, ObjectId, RefName
 from backup.results import LostRef, PushReport, Restored, RestoreReport
@@ -487,7 +487,7 @@ class _Restoring:
     def _restore_at(self, work: _Work, place: Path, workplace: Workplace) -> Restored | _Failure:
         try:
             if place.exists():
-                return self._found_there(work, place)
+                return self._found_there(work, place, workplace)
             with workplace.half_made() as folder:
                 made = self._restore(work, folder)
                 move_into_place(folder, place)
@@ -497,7 +497,7 @@ class _Restoring:
             return _Failure(work.found.name, error)
         return replace(made, path=place)
 
-    def _found_there(self, work: _Work, place: Path) -> Restored:
+    def _found_there(self, work: _Work, place: Path, workplace: Workplace) -> Restored:
         """Keep what a restore before this one has made, if it is what is asked for."""
         record = self._record(work.found)
         head, tips = record.head, _tips(record, work)
@@ -507,9 +507,18 @@ class _Restoring:
                 hint="move it away, or name the state that it has with --at",
             )
         asked = [*tips.values(), *filter(None, [head_id(record)])]
-        if lacks := why_not_connected(place, asked, stop=self._stop):
+        wrong = why_not_whole(
+            place / ".git" if self._request.checkout else place,
+            asked,
+            object_format=record.object_format,
+            stop=self._stop,
+        )
+        if self._request.checkout and not wrong:
+            with workplace.half_made() as scratch:
+                wrong = why_not_checked_out(place, scratch, stop=self._stop)
+        if wrong:
             raise BackupError(
-                f"{place} is there already, and is not whole any more: {lacks}",
+                f"{place} is there already, and is not whole any more: {wrong}",
                 hint="move it away, and it is restored again",
             )
         return replace(self._with_files(work, record, place), was_there=True)

@@ -4,7 +4,11 @@ What git says is believed only as long as the folder is as it was left: a file t
 took out of it says nothing of what is stored.
 """
 
+import filecmp
+import hashlib
 import os
+import stat
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +34,12 @@ from backup.git.work import ANOTHER_FOLDER, Kept
 from backup.model import ObjectFormat, ObjectId, RefName
 from backup.refs import to_bytes
 from backup.stopping import Stop
+
+# A restore makes neither; of what they hide, or lies elsewhere, nothing would be read.
+_HIDING = ("shallow", "objects/info/alternates")
+# What else says of objects what they are may be older than they.
+_OBJECTS_ALONE = (("core.commitGraph", "false"), ("core.multiPackIndex", "false"))
+_READ_BYTES = 1 << 18
 
 
 class Rebuild:
@@ -208,11 +218,7 @@ class Rebuild:
             GitFailed: git refuses a file, for its name as a rule.
         """
         self._git("config", "core.bare", "false")
-        if (oid := _id_of_head(self._directory, stop=self._stop)) is None:
-            return
-        try:
-            self._git("rev-parse", "--quiet", "--verify", f"{oid}^{{commit}}")
-        except GitFailed:
+        if _commit_of_head(self._directory, stop=self._stop) is None:
             return
         try:
             run_git("reset", "--quiet", "--hard", directory=folder, stop=self._stop)
@@ -251,29 +257,118 @@ def holds(
     return True
 
 
-def why_not_connected(directory: Path, tips: Iterable[ObjectId], *, stop: Stop) -> str:
-    """Return what a repository lacks of all that some tips reach; empty where it has all.
+def why_not_whole(
+    directory: Path, tips: Iterable[ObjectId], *, object_format: ObjectFormat, stop: Stop
+) -> str:
+    """Return what is wrong with what a repository has of what some tips reach; empty if nothing.
+
+    Every object that git would read is read, and has the content that its id names: of a disk that
+    lost some of what was written, git itself notices nothing until it comes to that place. The time
+    grows with the size of the repository, the memory does not.
+
+    Args:
+        directory: a bare repository, or the ``.git`` of another, that `Rebuild` has made.
+        tips: objects that are asked for.
+        object_format: of the repository.
+        stop: ends it.
 
     Raises:
         GitHindered: the machine kept git from looking.
         MachineLimitReached: there was too little of it for git.
     """
+    objects = directory / "objects"
+    for name in _HIDING:
+        if (directory / name).exists():
+            return f"since it was made it was given {name}"
+    asked = b"".join(oid.encode() + b"\n" for oid in tips)
     try:
-        asked = b"".join(oid.encode() + b"\n" for oid in tips)
+        for pack in sorted(objects.glob("pack/*.pack")):
+            # Named from there, which is where git works.
+            name = os.fspath(pack.relative_to(directory))
+            run_git("index-pack", "--verify", name, directory=directory, stop=stop)
+        for path in sorted(objects.glob("[0-9a-f][0-9a-f]/*")):
+            stop.check()
+            if not _is_whole(path, object_format):
+                return f"{path} is damaged"
         run_git(
-            "rev-list",
-            "--objects",
-            "--quiet",
-            "--stdin",
+            *("rev-list", "--objects", "--quiet", "--stdin"),
             directory=directory,
             stop=stop,
             data=asked,
+            environment=clean_environment(safe_directories=[directory], settings=_OBJECTS_ALONE),
         )
     except GitHindered:
         raise
     except GitFailed as error:
         return error.message
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
     return ""
+
+
+def why_not_checked_out(folder: Path, scratch: Path, *, stop: Stop) -> str:
+    """Return which file of HEAD is not in a folder as `Rebuild.check_out` puts it; empty if none.
+
+    Other files in the folder are nobody's business.
+
+    Args:
+        folder: that was checked out, whose repository is whole.
+        scratch: an empty folder, on the same file system as a rule.
+        stop: ends it.
+
+    Raises:
+        GitFailed: git cannot compare them.
+    """
+    if (oid := _commit_of_head(folder / ".git", stop=stop)) is None:
+        return ""
+    scratch = scratch.absolute()
+    # The folder's own index believes times and sizes; with a new one git reads every file.
+    index = {"GIT_INDEX_FILE": os.fspath(scratch / "index")}
+    environment = clean_environment(safe_directories=[folder]) | index
+
+    def git(*arguments: str, data: bytes = b"") -> bytes:
+        return run_git(*arguments, directory=folder, stop=stop, data=data, environment=environment)
+
+    git("read-tree", oid)
+    # With -q what differs is no error; it is listed by the next.
+    git("update-index", "-q", "--refresh")
+    suspects = git("diff-files", "--name-only", "--ignore-submodules=all", "-z")
+    if not suspects:
+        return ""
+    # Some differ to git by their attributes alone (line ends): what counts is what it would write.
+    fresh = scratch / "files"
+    git("checkout-index", f"--prefix={fresh}/", "-z", "--stdin", data=suspects)
+    for name in map(os.fsdecode, suspects.rstrip(b"\0").split(b"\0")):
+        stop.check()
+        if not _is_same(folder / name, fresh / name):
+            return f"{name} is not as it was checked out"
+    return ""
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        if one.is_symlink() or other.is_symlink():
+            return one.readlink() == other.readlink()
+        if (one.stat().st_mode ^ other.stat().st_mode) & stat.S_IXUSR:
+            return False
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+def _is_whole(path: Path, object_format: ObjectFormat) -> bool:
+    """Tell whether a loose object is the one that its path names."""
+    digest, inflate = hashlib.new(object_format), zlib.decompressobj()
+    try:
+        with path.open("rb") as file:
+            while data := file.read(_READ_BYTES):
+                while data and not inflate.eof:
+                    digest.update(inflate.decompress(data, _READ_BYTES))
+                    data = inflate.unconsumed_tail
+        digest.update(inflate.flush())
+    except zlib.error:
+        return False
+    return inflate.eof and digest.hexdigest() == path.parent.name + path.name
 
 
 def has_refs(directory: Path, tips: Mapping[RefName, ObjectId], *, stop: Stop) -> bool:
@@ -293,3 +388,17 @@ def _id_of_head(directory: Path, *, stop: Stop) -> ObjectId | None:
     except GitFailed:
         return None
     return ObjectId(answer.decode().strip())
+
+
+def _commit_of_head(directory: Path, *, stop: Stop) -> ObjectId | None:
+    """Return what HEAD points at, where it leads to a commit; None otherwise."""
+    if (oid := _id_of_head(directory, stop=stop)) is None:
+        return None
+    try:
+        commit = f"{oid}^{{commit}}"
+        run_git("rev-parse", "--quiet", "--verify", commit, directory=directory, stop=stop)
+    except GitHindered:
+        raise
+    except GitFailed:
+        return None
+    return oid

@@ -1,8 +1,10 @@
 """A restore of several that is gone on with: what was there already is proved, and not believed."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -112,6 +114,95 @@ def test_a_mirror_that_has_lost_its_objects_is_not_there_already(
     (target / "media.git").rename(tmp_path / "lost")
     assert not restored(vault, target, check=0)["media"]["was_there"]
     git("rev-list", "--objects", "--all", cwd=target / "media.git")
+
+
+def lose_bytes(path: Path) -> None:
+    """Put zeros into the middle of a file, as a power cut does, and leave its size and times."""
+    before = path.stat()
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(len(data[middle : middle + 64]))
+    path.write_bytes(data)
+    path.chmod(before.st_mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+@pytest.mark.parametrize("words", [(), ("--checkout",)])
+def test_what_was_there_is_whole_in_content_and_not_in_names_alone(
+    words: tuple[str, ...], object_format: str, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "acme/media.git", tmp_path / "back"
+    init_bare(source, object_format=object_format)
+    # What the middle of the pack is a part of, and git reads none of when it follows the refs.
+    commit(source, "main", {"noise": Random(7).randbytes(1 << 16)})
+    repo_backup("run", "--from", tmp_path / "acme", "--to", tmp_path / "vault")
+    vault = tmp_path / "vault"
+    restored(vault, target, *words, check=0)
+    (target / LEFT).mkdir()
+    assert restored(vault, target, *words, check=0)["media"]["was_there"]
+    place = target / ("media" if words else "media.git")
+    (pack,) = place.rglob("*.pack")
+    whole = pack.read_bytes()
+    lose_bytes(pack)
+    (target / LEFT).mkdir()
+    done = restored(vault, target, *words, check=3)
+    assert done["media"] is None
+    (failed,) = done["failed"]
+    assert f"{place} is there already, and is not whole any more: git index-pack failed" in failed
+    # An object that somebody unpacked counts like one in a pack.
+    pack.chmod(0o644)
+    pack.write_bytes(whole)
+    away = tmp_path / pack.name
+    for path in [*pack.parent.iterdir()]:
+        path.rename(tmp_path / path.name)
+    git("unpack-objects", "-q", cwd=place, input=away.read_bytes())
+    assert restored(vault, target, *words, check=0)["media"]["was_there"]
+    loose = max(place.rglob("objects/??/*"), key=lambda path: path.stat().st_size)
+    lose_bytes(loose)
+    (target / LEFT).mkdir()
+    (failed,) = restored(vault, target, *words, check=3)["failed"]
+    assert f"{loose} is damaged" in failed
+    place.rename(tmp_path / "lost")
+    assert not restored(vault, target, *words, check=0)["media"]["was_there"]
+    git("fsck", "--full", "--strict", cwd=target / place.name)
+
+
+def test_files_that_were_checked_out_have_the_content_of_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, target = Path("acme/media.git"), Path("back")
+    init_bare(source)
+    # Such files are changed ones to git, as soon as it looks at them.
+    odd = {".gitattributes": b"*.txt text=auto eol=crlf\n", "a.txt": b"1\r\n2\r\n", "b.txt": b"\n"}
+    commit(source, "main", {**odd, "noise": Random(7).randbytes(1 << 10)})
+    vault = Path("vault")
+    repo_backup("run", "--from", "acme", "--to", vault)
+    restored(vault, target, "--checkout", check=0)
+    (target / "media/mine").touch()
+    (target / LEFT).mkdir()
+    assert restored(vault, target, "--checkout", check=0)["media"]["was_there"]
+    lose_bytes(target / "media/noise")
+    (target / LEFT).mkdir()
+    (failed,) = restored(vault, target, "--checkout", check=3)["failed"]
+    assert "not whole any more: noise is not as it was checked out" in failed
+    assert (target / "media/mine").exists()
+    assert [path.name for path in (target / LEFT).iterdir() if "half-made" in path.name] == []
+
+
+@pytest.mark.parametrize("name", ["shallow", "objects/info/alternates"])
+def test_what_is_hidden_or_lies_elsewhere_is_not_taken_for_whole(
+    name: str, vault: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "back"
+    restored(vault, target, check=0)
+    (target / LEFT).mkdir()
+    (target / "media.git" / name).parent.mkdir(exist_ok=True)
+    (target / "media.git" / name).touch()
+    (failed,) = restored(vault, target, check=3)["failed"]
+    assert f"not whole any more: since it was made it was given {name}" in failed
 
 
 def test_a_full_disk_leaves_no_note_that_nothing_can_go_on_with(
