@@ -7,6 +7,7 @@ what counts is what it reads, since a clone gets the file for it.
 Source: git-lfs 3.7, lfs/pointer.go (DecodeFrom), lfs/scanner.go (BlobSizeCutoff).
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -46,10 +47,14 @@ _LOOKS = re.compile(
 )
 _LOOKS_WITHIN = 128
 
-# "BlobSizeCutoff": git-lfs takes no blob of 1024 bytes or more for a pointer.
+# "BlobSizeCutoff": git-lfs neither sends nor fetches a file for a blob of 1024 bytes or more. Its
+# smudge filter alone knows no such limit: of any file it takes the first 1024 bytes for one.
 _MOST_BYTES = 1023
 # A version line alone looks like a pointer; the shortest pointer has 114 bytes.
 _LEAST_BYTES = len(b"version ") + min(map(len, _VERSIONS))
+# This file is empty: nothing of it can be missing, and git-lfs does not ask for it either.
+# Source: git-lfs 3.7, fs/fs.go (ObjectExists, EmptyObjectSHA256).
+_EMPTY = hashlib.sha256().hexdigest()
 _AT_ONCE = 256
 _READ_BYTES = 1 << 18
 
@@ -69,7 +74,7 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class LookAlikes:
-    """Blobs that have the version line of a pointer and that git-lfs does not read as one.
+    """Blobs below the cutoff with the version line of a pointer that git-lfs does not read as one.
 
     Attributes:
         count: the number of them.
@@ -155,6 +160,8 @@ def find_pointers(
 ) -> PointersFound:
     """Read all pointers in a repository's packs, and count what only looks like one.
 
+    Those to the empty file are left out: nothing need be had for them.
+
     Memory grows with the number of files that pointers name, and of sizes that they give them, and
     with nothing else.
 
@@ -183,7 +190,8 @@ def find_pointers(
                 content = b"" if blob is None else blob[1]
                 pointer = parse_pointer(content)
                 if pointer is not None:
-                    found.add(pointer)
+                    if pointer.oid != _EMPTY:
+                        found.add(pointer)
                 elif looks_like_a_pointer(content):
                     look_alikes += LookAlikes(1, oid)
     return PointersFound(tuple(sorted(found)), look_alikes)

@@ -9,14 +9,14 @@ import pytest
 
 from backup.commands.run import RunOptions
 from backup.destinations.folder import FolderDestination
-from backup.git.pointers import find_pointers
+from backup.git.pointers import Pointer, find_pointers
 from backup.sources.plain import FolderSource
 from backup.stopping import Stop
 from backup.vault.documents import LfsIndex
 from backup.vault.layout import Layout
 from backup.vault.manifest import load, load_record
 from tests.support.git import git, init_bare
-from tests.support.lfsserver import VERSION, commit, pointer
+from tests.support.lfsserver import VERSION, commit, oid_of, pointer
 from tests.support.program import repo_backup
 from tests.support.vaults import run_at
 
@@ -75,6 +75,19 @@ def test_they_are_found_on_every_branch_and_in_history(source: Path) -> None:
     found = find_pointers(source / "media.git", stop=Stop()).pointers
     expected = ids(b"first", b"second", b"shared", b"third" * 100)
     assert {one.oid: one.size_bytes for one in found} == expected
+
+
+def test_nothing_is_missing_for_a_pointer_to_the_empty_file(tmp_path: Path) -> None:
+    path = init_bare(tmp_path / "one" / "empty.git")
+    commit(path, "main", {"empty.bin": pointer(b""), "readme": b"x" * 200})
+    vault = tmp_path / "of-one"
+    for _ in range(2):
+        report = repo_backup("run", "--lfs", "--from", path.parent, "--to", vault, "--json").json
+        assert not [note for note in report["notes"] if "LFS" in note]
+    assert "Git LFS" not in repo_backup("status", "--from", vault).stdout
+    # Whatever size somebody gives it, there is nothing to be had.
+    commit(path, "main", {"empty.bin": pointer(b"", size=5), "full.bin": pointer(b"full")})
+    assert find_pointers(path, stop=Stop()).pointers == (Pointer(oid_of(b"full"), len(b"full")),)
 
 
 def test_the_shortest_of_each_version_are_found(tmp_path: Path) -> None:
