@@ -72,8 +72,21 @@ def find_git_folder(folder: Path) -> GitFolder | None:
     return None
 
 
-def broken_because(folder: Path, *, within_work_tree: bool) -> str:
-    """Return why git would not take a folder for the repository that it was, or an empty string.
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What git would not take for the repository that it was.
+
+    Attributes:
+        reason: why not.
+        is_bare: whether the folder itself was the repository, and holds files of git's.
+    """
+
+    reason: str
+    is_bare: bool = False
+
+
+def find_broken(folder: Path, *, within_work_tree: bool) -> Broken | None:
+    """Tell whether a folder was a repository that git would not take for one any more.
 
     A crash that loses HEAD makes no absence of a repository.
 
@@ -85,17 +98,18 @@ def broken_because(folder: Path, *, within_work_tree: bool) -> str:
         OSError: it cannot be looked into.
     """
     dot_git = folder / ".git"
+    useless = "without which git takes it for no repository"
     if dot_git.is_file():
         git_directory = _follow(dot_git)
         if git_directory is None:
-            return "its .git file names no folder of git's"
+            return Broken("its .git file names no folder of git's")
         if not _is_git_directory(_main(git_directory)):
-            return f"its .git file leads to {git_directory}, where no repository is"
+            return Broken(f"its .git file leads to {git_directory}, where no repository is")
     elif any(_parts(dot_git)):
-        return f"its .git has no {_lacking(dot_git)}, without which git takes it for no repository"
+        return Broken(f"its .git has no {_lacking(dot_git)}, {useless}")
     elif not within_work_tree and sum(_parts(folder)) == len(_PARTS) - 1:
-        return f"it has no {_lacking(folder)}, without which git takes it for no repository"
-    return ""
+        return Broken(f"it has no {_lacking(folder)}, {useless}", is_bare=True)
+    return None
 
 
 def incomplete_because(git_directory: Path) -> str:
@@ -213,9 +227,9 @@ class FolderSource:
             if (status.st_dev, status.st_ino) in walk.seen:
                 return
             walk.seen.add((status.st_dev, status.st_ino))
-            found, broken = find_git_folder(folder), ""
+            found, broken = find_git_folder(folder), None
             if found is None:
-                broken = broken_because(folder, within_work_tree=within_work_tree)
+                broken = find_broken(folder, within_work_tree=within_work_tree)
             children = sorted(os.scandir(folder), key=lambda child: child.name)
         except OSError as error:
             if not relative:
@@ -226,12 +240,16 @@ class FolderSource:
                 problem = f"the folder {_shown(str(folder))} cannot be read: {error.strerror}"
                 yield self._not_readable(folder, relative, problem)
             return
+        is_bare = False
         if found is not None:
             yield self._repository(folder, relative)
-            within_work_tree = within_work_tree or found.work_tree is not None
-        elif broken:
-            yield self._not_readable(folder, relative, f"{folder}: {broken}")
-        is_bare = broken != "" if found is None else found.work_tree is None
+            is_bare = found.work_tree is None
+        elif broken is not None:
+            yield self._not_readable(folder, relative, f"{folder}: {broken.reason}")
+            is_bare = broken.is_bare
+        is_one = found is not None or broken is not None
+        # Beside a .git, sound or not, lie the files of people, whatever they are called.
+        within_work_tree = within_work_tree or (is_one and not is_bare)
         gits_own = _GITS_OWN if is_bare else (".git",)
         for child in children:
             place = folder / child.name

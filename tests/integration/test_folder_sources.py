@@ -123,6 +123,34 @@ def test_a_repository_that_git_would_not_take_any_more_is_failed_and_not_gone(
     repo_backup(*RUN, cwd=tmp_path)
 
 
+@pytest.mark.parametrize("lost", ["HEAD", "refs"])
+def test_what_lies_beside_a_broken_git_folder_is_named_whatever_it_is_called(
+    lost: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "src"
+    tree = working(root / "tree")
+    inner = ["tree/modules/x", "tree/info", "tree/other"]
+    for name in inner:
+        working(root / name)
+    # Links within a work tree are content, and stay that.
+    init_bare(root / "elsewhere/linked.git")
+    (tree / "link").symlink_to(root / "elsewhere")
+    repo_backup(*RUN, cwd=tmp_path)
+    (tree / ".git" / lost).rename(tmp_path / "lost")
+    push(root / "tree/modules/x")
+    working(root / "tree/modules/new")
+    report = repo_backup(*RUN, "--json", cwd=tmp_path, check=3).json
+    rows = {row["path"]: row["status"] for row in report["repositories"]}
+    assert rows == {
+        "tree": "failed",
+        "tree/info": "unchanged",
+        "tree/modules/new": "captured",
+        "tree/modules/x": "captured",
+        "tree/other": "unchanged",
+        "elsewhere/linked": "empty",
+    }
+
+
 def test_the_folder_itself_may_be_the_repository(tmp_path: Path) -> None:
     working(tmp_path / "src")
     report = repo_backup(*RUN, "--json", cwd=tmp_path).json
