@@ -136,7 +136,7 @@ class Refs:
         tips: full ref name to object id, sorted by the bytes of the name; HEAD excluded.
         peeled: for annotated tags, the id of what the tag finally points at.
         head_symref: the ref HEAD names, also when that ref does not exist (unborn); None when
-            HEAD is detached or was not advertised.
+            HEAD is detached, leads elsewhere than that ref, or was not advertised.
         head_id: what HEAD resolves to; None when unborn or not advertised.
         left_out: refs that were advertised and cannot be stored.
         not_selected: the number of refs that were advertised and not asked for, by the patterns of

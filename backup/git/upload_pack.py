@@ -315,8 +315,10 @@ class _RefCollector:
         if self.head_symref is not None and not is_well_formed(self.head_symref):
             left_out.append(LeftOut(to_name(b"HEAD"), "", "names no well-formed ref"))
             symref = None
-        if symref is not None and self._head_id is not None and symref not in self._tips:
-            # It names a ref that is not taken: kept as what it leads to, like a detached HEAD.
+        if symref and self._head_id is not None and self._tips.get(symref) != self._head_id:
+            # It names a ref that is not taken, or that points elsewhere, as the server says in the
+            # same answer: kept as what it leads to, like a detached HEAD. By its name alone the
+            # commit would be lost.
             symref = None
         return Refs(
             tips=in_order(self._tips),

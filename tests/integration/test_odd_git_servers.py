@@ -86,6 +86,21 @@ class NoNewline:
         return joined(o if isinstance(o, Special) else o.rstrip(b"\n") for o in packets(body))
 
 
+class Contradicting:
+    """A server whose HEAD is detached, and which says that it names a branch, too."""
+
+    def dies(self, _body: bytes) -> bool:
+        return False
+
+    def says(self, request: Request, body: bytes) -> bytes:
+        if request.method == "GET":
+            return body
+        named = b" HEAD symref-target:refs/heads/main\n"
+        return joined(
+            o.replace(b" HEAD\n", named) if isinstance(o, bytes) else o for o in packets(body)
+        )
+
+
 def back_up(url: str, tmp_path: Path) -> tuple[str, str]:
     """Back up one URL; return the outcome and the plan."""
     env = {"REPO_BACKUP_TOKEN": TOKEN}
@@ -121,6 +136,20 @@ def test_a_server_of_version_2_is_told_nothing_that_it_does_not_know(
         assert back_up(url, tmp_path) == ("captured", "incremental")
         assert back_up(url, tmp_path)[0] == "unchanged"
         assert_comes_back(path, tmp_path, "second.git")
+
+
+def test_a_head_that_is_not_where_the_server_says_comes_back_where_it_is(
+    path: Path, tmp_path: Path
+) -> None:
+    tip = mirror_state(path).refs[MAIN]
+    (aside,) = commit_chain(path, 1, start=tip, label=b"of no branch")
+    set_head(path, aside)
+    with GitHttpServer(tmp_path / "root", imitates=Contradicting()) as server:
+        url = f"{server.url}/acme/one.git"
+        assert back_up(url, tmp_path) == ("captured", "full")
+        assert back_up(url, tmp_path)[0] == "unchanged"
+    assert_comes_back(path, tmp_path, "first.git")
+    assert git("rev-parse", "HEAD", cwd=tmp_path / "first.git").strip() == aside
 
 
 def moved(request: Request) -> Answer | None:

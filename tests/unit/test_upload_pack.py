@@ -177,6 +177,12 @@ def test_a_detached_head_is_an_id_without_a_name() -> None:
     assert set(refs.wanted()) == {ONE, TWO}
 
 
+def test_a_head_that_is_elsewhere_than_the_ref_it_names_is_an_id() -> None:
+    refs = listed(f"{TWO} HEAD symref-target:refs/heads/main", f"{ONE} refs/heads/main")
+    assert (refs.head_symref, refs.head_id) == (None, TWO)
+    assert set(refs.wanted()) == {ONE, TWO}
+
+
 def test_an_unborn_head_is_a_name_without_an_id() -> None:
     refs = listed("unborn HEAD symref-target:refs/heads/next", f"{ONE} refs/heads/main")
     assert (refs.head_symref, refs.head_id) == ("refs/heads/next", None)
