@@ -443,7 +443,8 @@ class AcceptReport:
     Attributes:
         accepted: what was not accepted before.
         before: what was.
-        is_within_reach: whether its source still gives it, so that the next run takes a new full.
+        is_within_reach: whether its source still gives the repository.
+        what_follows: what runs do then about the damage all the same, in sentences.
     """
 
     dry_run: bool
@@ -454,6 +455,7 @@ class AcceptReport:
     accepted: tuple[AcceptedRow, ...]
     before: tuple[AcceptedRow, ...]
     is_within_reach: bool
+    what_follows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,12 @@ from backup.commands.clocks import SET_IT, disagreement
 from backup.commands.drills import load_drill_state
 from backup.commands.finding import Found, find_in_vault, require_roots, state_of_vault
 from backup.commands.hidden import how_hidden
-from backup.commands.known_damage import is_out_of_reach, standing, with_known_damage
+from backup.commands.known_damage import (
+    is_out_of_reach,
+    standing,
+    what_follows,
+    with_known_damage,
+)
 from backup.errors import BackupError, ConfigError
 from backup.model import Destination
 from backup.results import AcceptedRow, AcceptReport
@@ -94,6 +99,7 @@ def accept_damage(
         accepted=tuple(_row(destination, found, one) for one in known.open),
         before=tuple(_row(destination, found, one) for one in known.accepted),
         is_within_reach=not is_out_of_reach(entry),
+        what_follows=what_follows(entry, (*known.open, *known.accepted)),
     )
 
 

@@ -4,12 +4,16 @@ The rule of a bucket removes a hidden version some weeks later, and every snapsh
 broken from then on. Until then one command brings it back.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from backup.errors import DestinationError
 from backup.model import Destination, Key, ObjectVersions
-from backup.vault.layout import DocumentName, Layout, folder_of
+from backup.vault.layout import DocumentName, Layout, folder_of, lfs_key
 from backup.vault.originals import OriginalsDestination
+
+# Of more files than this it is fewer requests to list the versions of all.
+_FEW = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,26 @@ def how_hidden(destination: Destination, key: Key) -> str:
     return ""
 
 
+def hidden_files(destination: Destination, layout: Layout, oids: Collection[str]) -> dict[str, str]:
+    """Return the commands that show files of Git LFS again, by the ids of those that are hidden.
+
+    Where versions may not be listed nothing is known. Requests: one for each of a few, else one for
+    every 1,000 versions of the owner's files.
+    """
+    wanted = {layout.key(lfs_key(oid)): oid for oid in oids}
+    folders = {folder_of(key) for key in wanted}
+    found = {}
+    try:
+        for folder in sorted(folders) if len(folders) <= _FEW else [layout.folder("lfs")]:
+            for one in destination.versions(folder):
+                if one.is_hidden and one.key in wanted:
+                    found[wanted[one.key]] = one.show_again
+    except DestinationError as error:
+        if error.retryable:
+            raise
+    return found
+
+
 def hidden_words(destination: Destination, layout: Layout, relative: str) -> str:
     """Say that an object lies under a delete marker, and what shows it again; empty if it does not.
 
@@ -86,5 +110,9 @@ def hidden_words(destination: Destination, layout: Layout, relative: str) -> str
         layout: the owner's root.
         relative: the object's key below the root.
     """
-    command = how_hidden(destination, layout.key(relative))
+    return hidden_as(relative, how_hidden(destination, layout.key(relative)))
+
+
+def hidden_as(relative: str, command: str) -> str:
+    """Say that an object lies under a delete marker, and what shows it again; or nothing."""
     return command and f"{relative} lies under a delete marker; show it again: {command}"

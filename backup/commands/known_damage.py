@@ -261,13 +261,44 @@ def damage_hint(text: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
         if any(lies_in_versions(one.problem) for one in lines):
             later = "; where the written versions are made current again, verify clears this"
         return f"the next run that reaches its source takes a new full{later}"
-    run = "the next run" if entry.selection.lfs else "the next run with files of Git LFS"
+    run = _run_for_files(entry)
     if all(is_missing(one) for one in lines):
         return (
             f"{run} stores it again, where the source has it; if it never will, repo-backup "
             f"accept-damage {shlex.quote(text)} --from VAULT keeps what is left"
         )
     return f"remove the damaged file, with a role that may delete there: {run} stores it again"
+
+
+def what_follows(entry: Entry, lines: Iterable[EntryDamage]) -> tuple[str, ...]:
+    """Say what runs do about damage that was accepted: what the source has they store as before.
+
+    Args:
+        entry: of the repository.
+        lines: its damage.
+
+    Returns:
+        A sentence for each kind of damage; none where its source gives the repository no more.
+    """
+    if is_out_of_reach(entry):
+        return ()
+    lines = tuple(lines)
+    files = [one for one in lines if lfs_oid(one.key)]
+    run, found = _run_for_files(entry), []
+    if len(files) < len(lines):
+        found.append("its source still has it: the next run that reaches it takes a new full")
+    if any(is_missing(one) for one in files):
+        found.append(f"{run} stores a missing file of Git LFS again, where the source has it")
+    if not all(is_missing(one) for one in files):
+        found.append(
+            "a damaged file of Git LFS can be removed, with a role that may delete there: "
+            f"{run} then stores it again, where the source has it"
+        )
+    return tuple(found)
+
+
+def _run_for_files(entry: Entry) -> str:
+    return "the next run" if entry.selection.lfs else "the next run with files of Git LFS"
 
 
 def is_missing(one: EntryDamage) -> bool:

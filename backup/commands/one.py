@@ -25,7 +25,7 @@ from backup.commands.entries import (
     without_wiki,
 )
 from backup.commands.files import FileKeeper, Turns
-from backup.commands.hidden import hidden_words
+from backup.commands.hidden import hidden_as, hidden_files, hidden_words
 from backup.commands.known_damage import damaged_files, was_missing, why_begin_again
 from backup.commands.last_state import records_to_chain
 from backup.commands.pace import Pace
@@ -310,7 +310,8 @@ def chain_damage(entry: Entry, shop: Workshop) -> tuple[tuple[str, str], ...]:
         lost = lost_files(means.destination, means.layout, record, shop.stored)
     except (IntegrityError, ObjectNotFound) as error:
         return ((entry.record, error.message),)
-    return tuple((lfs_key(one.oid), "it is missing") for one in lost)
+    why = _why_lost(lost, shop)
+    return tuple((lfs_key(oid), both("it is missing", why[oid])) for oid in why)
 
 
 def _hidden(relative: str, shop: Workshop) -> str:
@@ -485,8 +486,8 @@ def _look_after(
     if record is None or problem:
         return problem
     if lost and not shop.selection.lfs:
-        gone = dict.fromkeys((one.oid for one in lost), "")
-        made = with_lost_files(as_before.entry, gone, now=shop.means.clock())
+        why_lost = _why_lost(lost, shop)
+        made = with_lost_files(as_before.entry, why_lost, now=shop.means.clock())
         return replace(as_before, entry=made)
     if lost and not due:
         due = f"{len(lost)} files of Git LFS are gone from the vault"
@@ -603,6 +604,13 @@ def _capture(
 
 
 # --- Files of Git LFS ---
+
+
+def _why_lost(lost: Collection[Pointer], shop: Workshop) -> dict[str, str]:
+    """Say by id of files that are gone which lie under delete markers; of others nothing."""
+    means = shop.means
+    commands = hidden_files(means.destination, means.layout, [one.oid for one in lost])
+    return {one.oid: hidden_as(lfs_key(one.oid), commands.get(one.oid, "")) for one in lost}
 
 
 def _pointers(oids: Collection[str], record: Record, shop: Workshop) -> tuple[Pointer, ...]:

@@ -50,7 +50,8 @@ def status(
         now: the time.
 
     Requests: the documents that make the newest state, a listing of all objects of repositories,
-    and a record for each repository of which that listing lacks something.
+    a record for each repository of which that listing lacks something; and for files of Git LFS
+    what `not_there` says.
 
     Raises:
         ConfigError: the destination holds no vault.

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from backup.commands.hidden import hidden_files
 from backup.errors import (
     BackupError,
     ChecksumMismatch,
@@ -222,8 +223,17 @@ def give_files(
         results = dict(zip(ids, pool.map(give, ids), strict=True))
     sizes = [size for size in results.values() if isinstance(size, int)]
     errors += [error for error in results.values() if isinstance(error, BackupError)]
+    hidden: dict[str, str] = {}
+    with suppress(DestinationError):
+        gone = [oid for oid, error in results.items() if isinstance(error, ObjectNotFound)]
+        hidden = hidden_files(destination, layout, gone)
     problems += [
         f"file {oid} of Git LFS: {error.message}"
+        + (
+            f": it lies under a delete marker; show it again: {hidden[oid]}"
+            if oid in hidden
+            else ""
+        )
         for oid, error in results.items()
         if isinstance(error, BackupError)
     ]

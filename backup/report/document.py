@@ -311,6 +311,7 @@ def accept_document(report: AcceptReport) -> JsonObject:
         "accepted": rows(report.accepted),
         "accepted_before": rows(report.before),
         "is_within_reach": report.is_within_reach,
+        "what_follows": list(report.what_follows),
     }
 
 

@@ -509,8 +509,8 @@ def print_accept(report: AcceptReport, console: Console) -> None:
     else:
         _line(console, f"the damage of {report.repository} is accepted", style="green")
         _line(console, "what can still be restored is kept; other damage is told as before")
-    if report.is_within_reach:
-        _line(console, "note: its source still gives it: the next run takes a new full")
+    for words in report.what_follows:
+        _line(console, f"note: {words}")
 
 
 def prune_words(report: PruneReport) -> str:

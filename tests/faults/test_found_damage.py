@@ -27,6 +27,7 @@ from tests.faults.test_known_damage import MAIN, ROOT, Listing, Place, emptied, 
 from tests.faults.test_known_damage import place as place  # noqa: PLC0414  a fixture
 from tests.support.git import commit_chain, git, init_bare, update_refs
 from tests.support.lfsserver import commit, keep, oid_of, pointer
+from tests.support.program import repo_backup
 from tests.support.s3server import S3Server
 from tests.support.times import Timed
 from tests.support.vaults import Silence
@@ -126,17 +127,18 @@ def test_a_manifest_that_somebody_dated_ahead_does_not_say_what_is_rebuilt(place
 
 
 class Archive:
-    """A store of which the bundles lie in an archive, once somebody has put them there."""
+    """A store of which some objects lie in an archive, once somebody has put them there."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, ending: str = ".bundle") -> None:
         self._inner = inner
-        self.has_bundles = False
+        self._ending = ending
+        self.has_them = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def open(self, key: Key, **more: Any) -> Any:
-        if self.has_bundles and key.endswith(".bundle"):
+        if self.has_them and key.endswith(self._ending):
             raise ObjectArchived(f"{key} lies in an archive")
         return self._inner.open(key, **more)
 
@@ -152,7 +154,7 @@ def test_what_cannot_be_rebuilt_has_not_passed_because_its_bundles_are_archived(
     options = gone(place)
     place.night(**options)
     place.drill("restore", code=4)
-    archive.has_bundles = True
+    archive.has_them = True
     place.drill("restore")
     place.night(code=3, **options)
     assert place.look() == 3
@@ -323,10 +325,84 @@ def test_a_file_that_nobody_has_any_more_is_accepted_once(files: Files) -> None:
     files.stored(files.OWN).unlink()
     files.at_source("one", files.OWN).unlink()
     files.night(code=3)
-    assert place.accept("one").accepted
+    words = ("accept-damage", "one", "--from", place.folder / "vault", "--dry-run")
+    told = repo_backup(*words).stdout
+    assert "note: the next run stores a missing file of Git LFS again, where the source" in told
+    assert "full" not in told
+    accepted = place.accept("one")
+    assert accepted.accepted
+    # No full follows: it would point to the same file.
+    assert accepted.what_follows == (
+        "the next run stores a missing file of Git LFS again, where the source has it",
+    )
     for _ in range(2):
-        files.night()
+        assert place.outcome(files.night(), "one")[:2] == ("unchanged", None)
         assert place.look() == 0
+    keep(place.path("one"), files.OWN)
+    files.night()
+    assert files.stored(files.OWN).read_bytes() == files.OWN
+
+
+def test_what_accepting_says_of_a_damaged_file_and_of_a_bundle_is_what_follows(
+    files: Files,
+) -> None:
+    place = files.place
+    files.flip(files.OWN)
+    place.drill("packs", code=4)
+    (says,) = place.accept("one").what_follows
+    assert "can be removed, with a role that may delete there: the next run then stores" in says
+    assert place.outcome(files.night(), "one")[:2] == ("unchanged", None)
+    files.stored(files.OWN).unlink()
+    files.night()
+    assert files.stored(files.OWN).read_bytes() == files.OWN
+    flip(place.bundles("one")[0])
+    place.drill("packs", code=4)
+    assert place.accept("one").what_follows == (
+        "its source still has it: the next run that reaches it takes a new full",
+    )
+    assert place.outcome(files.night(), "one")[:2] == ("captured", "full")
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["at the source", "nowhere"])
+def test_a_file_that_is_gone_is_an_error_of_status_before_any_run_looks(
+    files: Files, stays: bool
+) -> None:
+    place = files.place
+    files.stored(files.SHARED).unlink()
+    if not stays:
+        for name in ("one", "two"):
+            files.at_source(name, files.SHARED).unlink()
+    report = status(place.vault, owners=(), max_age_hours=26, now=place.now)
+    errors = [one for one in report.findings if one.severity == "error"]
+    key = lfs_key(oid_of(files.SHARED))
+    assert [one.message for one in errors] == [
+        f"folder/acme/one: {key} is missing",
+        f"folder/acme/two: {key} is missing",
+    ]
+    assert {one.fix for one in errors} == {
+        "the next run that looks over the vault stores it again, where the source has it"
+    }
+    assert report.exit_code == 3
+    files.night(code=0 if stays else 3)
+    assert place.look() == (0 if stays else 3)
+    if not stays:
+        # Told once, as the damage that the run has found, and not at all when it is accepted.
+        report = status(place.vault, owners=(), max_age_hours=26, now=place.now)
+        assert len([one for one in report.findings if one.severity == "error"]) == 2
+        assert [place.accept(name).accepted != () for name in ("one", "two")] == [True, True]
+        assert place.look() == 0
+
+
+def test_a_list_of_files_that_cannot_be_read_is_an_error_of_status(files: Files) -> None:
+    place = files.place
+    (index,) = (place.folder / "vault" / ROOT).glob("repositories/one/*/*.lfs.json.gz")
+    index.chmod(0o644)
+    index.write_bytes(b"")
+    report = status(place.vault, owners=(), max_age_hours=26, now=place.now)
+    (error,) = [one for one in report.findings if one.severity == "error"]
+    assert error.message.startswith("folder/acme/one: ")
+    assert index.name in error.message
+    assert "takes a new full" in error.fix
 
 
 def test_a_file_that_was_stored_again_and_is_lost_is_damage_once_more(files: Files) -> None:
@@ -449,6 +525,15 @@ def test_a_file_that_is_known_to_be_damaged_is_no_new_repository_s_file(
     keep(path, files.OWN)
     files.commit("four", files.OWN)
     files.night()
+
+
+def test_lists_of_files_that_are_archived_are_no_damage_for_status(files: Files) -> None:
+    archive = Archive(files.place.vault, ".lfs.json.gz")
+    archive.has_them = True
+    report = status(archive, owners=(), max_age_hours=26, now=files.place.now)
+    assert report.exit_code == 0
+    said = [one.message for one in report.findings if "cannot be read now" in one.message]
+    assert [one.partition(":")[0] for one in said] == ["folder/acme/one", "folder/acme/two"]
 
 
 # --- Drills and acceptance ------------------------------------------------------------------------

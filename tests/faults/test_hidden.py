@@ -7,9 +7,11 @@ newest state needs; a rule of the bucket would remove it weeks later.
 import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from random import Random
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -20,6 +22,8 @@ from backup.commands.restore import RestoreRequest, restore
 from backup.commands.run import RunOptions
 from backup.commands.status import status
 from backup.commands.verify import VerifyRequest, verify
+from backup.counting import RequestCounts
+from backup.destinations.counting import CountingDestination
 from backup.destinations.s3 import S3Destination, S3Settings
 from backup.errors import IndexMissing
 from backup.model import RunReport, Selection
@@ -33,7 +37,7 @@ from backup.vault.manifest import list_documents, load_manifest, load_state
 from backup.vault.originals import OriginalsDestination
 from tests.support.dated import DatedDestination
 from tests.support.faults import Heard
-from tests.support.git import init_bare
+from tests.support.git import commit_chain, init_bare, update_refs
 from tests.support.lfsserver import commit, keep, oid_of, pointer
 from tests.support.mirrors import assert_same_mirror, mirror_state
 from tests.support.program import repo_backup
@@ -71,15 +75,20 @@ class Vault:
         for night in range(NIGHTS):
             assert self.night(night, b"file %d" % night).exit_code == 0
 
-    def night(self, number: int, *contents: bytes) -> RunReport:
+    def add(self, name: str) -> None:
+        """Make a repository without files of Git LFS."""
+        path = init_bare(self.folder / "acme" / f"{name}.git")
+        update_refs(path, {b"refs/heads/main": commit_chain(path, 2, label=name.encode())[-1]})
+
+    def night(self, number: int, *contents: bytes, **options: Any) -> RunReport:
         """Run at the hour of this number, after a commit where there is something to commit."""
         if contents:
             keep(self.source, *contents)
             files = {f"file-{count}": pointer(one) for count, one in enumerate(contents)}
             commit(self.source, "main", files)
         source = FolderSource(self.source.parent, owner="acme")
-        options = RunOptions(concurrency=1, selection=Selection(lfs=True))
-        return run_at(self.began + number * HOUR, source, self.destination, options)
+        chosen = replace(RunOptions(concurrency=1, selection=Selection(lfs=True)), **options)
+        return run_at(self.began + number * HOUR, source, self.destination, chosen)
 
     def keys(self, part: str) -> list[str]:
         found = self.client.list_objects_v2(Bucket=self.bucket, Prefix=ROOT).get("Contents", [])
@@ -250,6 +259,80 @@ def test_a_hidden_file_of_git_lfs_is_named_with_the_command_that_undoes_it(vault
     assert key in vault.keys("/lfs/")
     assert vault.verify().exit_code == 0
     vault.assert_comes_back("again")
+
+
+def test_a_hidden_file_of_git_lfs_is_an_error_of_status_before_any_run_looks(vault: Vault) -> None:
+    key = next(one for one in vault.keys("/lfs/") if one.endswith(oid_of(b"file 1")))
+    vault.hide(key)
+    (said,) = vault.errors()
+    relative = key.removeprefix(f"{ROOT}/")
+    assert f"one: {relative} lies under a delete marker: show it again: aws s3api" in said
+    report = vault.restore("without")
+    (failed,) = report.restored[0].files_failed
+    assert (report.exit_code, said.partition(": show it again: ")[2]) == (
+        4,
+        failed.partition("; show it again: ")[2],
+    )
+    vault.undo(said)
+    assert vault.errors() == []
+    vault.assert_comes_back("again")
+
+
+def test_hidden_files_of_git_lfs_are_counted_and_the_first_is_named(vault: Vault) -> None:
+    keys = vault.keys("/lfs/")
+    vault.hide(*keys)
+    (said,) = vault.errors()
+    assert f"{keys[0].removeprefix(f'{ROOT}/')} and 2 more files of Git LFS lie under" in said
+    vault.undo(said.removesuffix("; verify says it for each of the others"))
+    damage = vault.verify().damaged
+    assert sorted(one.uri for one in damage) == [f"s3://{vault.bucket}/{one}" for one in keys[1:]]
+    for one in damage:
+        vault.undo(one.problem)
+    assert vault.verify().exit_code == 0
+    assert vault.errors() == []
+
+
+@pytest.mark.parametrize("exclude", [(), ("one",)], ids=["unchanged", "left out"])
+def test_a_run_that_cannot_store_a_hidden_file_again_says_what_shows_it(
+    exclude: tuple[str, ...], vault: Vault
+) -> None:
+    vault.add("two")
+    key = next(one for one in vault.keys("/lfs/") if one.endswith(oid_of(b"file 1")))
+    vault.hide(key)
+    report = vault.night(24 * 8, exclude=exclude, selection=Selection())
+    (problem,) = report.problems
+    assert report.exit_code == 3
+    assert "lies under a delete marker; show it again: aws s3api delete-object" in problem
+    vault.undo(problem.partition(", found by")[0])
+    assert key in vault.keys("/lfs/")
+
+
+def test_status_reads_what_repositories_with_files_of_git_lfs_need_and_nothing_else(
+    vault: Vault,
+) -> None:
+    counts = RequestCounts()
+    counted = CountingDestination(vault.destination, counts)
+    now = vault.began + 7 * HOUR
+
+    def ask() -> dict[str, int]:
+        before = counts.snapshot()
+        assert status(counted, owners=(), max_age_hours=26, now=now).exit_code == 0
+        return {name: number - before.get(name, 0) for name, number in counts.snapshot().items()}
+
+    # A full on which a small increment follows, each with a list.
+    keep(vault.source, b"file 0")
+    large = Random(1).randbytes(20_000)
+    commit(vault.source, "main", {"large": large, "file-0": pointer(b"file 0")})
+    plans = [vault.night(3), vault.night(4, b"later"), vault.night(5, b"last")]
+    assert [one.outcomes[0].plan for one in plans] == ["incremental", "full", "incremental"]
+    one_repository = ask()
+    # The manifest, the record of the repository, and its lists; those of older chains are not read.
+    assert len(vault.keys(".lfs.json.gz")) == NIGHTS + 3
+    assert one_repository["get"] == 1 + 1 + 2
+    for name in ("two", "three"):
+        vault.add(name)
+    assert vault.night(6).exit_code == 0
+    assert ask() == one_repository
 
 
 def test_markers_that_prune_left_are_nobodys_trouble(vault: Vault) -> None:
