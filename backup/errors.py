@@ -311,14 +311,18 @@ class ManifestDamaged(DamagedDocument):
         message: what is wrong with it.
         stem: of the manifest.
         before: the id of the newest snapshot before it that can be read; empty where none can.
+        after: the same of one after it.
     """
 
-    def __init__(self, message: str, *, stem: str, before: str) -> None:
+    def __init__(self, message: str, *, stem: str, before: str, after: str = "") -> None:
         stored = (
             f"what was stored before it is restored with --at {before}"
             if before
             else "no snapshot before it can be read"
         )
+        if after:
+            is_restored = "" if before else " is restored"
+            stored += f", what was stored after it{is_restored} with --at {after}"
         super().__init__(
             message,
             hint=f"{stored}; docs/how-to/repair-a-vault.md tells how to go on from there",

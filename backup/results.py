@@ -56,6 +56,26 @@ class SnapshotRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedSnapshotRow:
+    """A snapshot, or a part of one, that cannot be read.
+
+    Attributes:
+        problem: what is wrong with it; names it.
+        hint: what to do about it.
+        counts: whether the newest state depends on it, so that its owner's repositories are not
+            listed.
+    """
+
+    id: str
+    host: str
+    owner: str
+    shard: str | None
+    problem: str
+    hint: str
+    counts: bool
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryItem:
     """One capture of a repository.
 
@@ -145,12 +165,16 @@ class VaultListing:
     Attributes:
         forgotten: what it was told to forget, the oldest first.
         notes: what people must know of it, such as manifests that are hidden.
+        damaged: snapshots that cannot be read, the newest last.
+        exit_code: 0 when all of it could be read, else 4.
     """
 
     snapshots: tuple[SnapshotRow, ...]
     repositories: tuple[RepositoryRow, ...]
     forgotten: tuple["ForgottenRow", ...] = ()
     notes: tuple[str, ...] = ()
+    damaged: tuple["DamagedSnapshotRow", ...] = ()
+    exit_code: int = ExitCode.DONE
 
 
 @dataclass(frozen=True, slots=True)

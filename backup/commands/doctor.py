@@ -14,11 +14,11 @@ from backup.commands.clocks import difference
 from backup.commands.finding import snapshots, state_of_vault
 from backup.commands.lost_index import HOW_TO_GO_ON, lost_index
 from backup.commands.remotes import Network, NetworkSettings, Remotes
-from backup.errors import BackupError, ExitCode
+from backup.errors import BackupError, ExitCode, IntegrityError
 from backup.git.command import require_git
 from backup.git.work import ANOTHER_FOLDER, named_but_unusable
 from backup.model import Destination, Repository, Selection, Source
-from backup.results import Diagnosis, DoctorReport, Finding
+from backup.results import SEE_HOW_TO_REPAIR, Diagnosis, DoctorReport, Finding
 from backup.stopping import Stop
 from backup.vault.layout import DocumentName, Layout, new_snapshot_id
 from backup.vault.manifest import State
@@ -243,9 +243,12 @@ class _Examination:
 
     def _vault(self, layout: Layout, count: int) -> Iterator[Finding]:
         documents = OriginalsDestination(self._destination)
+        unreadable: list[tuple[DocumentName, IntegrityError]] = []
         try:
-            found = snapshots(documents, layout)
-            state = State() if found else state_of_vault(documents, layout, now=self._clock())
+            found = snapshots(documents, layout, unreadable=unreadable)
+            # What cannot be read may be what the newest state depends on; then this is refused.
+            is_known = found and not unreadable
+            state = State() if is_known else state_of_vault(documents, layout, now=self._clock())
             lost = None if found else lost_index(documents, layout, state)
         except BackupError as error:
             yield Finding("error", f"the vault cannot be read: {error.message}", error.hint)
@@ -256,6 +259,8 @@ class _Examination:
         if not found:
             yield Finding("info", f"{self._destination.uri(layout.prefix)}: no run yet")
             return
+        for _, problem in unreadable:
+            yield Finding("warning", problem.message, problem.hint or SEE_HOW_TO_REPAIR)
         newest = found[-1].header
         self.last_run = newest.finished_at - newest.started_at
         minutes = round(self.last_run.total_seconds() / 60)

@@ -21,8 +21,7 @@ from backup.errors import (
 from backup.model import Destination, Key, SourceIdentity
 from backup.order import Place, in_order
 from backup.vault.clocks import is_misdated
-from backup.vault.documents import Drill, Entry, ForgottenLine, Manifest, Record, SourceLine
-from backup.vault.documents_of_listings import UnreadableLine
+from backup.vault.documents import Drill, Entry, ForgottenLine, Record
 from backup.vault.layout import (
     DOCUMENT_FOLDERS,
     DocumentName,
@@ -30,25 +29,20 @@ from backup.vault.layout import (
     folder,
     folder_of,
     is_record,
-    is_snapshot_id,
     repository_folder,
     snapshot_of,
-    snapshot_time,
 )
 from backup.vault.manifest import (
     Head,
-    Identity,
     State,
     list_documents,
     load,
     load_forgotten,
     load_header,
-    load_manifest,
     load_record,
     load_state,
     needed,
     roots,
-    unknown_to,
     with_documents,
 )
 
@@ -200,67 +194,48 @@ def roots_of_same_owner(
     return found
 
 
-def snapshots(destination: Destination, layout: Layout) -> list[Snapshot]:
-    """Read the heads of all manifests of an owner, in their order, the newest last."""
-
-    def read(names: Sequence[DocumentName]) -> list[Snapshot]:
-        read_ones = []
-        for name in names:
-            if name.checkpoint is None:
-                with needed(destination, layout, name):
-                    header = load_header(destination, layout, name)
-                read_ones.append(Snapshot(layout, name, header))
-        return read_ones
-
-    found = with_documents(destination, layout, read)
-    return in_order(found, lambda one: one.place)
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a vault had of an owner as of a time or snapshot.
-
-    Attributes:
-        entries: of every repository.
-        source: what it was a backup of; None where there was none yet.
-        unreadable: what the newest listing until then had that no entry could be made of.
-    """
-
-    entries: tuple[Found, ...] = ()
-    source: SourceLine | None = None
-    unreadable: tuple[UnreadableLine, ...] = ()
-
-
-def contents_at(
-    destination: Destination, layout: Layout, at: str | None, *, now: datetime
-) -> Contents:
-    """Return what a vault has of an owner as of a time or snapshot.
+def snapshots(
+    destination: Destination,
+    layout: Layout,
+    *,
+    unreadable: list[tuple[DocumentName, IntegrityError]] | None = None,
+) -> list[Snapshot]:
+    """Read the heads of all manifests of an owner, in their order, the newest last.
 
     Args:
         destination: where the vault lies.
         layout: the owner's root.
-        at: a snapshot id, a date or time, ``latest`` or None; for a time, each repository's last
-            state that was seen at or before it.
-        now: the time.
+        unreadable: takes up what cannot be read, and why, for those who can do without; None has
+            it raised.
+
+    Raises:
+        ManifestDamaged: it cannot be read.
+        UnsupportedFormat: a newer version wrote it.
     """
-    if at is None or at == "latest":
-        state = state_of_vault(destination, layout, now=now)
-        return Contents(tuple(entries_of(layout, state)), state.source, state.unreadable)
-    moment = None if is_snapshot_id(at) else parse_moment(at)
-    # What is damaged of it must not keep anything from coming back.
-    forgotten, _ = forgotten_in_vault(destination, layout)
-    if moment is None:
-        return _of_snapshot(destination, layout, at, forgotten)
-    return _of_moment(destination, layout, moment, forgotten)
 
+    def read(
+        names: Sequence[DocumentName],
+    ) -> tuple[list[Snapshot], list[tuple[DocumentName, IntegrityError]]]:
+        found: list[Snapshot] = []
+        failed: list[tuple[DocumentName, IntegrityError]] = []
+        for name in names:
+            if name.checkpoint is not None:
+                continue
+            try:
+                header = load_header(destination, layout, name)
+            except (DamagedDocument, UnsupportedFormat) as error:
+                if unreadable is None:
+                    with needed(destination, layout, name):
+                        raise
+                failed.append((name, error))
+            else:
+                found.append(Snapshot(layout, name, header))
+        return found, failed
 
-def has_snapshot(destination: Destination, layout: Layout, at: str | None) -> bool:
-    """Return whether an owner has the snapshot with an id, or one of a time or before."""
-    if at is None or at == "latest":
-        return True
-    if is_snapshot_id(at):
-        return bool(_manifests_of(list_documents(destination, layout), at))
-    return bool(_begun_by(destination, layout, parse_moment(at)))
+    found, failed = with_documents(destination, layout, read)
+    if unreadable is not None:
+        unreadable += failed
+    return in_order(found, lambda one: one.place)
 
 
 def state_of_vault(destination: Destination, layout: Layout, *, now: datetime) -> State:
@@ -538,114 +513,3 @@ def _some(names: list[str]) -> str:
     named = ", ".join(sorted(names)[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return f"{named} and {more} more" if more > 0 else named
-
-
-def _of_snapshot(
-    destination: Destination,
-    layout: Layout,
-    snapshot_id: str,
-    forgotten: Sequence[ForgottenLine],
-) -> Contents:
-    found: dict[Identity, Found] = {}
-    source: SourceLine | None = None
-    unreadable: list[UnreadableLine] = []
-    for name in _manifests_of(list_documents(destination, layout), snapshot_id):
-        with needed(destination, layout, name):
-            manifest = load_manifest(destination, layout, name)
-        source = manifest.source
-        unreadable += manifest.unreadable
-        dropped = unknown_to(manifest.forgotten, forgotten)
-        for entry in manifest.entries:
-            known = found.get(entry.identity)
-            is_older = known is not None and not _is_checked_later(entry, known.entry)
-            if entry.identity in dropped or is_older:
-                continue
-            maker = entry.carried_from or manifest.snapshot_id
-            stamped = entry.model_copy(update={"carried_from": maker})
-            found[entry.identity] = Found(layout, source.host, source.owner, stamped)
-    return Contents(tuple(found.values()), source, tuple(unreadable))
-
-
-def _manifests_of(names: Iterable[DocumentName], snapshot_id: str) -> list[DocumentName]:
-    """Choose the manifests of one run: the whole one, or else the shards.
-
-    Whoever may add objects may add a shard to any run that there was. It must not change what is
-    given back: the whole manifest is not mixed with it, nor are shards of two numbers, of which
-    those count that were stored first.
-    """
-    sets: dict[int, list[DocumentName]] = {}
-    for name in names:
-        if name.checkpoint is None and name.snapshot_id == snapshot_id:
-            sets.setdefault(0 if name.shard is None else name.shard[1], []).append(name)
-
-    def order(count: int) -> tuple[bool, datetime, int]:
-        times = [one.stored_at for one in sets[count] if one.stored_at is not None]
-        return count != 0, min(times, default=datetime.max.replace(tzinfo=UTC)), -count
-
-    return sets[min(sets, key=order)] if sets else []
-
-
-def _is_checked_later(entry: Entry, than: Entry) -> bool:
-    if entry.checked_at is None or than.checked_at is None:
-        return than.checked_at is None
-    return entry.checked_at > than.checked_at
-
-
-def _of_moment(
-    destination: Destination,
-    layout: Layout,
-    moment: datetime,
-    forgotten: Sequence[ForgottenLine],
-) -> Contents:
-    """Take for each repository the newest entry that was checked at or before the moment.
-
-    The newest manifest begun by then has nearly all; for what it saw later, older ones are read.
-    """
-    found: dict[Identity, Found] = {}
-    newest: Manifest | None = None
-    too_new: set[Identity] | None = None
-    for snapshot in reversed(_begun_by(destination, layout, moment)):
-        with needed(destination, layout, snapshot.name):
-            manifest = load_manifest(destination, layout, snapshot.name)
-        source = manifest.source
-        newest = newest or manifest
-        dropped = unknown_to(manifest.forgotten, forgotten)
-        seen_later = set()
-        for entry in manifest.entries:
-            if entry.identity in found or entry.identity in dropped:
-                continue
-            if too_new is not None and entry.identity not in too_new:
-                continue
-            if entry.checked_at is not None and entry.checked_at > moment:
-                seen_later.add(entry.identity)
-                continue
-            maker = entry.carried_from or manifest.snapshot_id
-            stamped = entry.model_copy(update={"carried_from": maker})
-            found[entry.identity] = Found(layout, source.host, source.owner, stamped)
-        if snapshot.name.shard is None:
-            # A whole manifest names every repository; a shard's says nothing of the others.
-            too_new = seen_later
-            if not too_new:
-                break
-    if newest is None:
-        return Contents()
-    return Contents(tuple(found.values()), newest.source, newest.unreadable)
-
-
-def _begun_by(destination: Destination, layout: Layout, moment: datetime) -> list[Snapshot]:
-    begun = []
-    for name in list_documents(destination, layout):
-        if name.checkpoint is not None:
-            continue
-        try:
-            header = load_header(destination, layout, name)
-        except (DamagedDocument, UnsupportedFormat):
-            # Not to be read, and chosen against: the caller asks for what was before it.
-            if snapshot_time(name.snapshot_id) > moment:
-                continue
-            with needed(destination, layout, name):
-                raise
-        if header.started_at <= moment:
-            begun.append(Snapshot(layout, name, header))
-    # What is misdated is asked last, as if it were the oldest.
-    return sorted(in_order(begun, lambda one: one.place), key=lambda one: not one.is_misdated)

@@ -1,6 +1,6 @@
 """What a vault holds: its snapshots and repositories, or one repository's history."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -21,9 +21,12 @@ from backup.commands.forget import forgotten_row
 from backup.commands.hidden import hidden_notes
 from backup.commands.known_damage import standing, with_known_damage
 from backup.commands.lost_index import lost_index
+from backup.errors import ExitCode, IntegrityError, ManifestDamaged
 from backup.model import Destination, ObjectId, RefChange
 from backup.order import in_order
 from backup.results import (
+    SEE_HOW_TO_REPAIR,
+    DamagedSnapshotRow,
     DamageNote,
     DrillNote,
     ForgottenRow,
@@ -34,13 +37,16 @@ from backup.results import (
     VaultListing,
 )
 from backup.vault.documents import Entry, Record
-from backup.vault.layout import Layout
+from backup.vault.layout import DocumentName, Layout
 from backup.vault.manifest import Identity, State
 from backup.vault.originals import OriginalsDestination
 
 
 def list_vault(destination: Destination) -> VaultListing:
     """List every run of every owner, the newest last, and how it stands with every repository.
+
+    A snapshot that cannot be read is named, and hides no other. Of an owner whose newest state
+    depends on it no repository is listed.
 
     Requests: one for each manifest, and for the last drills until each repository has one.
 
@@ -52,15 +58,23 @@ def list_vault(destination: Destination) -> VaultListing:
     originals = OriginalsDestination(destination)
     destination = originals
     layouts = require_roots(destination)
-    everything = in_order(
-        (one for layout in layouts for one in snapshots(destination, layout)),
-        lambda one: one.place,
-    )
+    everything: list[Snapshot] = []
     repositories: list[RepositoryRow] = []
     forgotten: list[ForgottenRow] = []
     notes: list[str] = []
+    damaged: list[DamagedSnapshotRow] = []
     for layout in layouts:
-        state = state_of_vault(destination, layout, now=now)
+        unreadable: list[tuple[DocumentName, IntegrityError]] = []
+        there = snapshots(destination, layout, unreadable=unreadable)
+        everything += there
+        try:
+            state = state_of_vault(destination, layout, now=now)
+        except ManifestDamaged as error:
+            # What can be gone back to is shown; what its repositories are now is not known.
+            damaged += _damaged_rows(layout, there, unreadable, deciding=error)
+            notes += hidden_notes(originals, layout)
+            continue
+        damaged += _damaged_rows(layout, there, unreadable)
         if (lost := lost_index(destination, layout, state)) is not None:
             raise lost.error
         notes += hidden_notes(originals, layout)
@@ -70,11 +84,53 @@ def list_vault(destination: Destination) -> VaultListing:
         drills = _last_drills(destination, layout, {one.entry.identity for one in found})
         repositories += [_repository_row(destination, one, drills) for one in found]
     return VaultListing(
-        tuple(map(_snapshot_row, everything)),
+        tuple(map(_snapshot_row, in_order(everything, lambda one: one.place))),
         tuple(sorted(repositories, key=lambda row: (row.host, row.owner, row.path, row.host_id))),
         tuple(forgotten),
         notes=tuple(notes),
+        damaged=tuple(damaged),
+        exit_code=ExitCode.DAMAGED if damaged else ExitCode.DONE,
     )
+
+
+def _damaged_rows(
+    layout: Layout,
+    readable: Sequence[Snapshot],
+    unreadable: Sequence[tuple[DocumentName, IntegrityError]],
+    *,
+    deciding: ManifestDamaged | None = None,
+) -> Iterator[DamagedSnapshotRow]:
+    """Name the snapshots that cannot be read, the newest last.
+
+    Args:
+        layout: the owner's root.
+        readable: the owner's other snapshots.
+        unreadable: those of which not even the head can be read, and why.
+        deciding: what is wrong with the one that the newest state depends on.
+    """
+    host, owner = layout.prefix.rstrip("/").split("/")
+    if readable:
+        source = readable[-1].header.source
+        host, owner = source.host, source.owner
+    errors = dict(unreadable)
+    if deciding is not None:
+        # It may be one of which the head alone can be read.
+        name = layout.parse_document(layout.document_of(deciding.stem))
+        errors |= {} if name is None else {name: deciding}
+    for name in sorted(errors, key=lambda one: (one.time, one.stem)):
+        yield DamagedSnapshotRow(
+            id=name.snapshot_id,
+            host=host,
+            owner=owner,
+            shard=_shard(name),
+            problem=errors[name].message,
+            hint=errors[name].hint or SEE_HOW_TO_REPAIR,
+            counts=errors[name] is deciding,
+        )
+
+
+def _shard(name: DocumentName) -> str | None:
+    return None if name.shard is None else "{}/{}".format(*name.shard)
 
 
 def _snapshot_row(one: Snapshot) -> SnapshotRow:
@@ -91,7 +147,7 @@ def _snapshot_row(one: Snapshot) -> SnapshotRow:
         unchanged=one.header.totals.unchanged,
         failed=one.header.totals.failed,
         bytes_uploaded=one.header.totals.bytes_uploaded,
-        shard=None if one.name.shard is None else "{}/{}".format(*one.name.shard),
+        shard=_shard(one.name),
         misdated=one.is_misdated,
     )
 

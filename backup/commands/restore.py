@@ -12,14 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from backup.commands.as_of import contents_at, has_snapshot
 from backup.commands.finding import (
     HOW_TO_SEE_FORGOTTEN,
     Found,
     captured_by,
-    contents_at,
     entries_of,
     find_repository,
-    has_snapshot,
     is_name_of,
     matches,
     require_roots,
@@ -56,7 +55,7 @@ from backup.results import LostRef, PushReport, Restored, RestoreReport
 from backup.stopping import Stop
 from backup.vault.documents import Record
 from backup.vault.layout import Layout, is_snapshot_id, lfs_key
-from backup.vault.manifest import State, list_documents
+from backup.vault.manifest import Identity, State, list_documents
 from backup.vault.originals import OriginalsDestination
 
 S = TypeVar("S")
@@ -128,12 +127,14 @@ class _Contents:
     Attributes:
         everything: every repository.
         unreadable: owners whose manifests are damaged or gone.
+        undecided: what of everything cannot be told as of that time, and why.
         not_stored: what was listed and no entry could be made of.
         is_forgotten: whether there is a state of that time, and all of it was forgotten.
     """
 
     everything: list[Found] = field(default_factory=list)
     unreadable: list[_Failure] = field(default_factory=list)
+    undecided: dict[tuple[Layout, Identity], _Failure] = field(default_factory=dict)
     not_stored: list[_Failure] = field(default_factory=list)
     is_forgotten: bool = False
 
@@ -200,9 +201,20 @@ def _chosen(
         if captured is None:
             raise
         return [captured], False, []
+    failures = [
+        contents.undecided[_place(one)] for one in found if _place(one) in contents.undecided
+    ]
+    found = [one for one in found if _place(one) not in contents.undecided]
+    if failures and not found:
+        raise failures[0].error
+    failures = [*unreadable, *failures]
     if request.all and not request.asks_for_lost:
-        return found, several, [*unreadable, *contents.not_stored]
-    return found, several, unreadable
+        return found, several, [*failures, *contents.not_stored]
+    return found, several, failures
+
+
+def _place(found: Found) -> tuple[Layout, Identity]:
+    return found.layout, found.entry.identity
 
 
 def _contents(
@@ -214,7 +226,7 @@ def _contents(
     for layout in require_roots(destination):
         name = layout.prefix.rstrip("/")
         try:
-            found, state = _of_owner(destination, layout, request.at, now=now)
+            found, state = _of_owner(destination, layout, request.at, contents.undecided, now=now)
         except IntegrityError as error:
             contents.unreadable.append(_Failure(name, error))
             events.note(f"{name} cannot be read: {error.message}")
@@ -229,9 +241,21 @@ def _contents(
 
 
 def _of_owner(
-    destination: Destination, layout: Layout, at: str | None, *, now: datetime
+    destination: Destination,
+    layout: Layout,
+    at: str | None,
+    undecided: dict[tuple[Layout, Identity], _Failure],
+    *,
+    now: datetime,
 ) -> tuple[list[Found], State]:
     """Return an owner's repositories as of a time; for the present also what else is known of it.
+
+    Args:
+        destination: where the vault lies.
+        layout: the owner's root.
+        at: the time.
+        undecided: takes up what of them cannot be told as of that time, and why.
+        now: the time here.
 
     Raises:
         IntegrityError: a manifest that counts is damaged, or none is there.
@@ -241,7 +265,9 @@ def _of_owner(
         found = entries_of(layout, state)
     else:
         then = contents_at(destination, layout, at, now=now)
-        found = [*then.entries]
+        found = [*then.entries, *then.undecided]
+        if then.doubt is not None:
+            undecided |= {_place(one): _Failure(one.name, then.doubt) for one in then.undecided}
         state = State(source=then.source, unreadable=then.unreadable)
         names = list_documents(destination, layout)
         if found or any(name.checkpoint is None for name in names):

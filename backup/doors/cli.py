@@ -144,7 +144,7 @@ def _list(config: Config, arguments: tuple[str, ...]) -> int:
     with open_destination(config, Stop()) as destination:
         listing = list_vault(destination)
     _answer(config, vault_document(listing), lambda console: print_vault(listing, console))
-    return ExitCode.DONE
+    return listing.exit_code
 
 
 def _restore(config: Config, arguments: tuple[str, ...]) -> int:

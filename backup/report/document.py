@@ -95,6 +95,18 @@ def vault_document(listing: VaultListing) -> JsonObject:
             }
             for row in listing.snapshots
         ],
+        "damaged": [
+            {
+                "id": row.id,
+                "host": row.host,
+                "owner": row.owner,
+                "shard": row.shard,
+                "problem": row.problem,
+                "hint": row.hint,
+                "counts": row.counts,
+            }
+            for row in listing.damaged
+        ],
         "repositories": [_repository(row) for row in listing.repositories],
         "forgotten": [_forgotten(one) for one in listing.forgotten],
         "notes": list(listing.notes),

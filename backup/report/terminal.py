@@ -243,6 +243,12 @@ def print_run(report: RunReport, console: Console) -> None:
 def print_vault(listing: VaultListing, console: Console) -> None:
     """Print the snapshots, the newest last, and below them the repositories."""
     _print_snapshots(listing.snapshots, console)
+    for broken in listing.damaged:
+        _line(console, f"damaged: {broken.problem}", style="bold red")
+        if broken.counts:
+            words = f"what {broken.host}/{broken.owner} holds now depends on it, and is not listed"
+            _line(console, f"  {words}", style="bold red")
+        _line(console, f"  hint: {broken.hint}")
     console.print()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("repository", "state", "checked (UTC)", "captured (UTC)", "verified (UTC)"):

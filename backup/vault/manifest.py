@@ -185,7 +185,7 @@ def load_manifest(destination: Destination, layout: Layout, name: DocumentName) 
 
 @contextmanager
 def needed(destination: Destination, layout: Layout, name: DocumentName) -> Iterator[None]:
-    """Read a manifest that nothing replaces; where it is damaged, look for one before it.
+    """Read a manifest that nothing replaces; where it is damaged, look for those around it.
 
     Raises:
         ManifestDamaged: it is.
@@ -193,27 +193,33 @@ def needed(destination: Destination, layout: Layout, name: DocumentName) -> Iter
     try:
         yield
     except DamagedDocument as error:
-        before = _sound_before(destination, layout, name)
-        raise ManifestDamaged(error.message, stem=name.stem, before=before) from error
+        before, after = _sound_around(destination, layout, name)
+        raise ManifestDamaged(error.message, stem=name.stem, before=before, after=after) from error
 
 
-def _sound_before(destination: Destination, layout: Layout, damaged: DocumentName) -> str:
-    """Return the id of the newest snapshot before a damaged one that can be read; empty if none."""
+def _sound_around(
+    destination: Destination, layout: Layout, damaged: DocumentName
+) -> tuple[str, str]:
+    """Return the ids of the snapshots next to a damaged one that can be read; empty if none can."""
     parts: dict[str, list[DocumentName]] = {}
-    time = snapshot_time(damaged.snapshot_id)
     for name in list_documents(destination, layout):
-        # The ids of one second have no order.
-        is_other = name.snapshot_id != damaged.snapshot_id
-        if name.checkpoint is None and is_other and snapshot_time(name.snapshot_id) <= time:
+        if name.checkpoint is None and name.snapshot_id != damaged.snapshot_id:
             parts.setdefault(name.snapshot_id, []).append(name)
-    for snapshot_id in sorted(parts, reverse=True):
-        try:
-            for name in parts[snapshot_id]:
-                load_manifest(destination, layout, name)
-        except (IntegrityError, ObjectNotFound):
-            continue
-        return snapshot_id
-    return ""
+    # The ids of one second have no order.
+    before = [one for one in parts if snapshot_time(one) <= damaged.time]
+    after = [one for one in parts if snapshot_time(one) > damaged.time]
+
+    def first_sound(ids: Iterable[str]) -> str:
+        for snapshot_id in ids:
+            try:
+                for name in parts[snapshot_id]:
+                    load_manifest(destination, layout, name)
+            except (IntegrityError, ObjectNotFound):
+                continue
+            return snapshot_id
+        return ""
+
+    return first_sound(sorted(before, reverse=True)), first_sound(sorted(after))
 
 
 H = TypeVar("H", bound=Header)

@@ -18,7 +18,7 @@ from backup.destinations.folder import FolderDestination
 from backup.errors import DamagedDocument, ExitCode, IntegrityError
 from backup.model import Outcome
 from backup.stopping import Stop
-from backup.vault.documents import Manifest, decode
+from backup.vault.documents import Manifest, decode, encode
 from backup.vault.layout import new_snapshot_id
 from tests.support.faults import (
     OWNER,
@@ -329,7 +329,6 @@ def test_a_damaged_newest_manifest_stops_the_run_and_what_was_before_it_comes_ba
 
 def test_the_newest_snapshot_before_a_damaged_one_is_named(nights: Nights, tmp_path: Path) -> None:
     reading = [
-        ("list",),
         ("list", "quiet"),
         ("status",),
         ("restore", "quiet", tmp_path / "quiet.git"),
@@ -345,6 +344,11 @@ def test_the_newest_snapshot_before_a_damaged_one_is_named(nights: Nights, tmp_p
         )
         for words in [run, *((*words, "--from", nights.vault) for words in reading)]:
             assert hint in repo_backup(*words, check=4).stderr, words
+        listed = repo_backup("list", "--from", nights.vault, check=4).stdout
+        # What can be gone back to is shown, and nothing as if it were the present.
+        assert hint in listed
+        assert all(f"\n{one} " in listed for one in nights.snapshots[:number])
+        assert "acme/quiet" not in listed
     before = ("--from", nights.vault, "--at", nights.snapshots[0])
     repo_backup("restore", "--all", tmp_path / "before", *before)
     assert states_of(tmp_path / "before") == nights.states[0]
@@ -375,6 +379,54 @@ def test_an_older_manifest_that_is_damaged_stops_nothing(nights: Nights, tmp_pat
     truncate(nights.manifests[1])
     assert back_up(nights.source, nights.destination).count("unchanged") == 2
     assert bring_back(nights.destination, tmp_path / "restored") == nights.states[-1]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_older_manifest_that_is_damaged_hides_no_other_snapshot(
+    number: int, nights: Nights, tmp_path: Path
+) -> None:
+    struck = nights.manifests[number]
+    truncate(struck)
+    vault = ("--from", nights.vault)
+    listed = repo_backup("list", *vault, check=4).stdout
+    assert f"damaged: {struck} is damaged: " in listed
+    assert {one for one in nights.snapshots if f"\n{one} " in listed} == {
+        one for one in nights.snapshots if one not in struck.name
+    }
+    assert "acme/quiet" in listed
+    answer = repo_backup("list", *vault, "--json", check=4).json
+    assert [one["id"] for one in answer["damaged"]] == [nights.snapshots[number]]
+    assert len(answer["snapshots"]) == len(answer["repositories"]) == 2
+    then = ("--at", "2999-01-01")
+    repo_backup("restore", "--all", *vault, tmp_path / "all", *then)
+    assert states_of(tmp_path / "all") == nights.states[-1]
+    repo_backup("restore", "chained", *vault, tmp_path / "one.git", *then)
+    assert mirror_state(tmp_path / "one.git") == nights.states[-1]["chained"]
+    doctor = repo_backup("doctor", "--from", nights.source, "--to", nights.vault, "--owner", OWNER)
+    assert f"warning: {struck} is damaged" in doctor.stdout
+
+
+def test_what_a_damaged_manifest_alone_may_tell_is_named_and_not_given_back_older(
+    nights: Nights, tmp_path: Path
+) -> None:
+    last = decode(nights.manifests[2].read_bytes(), Manifest, where="the manifest")
+    # In the last night one repository was asked at once, the other two hours later.
+    seen = {"quiet": last.started_at, "chained": last.started_at + timedelta(hours=2)}
+    entries = [one.model_copy(update={"checked_at": seen[one.path]}) for one in last.entries]
+    nights.manifests[2].write_bytes(encode(last.model_copy(update={"entries": tuple(entries)})))
+    at = ("--from", nights.vault, "--at", f"{last.started_at + timedelta(hours=1):%FT%TZ}")
+    repo_backup("restore", "--all", tmp_path / "sound", *at)
+    assert states_of(tmp_path / "sound") == nights.states[1]
+    truncate(nights.manifests[1])
+    done = repo_backup("restore", "--all", tmp_path / "all", *at, check=4)
+    assert states_of(tmp_path / "all") == {"quiet": nights.states[1]["quiet"]}
+    (line,) = [one for one in done.stdout.splitlines() if f"{OWNER}/chained" in one]
+    assert f"may be in a manifest that cannot be read: {nights.manifests[1]} is damaged" in line
+    failed = repo_backup("restore", "chained", tmp_path / "chained.git", *at, check=4)
+    assert f"{nights.manifests[1]} is damaged" in failed.stderr
+    assert not (tmp_path / "chained.git").exists()
+    repo_backup("restore", "quiet", tmp_path / "quiet.git", *at)
+    assert mirror_state(tmp_path / "quiet.git") == nights.states[1]["quiet"]
 
 
 def test_without_the_newest_manifest_the_run_goes_on_from_the_one_before(

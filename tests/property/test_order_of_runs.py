@@ -14,7 +14,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backup.commands.finding import contents_at, snapshots
+from backup.commands.as_of import contents_at
+from backup.commands.finding import snapshots
 from backup.commands.prune import PruneRequest, prune
 from backup.commands.run import RunOptions, run
 from backup.commands.status import status

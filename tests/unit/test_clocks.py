@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from backup.commands.as_of import contents_at
 from backup.commands.clocks import judge, span
-from backup.commands.finding import contents_at, snapshots
+from backup.commands.finding import snapshots
 from backup.commands.forget import forgotten_line, note_forgotten
 from backup.destinations.folder import FolderDestination
 from backup.destinations.memory import MemoryDestination

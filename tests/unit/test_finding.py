@@ -1,14 +1,16 @@
 """What a person means: a moment, a snapshot, a repository by any of its names."""
 
 import gzip
+import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from backup.commands.as_of import contents_at
 from backup.commands.finding import (
     Found,
-    contents_at,
     find_repository,
     newest_drills,
     parse_moment,
@@ -16,9 +18,9 @@ from backup.commands.finding import (
     snapshots,
 )
 from backup.destinations.memory import MemoryDestination
-from backup.errors import ConfigError, IntegrityError
+from backup.errors import ConfigError, IntegrityError, ManifestDamaged
 from backup.model import Destination, Kind
-from backup.vault.documents import Drill, Entry, Manifest, SourceLine, encode
+from backup.vault.documents import Drill, Entry, Manifest, ShardLine, SourceLine, encode
 from backup.vault.documents_of_listings import AbsenceLine
 from backup.vault.layout import DocumentName, Layout
 from tests.support.times import Timed
@@ -213,6 +215,7 @@ def put(
     *,
     took: timedelta = HOUR,
     shard: tuple[int, int] | None = None,
+    merged: Iterable[DocumentName] = (),
 ) -> DocumentName:
     name = DocumentName(f"{started_at:%Y%m%dT%H%M%SZ}-0000", shard)
     document = Manifest(
@@ -225,6 +228,8 @@ def put(
         source=SourceLine(provider="github", host="github.com", owner="acme"),
         complete=True,
         result="success",
+        shard=None if shard is None else ShardLine(index=shard[0], count=shard[1]),
+        merged=tuple(one.stem for one in merged),
         entries=tuple(entries),
     )
     vault.put_if_absent(LAYOUT.document(name), encode(document))
@@ -333,6 +338,170 @@ def test_what_cannot_be_read_is_passed_over_only_where_an_earlier_state_is_asked
     for text in ("2026-11-03", None, "20261103T233000Z-0000"):
         with pytest.raises(IntegrityError):
             at(vault, text)
+
+
+# --- A damaged snapshot ------------------------------------------------------------------------
+
+FIRST, SECOND, THIRD = (DocumentName(f"2026110{night}T233000Z-0000") for night in (1, 2, 3))
+
+
+@pytest.fixture
+def merging() -> MemoryDestination:
+    """The same three nights, each of which has merged those before."""
+    made = MemoryDestination()
+    first, second, third = (name.time for name in (FIRST, SECOND, THIRD))
+    put(made, first, [entry("a", first, "a1"), entry("b", first, "b1")])
+    put(made, second, [entry("a", second, "a2"), entry("b", second + HOUR, "b2")], merged=[FIRST])
+    put(made, third, [entry("a", third, "a3"), entry("c", third, "c3")], merged=[FIRST, SECOND])
+    return made
+
+
+def replace_by(vault: MemoryDestination, name: DocumentName, data: bytes = b"damaged") -> None:
+    vault.delete([LAYOUT.document(name)])
+    vault.put_if_absent(LAYOUT.document(name), data)
+
+
+def with_bad_entry(vault: MemoryDestination, name: DocumentName) -> bytes:
+    """Return a manifest of which the head can be read, and not the entries."""
+    with vault.open(LAYOUT.document(name)) as reader:
+        document = json.loads(gzip.decompress(reader.read()))
+    return gzip.compress(json.dumps({**document, "entries": [{"no": "such"}]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("damaged", "text", "state"),
+    [
+        (FIRST, "2026-11-03T00:30:00", {"a": "a2", "b": "b2"}),
+        (FIRST, "2026-11-03", {"a": "a3", "c": "c3"}),
+        (SECOND, "2026-11-01", {"a": "a1", "b": "b1"}),
+        (SECOND, "2026-11-03", {"a": "a3", "c": "c3"}),
+        (THIRD, "2026-11-02", {"a": "a2", "b": "b1"}),
+    ],
+)
+def test_what_a_later_snapshot_has_merged_is_not_missed_at_a_moment(
+    damaged: DocumentName, text: str, state: dict[str, str], merging: MemoryDestination
+) -> None:
+    replace_by(merging, damaged)
+    assert at(merging, text) == state
+
+
+@pytest.mark.parametrize("part", ["all of it", "its entries"])
+@pytest.mark.parametrize(
+    ("damaged", "text", "hint"),
+    [
+        (
+            FIRST,
+            "2026-11-01",
+            f"no snapshot before it .* after it is .* --at {SECOND.snapshot_id};",
+        ),
+        (
+            SECOND,
+            "2026-11-02",
+            f"before it .* --at {FIRST.snapshot_id}, .* after it with --at {THIRD.snapshot_id};",
+        ),
+        (THIRD, "2026-11-03", f"before it is restored with --at {SECOND.snapshot_id};"),
+    ],
+)
+def test_where_the_one_that_decides_is_damaged_those_around_it_are_named(
+    damaged: DocumentName, text: str, hint: str, part: str, merging: MemoryDestination
+) -> None:
+    data = b"damaged" if part == "all of it" else with_bad_entry(merging, damaged)
+    replace_by(merging, damaged, data)
+    with pytest.raises(ManifestDamaged, match=f"{damaged.snapshot_id}.* is damaged") as caught:
+        at(merging, text)
+    assert re.search(hint, caught.value.hint)
+
+
+def test_a_snapshot_of_which_only_the_head_can_be_read_is_not_named(
+    merging: MemoryDestination,
+) -> None:
+    replace_by(merging, SECOND, with_bad_entry(merging, SECOND))
+    replace_by(merging, THIRD)
+    with pytest.raises(ManifestDamaged) as caught:
+        at(merging, "2026-11-03")
+    assert f"before it is restored with --at {FIRST.snapshot_id};" in caught.value.hint
+
+
+@pytest.mark.parametrize("part", ["all of it", "its entries"])
+def test_only_what_was_seen_later_is_undecided_without_the_snapshot_before(
+    part: str, merging: MemoryDestination
+) -> None:
+    data = b"damaged" if part == "all of it" else with_bad_entry(merging, FIRST)
+    replace_by(merging, FIRST, data)
+    contents = contents_at(merging, LAYOUT, "2026-11-02", now=NOW)
+    assert [one.entry.reason for one in contents.entries] == ["a2"]
+    assert [one.name for one in contents.undecided] == ["acme/b"]
+    assert contents.doubt is not None
+    assert "by 2026-11-02 23:59:59 UTC may be in a manifest that" in contents.doubt.message
+    assert f"{FIRST.snapshot_id}.json.gz is damaged" in contents.doubt.message
+    assert f"--at {SECOND.snapshot_id};" in contents.doubt.hint
+
+
+def test_an_older_entry_is_not_given_for_one_that_a_damaged_snapshot_may_have() -> None:
+    vault = MemoryDestination()
+    first = put(vault, NOW - 3 * DAY, [entry("b", NOW - 3 * DAY, "old")])
+    second = put(vault, NOW - 2 * DAY, [entry("b", NOW - 2 * DAY, "new")], merged=[first])
+    seen = [entry("a", NOW - DAY, "a"), entry("b", NOW, "later")]
+    put(vault, NOW - DAY, seen, merged=[first, second])
+    assert at(vault, "2026-11-14T12:00") == {"a": "a", "b": "new"}
+    replace_by(vault, second)
+    assert at(vault, "2026-11-14T12:00") == {"a": "a"}
+
+
+def test_of_snapshots_that_have_not_merged_a_damaged_one_the_newest_is_named() -> None:
+    vault = MemoryDestination()
+    before = put(vault, NOW - 9 * HOUR, [entry("a", NOW - 9 * HOUR, "before")])
+    long = put(vault, NOW - 8 * HOUR, [entry("a", NOW - 8 * HOUR)], merged=[before])
+    beside = put(vault, NOW - 7 * HOUR, [entry("a", NOW - 7 * HOUR)], merged=[before])
+    newest = put(vault, NOW - 5 * HOUR, [entry("a", NOW - 5 * HOUR)], merged=[before, beside])
+    replace_by(vault, long)
+    with pytest.raises(ManifestDamaged) as caught:
+        at(vault, "2026-11-14T22:30")
+    assert f"--at {before.snapshot_id}, " in caught.value.hint
+    assert f"--at {newest.snapshot_id};" in caught.value.hint
+
+
+def test_a_damaged_snapshot_beside_which_no_run_can_have_been_decides_nothing() -> None:
+    vault = MemoryDestination()
+    old = put(vault, NOW - 9 * DAY, [entry("a", NOW - 9 * DAY, "old")])
+    put(vault, NOW - DAY, [entry("a", NOW - DAY, "new")])
+    replace_by(vault, old)
+    assert at(vault, "2026-11-14") == {"a": "new"}
+    between = put(vault, NOW - 7 * DAY, [entry("a", NOW - 7 * DAY, "between")])
+    replace_by(vault, between)
+    with pytest.raises(ManifestDamaged, match=between.snapshot_id):
+        at(vault, "2026-11-14")
+
+
+def test_a_damaged_snapshot_that_only_a_part_of_a_run_has_merged_may_decide() -> None:
+    vault = MemoryDestination()
+    whole = put(vault, NOW - 2 * DAY, [entry("a", NOW - 2 * DAY), entry("b", NOW - 2 * DAY)])
+    put(vault, NOW - DAY, [entry("a", NOW - DAY)], shard=(1, 2), merged=[whole])
+    replace_by(vault, whole)
+    with pytest.raises(ManifestDamaged, match=whole.snapshot_id):
+        at(vault, "2026-11-14")
+
+
+def test_a_damaged_snapshot_from_a_wrong_clock_decides_nothing_at_a_moment() -> None:
+    vault = Timed(memory := MemoryDestination(), lambda: NOW - DAY)
+    put(vault, NOW - 2 * DAY, [entry("a", NOW - 2 * DAY, "true")])
+    vault.put_if_absent(LAYOUT.document(DocumentName(f"{NOW:%Y%m%dT%H%M%SZ}-0000")), b"damaged")
+    assert at(vault, "2026-11-15") == {"a": "true"}
+    # Without the store's time nothing speaks against it.
+    with pytest.raises(ManifestDamaged):
+        at(memory, "2026-11-15")
+
+
+def test_snapshots_that_cannot_be_read_are_told_apart_for_those_who_can_do_without(
+    merging: MemoryDestination,
+) -> None:
+    replace_by(merging, FIRST)
+    replace_by(merging, SECOND, gzip.compress(b'{"format": 2}'))
+    unreadable: list[tuple[DocumentName, IntegrityError]] = []
+    assert [one.name for one in snapshots(merging, LAYOUT, unreadable=unreadable)] == [THIRD]
+    assert [name for name, _ in unreadable] == [FIRST, SECOND]
+    with pytest.raises(IntegrityError):
+        snapshots(merging, LAYOUT)
 
 
 def test_what_is_found_tells_which_snapshot_made_it(vault: MemoryDestination) -> None:
