@@ -188,7 +188,8 @@ class _History:
                 if window.count
                 > sum(any(self._displaces(k, one, window.length) for k in newer) for newer in kept)
             ]
-            kept.append(here)
+            if here:
+                kept.append(here)
             yield from ((label, one) for one in here)
 
 
