@@ -528,7 +528,8 @@ class Raw:
         self.is_left = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -548,6 +549,10 @@ class Raw:
             self.is_left.set()
 
     def close(self) -> None:
+        # Closed alone, its number would be the next server's, whose first connection this thread
+        # could take.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._socket.close()
 
 

@@ -95,7 +95,7 @@ def test_the_bytes_of_the_report_are_those_in_the_vault(folder: Path) -> None:
 def test_a_list_has_every_snapshot_newest_last(folder: Path) -> None:
     reports = [repo_backup(*RUN, "--json", cwd=folder, check=3).json for _ in range(3)]
     document = repo_backup("list", "--from", "vault", "--json", cwd=folder).json
-    assert document.keys() == {"snapshots", "repositories", "forgotten", "notes"}
+    assert document.keys() == {"snapshots", "damaged", "repositories", "forgotten", "notes"}
     rows = document["snapshots"]
     assert [row["id"] for row in rows] == [report["snapshot"] for report in reports]
     assert [(row["captured"], row["unchanged"], row["failed"]) for row in rows] == [

@@ -411,9 +411,11 @@ def silent_server(accepted: Callable[[], object]) -> Iterator[str]:
                     return
                 accepted()
 
-        threading.Thread(target=accept, daemon=True).start()
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
         yield f"127.0.0.1:{listening.getsockname()[1]}"
         listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
     for connection, _ in kept:
         connection.close()
 

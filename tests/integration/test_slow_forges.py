@@ -76,7 +76,8 @@ class Trickle:
         self.asked, self.ended, self._over = threading.Event(), threading.Event(), threading.Event()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -96,6 +97,7 @@ class Trickle:
     def close(self) -> None:
         self._over.set()
         self._listening.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._listening.close()
 
 
