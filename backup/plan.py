@@ -87,7 +87,7 @@ def is_about_files(sentence: str) -> bool:
 
 
 def _has_its_own_way(sentence: str) -> bool:
-    """Tell whether a capture would not end what is unfinished: what is broken must be mended."""
+    """Return whether no capture ends what is unfinished: what is broken must be mended."""
     return is_about_files(sentence) or sentence.startswith(ABOUT_BROKEN_REFS)
 
 

@@ -174,7 +174,7 @@ class _Past:
         )
 
     def doubt(self, place: int, *, of_some: bool) -> IntegrityError | None:
-        """Say what keeps a snapshot from being the newest that is left; None where nothing does.
+        """Return what keeps a snapshot from being the newest that is left; None where nothing does.
 
         Args:
             place: of the snapshot in ``begun``; -1 for what is before the first.
@@ -230,7 +230,7 @@ class _Past:
 
 
 def _is_after(one: Snapshot, damaged: DocumentName) -> bool:
-    """Tell whether a snapshot has all that a damaged one had, as far as it can be told.
+    """Return whether a snapshot has all that a damaged one had, as far as that is known.
 
     It has merged it, or began so much later that no run can have been beside both. What a wrong
     clock has dated decides nothing, as where it can be read.

@@ -350,7 +350,7 @@ def _points_at_nothing(oid: str) -> bool:
 
 
 def _degraded(record: Record, unfinished: Collection[str]) -> tuple[str, ...]:
-    """Say what of a record is less than its repository, and is not said as unfinished."""
+    """Return what a record lacks of its repository and is not reported as unfinished."""
     reasons = []
     said = any(one.startswith(ABOUT_BROKEN_REFS) for one in unfinished)
     left_out = [one for one in record.left_out if not (said and _points_at_nothing(one.id))]

@@ -271,7 +271,7 @@ def damage_hint(text: str, entry: Entry, lines: Iterable[EntryDamage]) -> str:
 
 
 def what_follows(entry: Entry, lines: Iterable[EntryDamage]) -> tuple[str, ...]:
-    """Say what runs do about damage that was accepted: what the source has they store as before.
+    """Return what later runs do about accepted damage: what the source has they store as before.
 
     Args:
         entry: of the repository.

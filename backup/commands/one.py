@@ -607,7 +607,7 @@ def _capture(
 
 
 def _why_lost(lost: Collection[Pointer], shop: Workshop) -> dict[str, str]:
-    """Say by id of files that are gone which lie under delete markers; of others nothing."""
+    """Return, by id of each lost file, how a delete marker over it is undone; or nothing."""
     means = shop.means
     commands = hidden_files(means.destination, means.layout, [one.oid for one in lost])
     return {one.oid: hidden_as(lfs_key(one.oid), commands.get(one.oid, "")) for one in lost}

@@ -309,7 +309,7 @@ def why_not_whole(
 def why_not_checked_out(folder: Path, scratch: Path, *, stop: Stop) -> str:
     """Return which file of HEAD is not in a folder as `Rebuild.check_out` puts it; empty if none.
 
-    Other files in the folder are nobody's business.
+    Other files in the folder are ignored.
 
     Args:
         folder: that was checked out, whose repository is whole.
@@ -357,7 +357,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _is_whole(path: Path, object_format: ObjectFormat) -> bool:
-    """Tell whether a loose object is the one that its path names."""
+    """Return whether a loose object is the one that its path names."""
     digest, inflate = hashlib.new(object_format), zlib.decompressobj()
     try:
         with path.open("rb") as file:
