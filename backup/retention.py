@@ -178,7 +178,8 @@ class _History:
     def _kept_by(self, window: "_Window") -> Iterator[tuple[str, Snapshot]]:
         """Yield what a window keeps, with its period.
 
-        That is the last of a period, unless as many newer periods as it counts keep one that has all of it.
+        That is the last of a period, unless as many newer periods as the window counts keep a
+        snapshot that has all of it.
         """
         kept: list[list[Snapshot]] = []
         for label, period in reversed(window.periods):
